@@ -1,0 +1,157 @@
+"""FormulaBook: operator name → formula, as a value with a digest.
+
+A book never changes; `with_formula` returns another one. Its digest stands in every ledger header.
+Not here: the formulas themselves, one family per file beside this one.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.resources import files
+from typing import Self, TypeAlias
+
+from flopmeter import wire
+from flopmeter.errors import FormulaError
+from flopmeter.formulas.call import COMPLEX, OpCall, is_integer
+from flopmeter.formulas.cost import Cost, Part
+from flopmeter.tally import KINDS, PHASES, OpCount, Tally, Uncounted
+
+Formula: TypeAlias = Callable[[OpCall], "int | Cost"]
+
+CONVENTION = "fm-1"
+FAMILIES = ("matmul", "attention", "embedding", "normalization", "pointwise", "reduction", "optimizer", "movement")
+"""The files beside this one that hold a `FORMULAS` table: operator name → (kind, formula)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One row of a book: the kind that an int cost belongs to, and the formula."""
+
+    kind: str
+    formula: Formula
+
+    @property
+    def name(self) -> str:
+        """Where the formula is written down."""
+        return f"{self.formula.__module__}.{self.formula.__qualname__}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FormulaBook:
+    """Which formula prices which operator; a value.
+
+    `entries` is keyed by `namespace::op` without overload. An in-place operator (`aten::add_`) costs what its
+    out-of-place twin costs unless it has an entry of its own.
+    """
+
+    entries: Mapping[str, Entry]
+    digest: str
+
+    @classmethod
+    def standard(cls) -> Self:
+        """Return the book of convention fm-1, all families."""
+        entries: dict[str, Entry] = {}
+        sources: list[bytes] = []
+        for family in FAMILIES:
+            module = import_module(f"flopmeter.formulas.{family}")
+            for op, (kind, formula) in module.FORMULAS.items():
+                if op in entries:
+                    msg = f"two families price it: {entries[op].name} and {family}"
+                    raise FormulaError(msg, where=op)
+                entries[op] = Entry(kind, formula)
+        folder = files("flopmeter.formulas")
+        for family in (*FAMILIES, "book", "call", "cost"):
+            sources.append(folder.joinpath(f"{family}.py").read_bytes().replace(b"\r\n", b"\n"))
+        return cls(entries=entries, digest=_digest(entries, [wire.digest(source) for source in sources]))
+
+    def with_formula(self, op: str, formula: Formula, *, kind: str) -> "FormulaBook":
+        """Return a book in which `op` has this formula; its digest tells it from the standard book.
+
+        Raises:
+            ValueError: a kind outside the contract's list, or a name that is not `namespace::op`.
+        """
+        if kind not in KINDS:
+            msg = f"kind is {kind!r}, not one of {', '.join(KINDS)}"
+            raise ValueError(msg)
+        if op.count("::") != 1:
+            msg = f"{op!r} is not of the form namespace::op"
+            raise ValueError(msg)
+        entries = {**self.entries, op: Entry(kind, formula)}
+        return FormulaBook(entries=entries, digest=_digest({op: entries[op]}, [self.digest, _source(formula)]))
+
+    def find(self, op: str) -> Entry | None:
+        """Return the row of an operator, or of its out-of-place twin; None where the book has neither."""
+        entry = self.entries.get(op)
+        if entry is None and op.endswith("_") and not op.endswith("__"):
+            entry = self.entries.get(op[:-1])
+        return entry
+
+    def cost(self, call: OpCall) -> Cost | None:
+        """Return what a call costs, or None where the book cannot say.
+
+        Counts: what the operator's formula counts.
+        Source: docs/spec/fm-1.md.
+
+        Complex operands have no formulas yet and are left uncounted rather than priced as real ones.
+
+        Raises:
+            FormulaError: the formula refused the shapes.
+        """
+        entry = self.find(call.op)
+        if entry is None:
+            return None
+        try:
+            found = entry.formula(call)
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            msg = f"{entry.name} failed on {call.to_wire()}: {type(error).__name__}: {error}"
+            raise FormulaError(msg, where=call.op) from error
+        cost = found if isinstance(found, Cost) else Cost.of(Part(kind=entry.kind, flop=found))
+        if call.precision in COMPLEX and cost.flop:
+            return None
+        return cost
+
+    def count(self, call: OpCall, *, calls: int, phase: str) -> Tally:
+        """Return the tally of a call that was made `calls` times in a phase.
+
+        A call without formula, or whose formula refused, is in `uncounted`; it is never zero.
+        """
+        if phase not in PHASES:
+            msg = f"phase is {phase!r}, not one of {', '.join(PHASES)}"
+            raise ValueError(msg)
+        try:
+            cost = self.cost(call)
+        except FormulaError:
+            cost = None
+        if cost is None:
+            return Tally(uncounted=(Uncounted(op=call.op, calls=calls, elements=calls * call.out_size),))
+        entry = self.find(call.op)
+        parts = cost.parts or (Part(kind=entry.kind if entry else "other"),)
+        integer = is_integer(call.precision)
+        return Tally.of(
+            OpCount(
+                op=call.op,
+                kind=part.kind,
+                phase=part.phase or phase,
+                precision=call.precision,
+                calls=calls if index == 0 else 0,
+                flop=0 if integer else part.flop * calls,
+                int_op=part.flop * calls if integer else 0,
+                masked_flop=part.masked_flop * calls,
+            )
+            for index, part in enumerate(parts)
+        )
+
+
+def _digest(entries: Mapping[str, Entry], sources: list[str]) -> str:
+    rows: dict[str, wire.Wire] = {op: [entry.kind, entry.name] for op, entry in entries.items()}
+    return wire.digest(wire.encode({"convention": CONVENTION, "entries": rows, "sources": sources}))
+
+
+def _source(formula: Formula) -> str:
+    """Digest a formula that someone brought: by its source, else by its byte code."""
+    try:
+        return wire.digest(inspect.getsource(formula).encode())
+    except (OSError, TypeError):
+        code = getattr(formula, "__code__", None)
+        return wire.digest(repr((code.co_code, code.co_consts)).encode() if code else repr(formula).encode())
