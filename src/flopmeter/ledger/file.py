@@ -1,0 +1,188 @@
+"""One ledger file being written: append, flush, lock, and go on after a crash in a new file.
+
+A line is acknowledged once `sync` has returned. Files of former lives are never touched again.
+Not here: what is written (`step.py`), reading (`chain.py`, `merge.py`).
+"""
+
+import fcntl
+import os
+import weakref
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+from flopmeter import wire
+from flopmeter.errors import LedgerError, LedgerLockedError, LedgerMissingError
+from flopmeter.ledger.entry import FORMAT, GENESIS, Entry
+from flopmeter.ledger.merge import continues, read_run
+
+
+class LedgerFile:
+    """The one writer of `RUN/ledger/<rank>-<segment>.jsonl`.
+
+    Opening makes a new segment: the first of a run, or the next life of one. A lock on `<rank>.lock` keeps a second
+    writer out; the kernel drops it when this process dies, and forked children (DataLoader workers) do not hold it.
+    """
+
+    def __init__(
+        self, run_dir: Path | str, *, rank: int = 0, header: Mapping[str, wire.Wire], now: Callable[[], str] | None = None
+    ) -> None:
+        """Lock, read what is there, and write the header of a new segment.
+
+        Raises:
+            LedgerLockedError: someone else is writing.
+            LedgerBrokenError: what is there does not hold together; nothing is appended to it.
+            LedgerError: the directory or file cannot be made.
+        """
+        self._now = now or utc_now
+        self._folder = Path(run_dir) / "ledger"
+        self._fd = -1
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._lock_fd = os.open(self._folder / f"{rank}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            msg = f"the ledger's directory cannot be written: {error.strerror}"
+            raise LedgerError(msg, where=str(self._folder)) from error
+        try:
+            fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(self._lock_fd)
+            msg = f"another process, or another Meter of this one, is writing rank {rank} of this run"
+            raise LedgerLockedError(msg, where=str(self._folder), hint="wait for it to end, or use another directory") from error
+        _release_in_forks(self)
+        try:
+            self._open(Path(run_dir), rank, header)
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self, run_dir: Path, rank: int, header: Mapping[str, wire.Wire]) -> None:
+        self.run, self.segment, before = os.urandom(16).hex(), 0, None
+        try:
+            former = read_run(run_dir)
+        except LedgerMissingError:
+            former = None
+        if former is not None:
+            self.run = former.run
+            own = [segment for segment in former.segments if segment.rank == rank]
+            if own:
+                self.segment, before = own[-1].number + 1, continues(own[-1])
+        self.former = former
+        self.path = self._folder / f"{rank}-{self.segment}.jsonl"
+        try:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
+            self._fd = os.open(self.path, flags, 0o644)
+        except OSError as error:
+            msg = f"cannot be made: {error.strerror}"
+            raise LedgerError(msg, where=str(self.path)) from error
+        self._seq, self._prev, self._size = 0, GENESIS, 0
+        body = {
+            **header,
+            "format": FORMAT,
+            "run": self.run,
+            "rank": wire.print_count(rank),
+            "segment": wire.print_count(self.segment),
+            "continues": before,
+        }
+        try:
+            self.append("header", body)
+            self.sync()
+            _sync_folder(self._folder)
+        except (LedgerError, OSError):
+            self.path.unlink(missing_ok=True)  # a file without a header would bar every later reader
+            raise
+
+    @property
+    def entries(self) -> int:
+        """Lines written to this segment."""
+        return self._seq
+
+    @property
+    def head(self) -> str:
+        """Digest of the last line written."""
+        return self._prev
+
+    @property
+    def is_open(self) -> bool:
+        """Say whether this process may still append."""
+        return self._fd >= 0
+
+    def append(self, kind: str, body: Mapping[str, wire.Wire]) -> Entry:
+        """Write one line; it is acknowledged by the next `sync`.
+
+        Raises:
+            LedgerError: the file is closed, or the disk refused; a part that was written is taken back.
+        """
+        if self._fd < 0:
+            msg = "closed"
+            raise LedgerError(msg, where=str(self.path))
+        entry = Entry(kind=kind, seq=self._seq, prev=self._prev, at=self._now(), body=body)
+        line = entry.to_line()
+        try:
+            written = os.write(self._fd, line)
+            if written != len(line):
+                raise OSError(28, "no space left for a whole line")  # noqa: TRY301
+        except OSError as error:
+            os.ftruncate(self._fd, self._size)
+            msg = f"line {self._seq + 1} could not be written: {error.strerror}"
+            raise LedgerError(msg, where=str(self.path), hint="free some space; the meter tries again") from error
+        self._size += len(line)
+        self._seq += 1
+        self._prev = entry.digest
+        return entry
+
+    def sync(self) -> None:
+        """Make every line durable.
+
+        Raises:
+            LedgerError: the disk refused. The kernel may since believe the pages clean, so this file is given up:
+                nothing is appended to it again.
+        """
+        if self._fd < 0:
+            return
+        try:
+            os.fdatasync(self._fd)
+        except OSError as error:
+            self._give_up()
+            msg = f"could not be made durable: {error.strerror}"
+            raise LedgerError(msg, where=str(self.path), hint="a new segment is needed") from error
+
+    def close(self) -> None:
+        """Let go of file and lock; twice is fine."""
+        self._give_up()
+        if self._lock_fd >= 0:
+            os.close(self._lock_fd)
+            self._lock_fd = -1
+
+    def _give_up(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def utc_now() -> str:
+    """Return the date, UTC, to the millisecond, in the form of RFC 3339."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _release_in_forks(ledger: LedgerFile) -> None:
+    """Close a child's copies of the descriptors: a flock lives as long as any copy of its descriptor."""
+    reference = weakref.ref(ledger)
+
+    def close_in_child() -> None:
+        held = reference()
+        if held is not None:
+            held.close()
+
+    os.register_at_fork(after_in_child=close_in_child)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a new file's name durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+

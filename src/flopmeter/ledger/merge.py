@@ -1,0 +1,120 @@
+"""Many ranks and segments in, one run out.
+
+Files only, no talk between ranks. Not here: sums (`account.py`).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from flopmeter import wire
+from flopmeter.errors import LedgerBrokenError, LedgerMissingError, LedgerUnreadableError, MalformedError
+from flopmeter.ledger.chain import Segment, read_segment
+from flopmeter.ledger.entry import Entry
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Head:
+    """How far one ledger file reached: the number of its lines and the digest of the last."""
+
+    file: str
+    entries: int
+    digest: str
+
+    def to_wire(self) -> dict[str, wire.Wire]:
+        """Return the fields as they travel."""
+        return {"file": self.file, "entries": wire.print_count(self.entries), "head": self.digest}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunLedger:
+    """All segments of a run, by rank and then by life of the process; checked."""
+
+    path: Path
+    run: str
+    segments: tuple[Segment, ...]
+
+    @property
+    def heads(self) -> tuple[Head, ...]:
+        """The head of every file, in order."""
+        return tuple(Head(file=s.path.name, entries=len(s.entries), digest=s.head) for s in self.segments)
+
+    @property
+    def head(self) -> str:
+        """One digest over all heads: changes when any line of any file does."""
+        return join_heads(self.heads)
+
+    def entries(self) -> Iterator[tuple[Segment, Entry]]:
+        """Walk every entry of every segment, in order."""
+        for segment in self.segments:
+            for entry in segment.entries:
+                yield segment, entry
+
+
+def join_heads(heads: tuple[Head, ...]) -> str:
+    """Return the digest that stands for several heads."""
+    return wire.digest(wire.encode([head.to_wire() for head in heads]))
+
+
+def read_run(run_dir: Path | str) -> RunLedger:
+    """Read and check every ledger file of a run directory.
+
+    Raises:
+        LedgerMissingError: no such directory, or no ledger in it.
+        LedgerUnreadableError: a line is no entry of this format.
+        LedgerBrokenError: a chain is broken, files are of two runs, or a segment does not go on where the one before
+            it ended.
+    """
+    path = Path(run_dir)
+    folder = path / "ledger"
+    files = sorted(folder.glob("*.jsonl")) if folder.is_dir() else []
+    if not files:
+        msg = "no ledger here"
+        raise LedgerMissingError(msg, where=str(path), hint="name the directory that was given to Meter or --out")
+    segments = sorted((_read(file) for file in files), key=lambda segment: (segment.rank, segment.number))
+    runs = sorted({segment.run for segment in segments})
+    if len(runs) > 1:
+        msg = f"these files belong to {len(runs)} runs: {', '.join(run[:8] for run in runs)}"
+        raise LedgerBrokenError(msg, where=str(folder))
+    for before, after in zip([None, *segments], segments, strict=False):
+        _check_link(before if before is not None and before.rank == after.rank else None, after)
+    return RunLedger(path=path, run=runs[0], segments=tuple(segments))
+
+
+def _read(file: Path) -> Segment:
+    segment = read_segment(file)
+    try:
+        expected = f"{segment.rank}-{segment.number}.jsonl"
+        wire.parse_text(segment.run, name="run")
+    except MalformedError as error:
+        raise LedgerUnreadableError(error.what, where=str(file)) from error
+    if file.name != expected:
+        msg = f"its header says it is {expected}: it was renamed"
+        raise LedgerBrokenError(msg, where=str(file))
+    return segment
+
+
+def _check_link(before: Segment | None, after: Segment) -> None:
+    """Check that a segment names the head, and the torn bytes, of the one before it."""
+    claimed = after.header.body.get("continues")
+    where = str(after.path)
+    if before is None:
+        if after.number != 0 or claimed is not None:
+            msg = f"segment {after.number} goes on from one that is not here"
+            raise LedgerBrokenError(msg, where=where)
+        return
+    actual = continues(before)
+    if after.number != before.number + 1 or claimed != actual:
+        msg = f"it does not go on where {before.path.name} ends ({before.head[:12]}…): a file was cut, changed or left out"
+        raise LedgerBrokenError(msg, where=where)
+
+
+def continues(before: Segment) -> dict[str, wire.Wire]:
+    """Return what the next segment's header says of the one before it."""
+    return {
+        "file": before.path.name,
+        "entries": wire.print_count(len(before.entries)),
+        "head": before.head,
+        "closed": before.is_closed,
+        "torn": None if before.torn is None else before.torn.to_wire(),
+    }

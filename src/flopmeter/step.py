@@ -1,0 +1,238 @@
+"""Step and Steps: one optimizer update on one rank, and consecutive ones as a ledger keeps them.
+
+A step is a list of passages that ran; a passage's cost stands once in a table, and a step says which table ran how
+often. Not here: how passages are told apart (`sensors/passage.py`).
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Self
+
+from flopmeter import wire
+from flopmeter.errors import MalformedError
+from flopmeter.formulas.call import OpCall
+from flopmeter.tally import BASES, PHASES, PURPOSES, Tally
+from flopmeter.usage import Usage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One operator call of a passage, in one phase, and how often it was made."""
+
+    call: OpCall
+    phase: str
+    calls: int
+
+    def to_wire(self) -> dict[str, wire.Wire]:
+        """Return the row as ledgers keep it."""
+        return {**self.call.to_wire(), "phase": self.phase, "calls": wire.print_count(self.calls)}
+
+    @classmethod
+    def from_wire(cls, value: wire.Wire) -> Self:
+        """Return the row that this object holds; MalformedError where it holds none."""
+        fields = wire.parse_object(value, name="row")
+        return cls(
+            call=OpCall.from_wire(fields),
+            phase=_known(fields.get("phase"), PHASES, "phase"),
+            calls=wire.parse_count(fields.get("calls"), name="calls"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """The operator calls of one passage, and what they cost by the book of the ledger's header.
+
+    `rows` can be computed again with any book; `beyond` is the tally of rows past the size limit, which cannot;
+    `tally` is the whole, `beyond` included. The table's name is the digest of `rows` and `beyond`: what ran.
+    """
+
+    rows: tuple[Row, ...]
+    tally: Tally
+    beyond: Tally = field(default_factory=Tally)
+
+    @property
+    def name(self) -> str:
+        """Digest of what ran, whatever it is said to cost."""
+        return wire.digest(wire.encode({"rows": [row.to_wire() for row in self.rows], "beyond": self.beyond.to_wire()}))
+
+    def to_wire(self) -> dict[str, wire.Wire]:
+        """Return the table as ledgers keep it, its name included."""
+        return {
+            "table": self.name,
+            "rows": [row.to_wire() for row in self.rows],
+            "beyond": self.beyond.to_wire(),
+            "tally": self.tally.to_wire(),
+        }
+
+    @classmethod
+    def from_wire(cls, value: wire.Wire) -> Self:
+        """Return the table that this object holds.
+
+        Raises:
+            MalformedError: it holds none, or its name is not the digest of its content.
+        """
+        fields = wire.parse_object(value, name="table")
+        table = cls(
+            tuple(Row.from_wire(item) for item in wire.parse_list(fields.get("rows"), name="rows")),
+            Tally.from_wire(fields.get("tally")),
+            Tally.from_wire(fields.get("beyond")),
+        )
+        if table.name != fields.get("table"):
+            msg = f"table {str(fields.get('table'))[:12]}… is not the digest of its rows ({table.name[:12]}…)"
+            raise MalformedError(msg)
+        return table
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ran:
+    """How often a table ran under one purpose and basis.
+
+    Units: `ns` is the duration of all those passages together, from a monotonic clock; it bounds the work of
+    passages that were not counted themselves.
+    """
+
+    table: str
+    purpose: str
+    basis: str
+    times: int
+    ns: int
+
+    def to_wire(self) -> dict[str, wire.Wire]:
+        """Return the fields as they travel."""
+        return {
+            "table": self.table,
+            "purpose": self.purpose,
+            "basis": self.basis,
+            "times": wire.print_count(self.times),
+            "ns": wire.print_count(self.ns),
+        }
+
+    @classmethod
+    def from_wire(cls, value: wire.Wire) -> Self:
+        """Return what these fields hold; MalformedError where they do not."""
+        fields = wire.parse_object(value, name="ran")
+        return cls(
+            table=wire.parse_digest(fields.get("table"), name="table"),
+            purpose=_known(fields.get("purpose"), PURPOSES, "purpose"),
+            basis=_known(fields.get("basis"), BASES, "basis"),
+            times=wire.parse_count(fields.get("times"), name="times"),
+            ns=wire.parse_count(fields.get("ns"), name="ns"),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Totals:
+    """Cumulative figures of one segment, so that a record can be checked against those before it.
+
+    Units: operations, tokens, steps.
+    """
+
+    flop: int = 0
+    int_op: int = 0
+    masked_flop: int = 0
+    contraction_flop: int = 0
+    tokens: int = 0
+    steps: int = 0
+
+    @classmethod
+    def of(cls, tally: Tally, *, tokens: int = 0, steps: int = 0) -> Self:
+        """Return the totals of a tally."""
+        return cls(
+            flop=tally.flop,
+            int_op=tally.int_op,
+            masked_flop=tally.masked_flop,
+            contraction_flop=tally.contraction_flop,
+            tokens=tokens,
+            steps=steps,
+        )
+
+    def __add__(self, other: object) -> "Totals":
+        """Return the sum, figure by figure."""
+        if not isinstance(other, Totals):
+            return NotImplemented
+        return Totals(**{name: getattr(self, name) + getattr(other, name) for name in _TOTALS})
+
+    def __mul__(self, times: object) -> "Totals":
+        """Return the totals added `times` times."""
+        if not isinstance(times, int):
+            return NotImplemented
+        return Totals(**{name: getattr(self, name) * times for name in _TOTALS})
+
+    def to_wire(self) -> dict[str, wire.Wire]:
+        """Return the fields as they travel."""
+        return {name: wire.print_count(getattr(self, name)) for name in _TOTALS}
+
+    @classmethod
+    def from_wire(cls, value: wire.Wire) -> Self:
+        """Return what these fields hold; MalformedError where they do not."""
+        fields = wire.parse_object(value, name="totals")
+        return cls(**{name: wire.parse_count(fields.get(name), name=name) for name in _TOTALS})
+
+
+_TOTALS = ("flop", "int_op", "masked_flop", "contraction_flop", "tokens", "steps")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Steps:
+    """Consecutive steps of one rank, as one ledger record.
+
+    `first` is the index of the first of `count` finished steps (`count` may be 0: work before a step has ended).
+    `ran` says which tables ran; `loose` is work whose table was not kept, because the segment's room for tables was
+    used up: it is counted, and cannot be counted again.
+
+    Units: `started_ns` and `ended_ns` from the monotonic clock of this segment; `own_ns` is the time the meter spent
+    in its own code; `ceiling_flop_per_s` is what the devices used could have done at most, None where unknown.
+    """
+
+    first: int
+    count: int
+    tokens: int
+    samples: int
+    started_ns: int
+    ended_ns: int
+    own_ns: int
+    ran: tuple[Ran, ...]
+    loose: Tally
+    loose_ns: int
+    usage: Usage
+    ceiling_flop_per_s: int | None
+    total: Totals
+
+    def to_wire(self) -> dict[str, wire.Wire]:
+        """Return the record as it travels."""
+        counts: Mapping[str, int] = {name: getattr(self, name) for name in _STEPS}
+        return {
+            **{name: wire.print_count(value) for name, value in counts.items()},
+            "ran": [item.to_wire() for item in self.ran],
+            "loose": self.loose.to_wire(),
+            "usage": self.usage.to_wire(),
+            "ceiling_flop_per_s": None
+            if self.ceiling_flop_per_s is None
+            else wire.print_count(self.ceiling_flop_per_s),
+            "total": self.total.to_wire(),
+        }
+
+    @classmethod
+    def from_wire(cls, value: wire.Wire) -> Self:
+        """Return the record that this object holds; MalformedError where it holds none."""
+        fields = wire.parse_object(value, name="steps")
+        ceiling = fields.get("ceiling_flop_per_s")
+        return cls(
+            **{name: wire.parse_count(fields.get(name), name=name) for name in _STEPS},
+            ran=tuple(Ran.from_wire(item) for item in wire.parse_list(fields.get("ran"), name="ran")),
+            loose=Tally.from_wire(fields.get("loose")),
+            usage=Usage.from_wire(fields.get("usage")),
+            ceiling_flop_per_s=None if ceiling is None else wire.parse_count(ceiling, name="ceiling_flop_per_s"),
+            total=Totals.from_wire(fields.get("total")),
+        )
+
+
+_STEPS = ("first", "count", "tokens", "samples", "started_ns", "ended_ns", "own_ns", "loose_ns")
+
+
+def _known(value: wire.Wire, known: Iterable[str], name: str) -> str:
+    text = wire.parse_text(value, name=name)
+    if text not in known:
+        msg = f"{name} is {text!r}, not one of {', '.join(known)}"
+        raise MalformedError(msg)
+    return text
