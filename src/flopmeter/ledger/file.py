@@ -4,6 +4,7 @@ A line is acknowledged once `sync` has returned. Files of former lives are never
 Not here: what is written (`step.py`), reading (`chain.py`, `merge.py`).
 """
 
+import errno
 import fcntl
 import os
 import weakref
@@ -69,12 +70,7 @@ class LedgerFile:
                 self.segment, before = own[-1].number + 1, continues(own[-1])
         self.former = former
         self.path = self._folder / f"{rank}-{self.segment}.jsonl"
-        try:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
-            self._fd = os.open(self.path, flags, 0o644)
-        except OSError as error:
-            msg = f"cannot be made: {error.strerror}"
-            raise LedgerError(msg, where=str(self.path)) from error
+        unnamed = self.path.with_suffix(".new")  # gets its name once the header is durable: no reader meets half of one
         self._seq, self._prev, self._size = 0, GENESIS, 0
         body = {
             **header,
@@ -85,12 +81,15 @@ class LedgerFile:
             "continues": before,
         }
         try:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC
+            self._fd = os.open(unnamed, flags, 0o644)
             self.append("header", body)
             self.sync()
+            unnamed.rename(self.path)
             _sync_folder(self._folder)
-        except (LedgerError, OSError):
-            self.path.unlink(missing_ok=True)  # a file without a header would bar every later reader
-            raise
+        except OSError as error:
+            msg = f"cannot be made: {error.strerror}"
+            raise LedgerError(msg, where=str(self.path)) from error
 
     @property
     def entries(self) -> int:
@@ -121,7 +120,7 @@ class LedgerFile:
         try:
             written = os.write(self._fd, line)
             if written != len(line):
-                raise OSError(28, "no space left for a whole line")  # noqa: TRY301
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # noqa: TRY301
         except OSError as error:
             os.ftruncate(self._fd, self._size)
             msg = f"line {self._seq + 1} could not be written: {error.strerror}"
