@@ -109,10 +109,11 @@ class Account:
     heads: tuple[Head, ...] = ()
 
     @classmethod
-    def of(cls, run: "Path | str | RunLedger") -> Self:
+    def of(cls, run: "Path | str | RunLedger", *, live: bool = False) -> Self:
         """Add up the ledgers of a run directory, or of ledgers already read.
 
-        Every record's cumulative totals are computed again and compared.
+        Every record's cumulative totals are computed again and compared. `live` means that the last segments are
+        still being written and the account is as of their last record; else an end without a closing line is a gap.
 
         Raises:
             LedgerMissingError: no ledger there.
@@ -121,10 +122,9 @@ class Account:
         """
         ledger = run if isinstance(run, RunLedger) else read_run(run)
         sums = _Sums()
-        after = dict(zip(ledger.segments, ledger.segments[1:], strict=False)) if ledger.segments else {}
-        for segment in ledger.segments:
-            following = after.get(segment)
-            sums.add_segment(segment, following if following and following.rank == segment.rank else None)
+        for segment, following in zip(ledger.segments, [*ledger.segments[1:], None], strict=True):
+            same_rank = following is not None and following.rank == segment.rank
+            sums.add_segment(segment, following if same_rank else None, live=live)
         return sums.close(cls, ledger)
 
     @property
@@ -205,7 +205,7 @@ class _Sums:
         self.warned: list[tuple[str, int]] = []
         self.attestations: list[str] = []
 
-    def add_segment(self, segment: Segment, following: Segment | None) -> None:
+    def add_segment(self, segment: Segment, following: Segment | None, *, live: bool) -> None:
         tables: dict[str, Table] = {}
         total = Totals()
         ran: Counter[tuple[str, str, str]] = Counter()
@@ -233,7 +233,7 @@ class _Sums:
             for (name, purpose, basis), times in ran.items()
         )
         self.counts.extend(loose)
-        if not segment.is_closed:
+        if not segment.is_closed and not (live and following is None):
             self._add_unclosed(segment, following, ceiling)
 
     def _add_steps(

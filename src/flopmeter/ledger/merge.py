@@ -4,7 +4,7 @@ Files only, no talk between ranks. Not here: sums (`account.py`).
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from flopmeter import wire
@@ -25,6 +25,16 @@ class Head:
         """Return the fields as they travel."""
         return {"file": self.file, "entries": wire.print_count(self.entries), "head": self.digest}
 
+    @classmethod
+    def from_wire(cls, value: wire.Wire) -> "Head":
+        """Return the head that this object holds; MalformedError where it holds none."""
+        fields = wire.parse_object(value, name="head")
+        return cls(
+            file=wire.parse_text(fields.get("file"), name="file"),
+            entries=wire.parse_count(fields.get("entries"), name="entries"),
+            digest=wire.parse_digest(fields.get("head"), name="head"),
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunLedger:
@@ -43,6 +53,24 @@ class RunLedger:
     def head(self) -> str:
         """One digest over all heads: changes when any line of any file does."""
         return join_heads(self.heads)
+
+    def cut_at(self, heads: tuple[Head, ...]) -> "RunLedger":
+        """Return the ledger as it was when these were its heads; later lines and files are left out.
+
+        Raises:
+            LedgerBrokenError: a file that they name is not here, is shorter, or has another line at its head.
+        """
+        files = {segment.path.name: segment for segment in self.segments}
+        cut = []
+        for head in heads:
+            segment = files.get(head.file)
+            found = segment.entries[head.entries - 1].digest if segment and 0 < head.entries <= len(segment.entries) else ""
+            if segment is None or found != head.digest:
+                msg = f"line {head.entries} of {head.file} is {found[:12] or 'not here'}, {head.digest[:12]}… was expected"
+                raise LedgerBrokenError(msg, where=str(self.path))
+            whole = head.entries == len(segment.entries)
+            cut.append(replace(segment, entries=segment.entries[: head.entries], torn=segment.torn if whole else None))
+        return replace(self, segments=tuple(cut))
 
     def entries(self) -> Iterator[tuple[Segment, Entry]]:
         """Walk every entry of every segment, in order."""
