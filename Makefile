@@ -75,7 +75,7 @@ test: test-bare lint test-all
 
 test-bare: $(BARE)/.ready
 	@echo "── without torch"
-	@$(BARE)/bin/python -m pytest --quiet -m "not torch" $(BARE_TESTS)
+	@FLOPMETER_BARE=1 $(BARE)/bin/python -m pytest --quiet -m "not torch" $(BARE_TESTS)
 
 lint: $(VENV)/.ready-test
 	@echo "── lint"

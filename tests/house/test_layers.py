@@ -1,0 +1,103 @@
+"""Every import points down, torch stays a guest, and every source file has its mirror test."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+SOURCE = ROOT / "src" / "flopmeter"
+
+# Floors that may meet torch or NVML; everything else is the auditor's.
+TRAINING_SIDE = {"sensors", "exporters", "meter", "launch", "testing", "integrations", "cli"}
+
+# Source files whose tests live elsewhere, and where.
+MIRRORED_ELSEWHERE: dict[str, str] = {
+    "errors.py": "tests/house/test_errors.py",
+}
+
+
+def contracts() -> list[dict[str, object]]:
+    config = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    return config["tool"]["importlinter"]["contracts"]
+
+
+def mirror_of(path: Path) -> Path:
+    relative = path.relative_to(SOURCE)
+    return ROOT / "tests" / "unit" / relative.parent / f"test_{relative.name}"
+
+
+def test_the_import_contracts_hold():
+    """Else a layer reaches upwards, or an auditor's command loads torch, and nobody notices until it hurts."""
+    command = "from importlinter.cli import lint_imports_command; lint_imports_command()"
+    done = subprocess.run(
+        [sys.executable, "-c", command, "--no-logo", "--no-cache"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_floor_has_a_place_and_the_list_is_exhaustive():
+    (layers,) = (contract for contract in contracts() if contract["type"] == "layers")
+    assert layers["exhaustive"] is True
+    floors = {name for row in layers["layers"] for name in re.findall(r"\w+", row)}
+    modules = {path.stem for path in SOURCE.glob("[!_]*.py")}
+    rooms = {path.parent.name for path in SOURCE.glob("*/*.py")}
+    assert modules | rooms <= floors
+
+
+def test_every_room_of_the_auditor_is_closed_to_torch():
+    """Else a new module joins the house and may import torch unseen."""
+    (closed,) = (contract for contract in contracts() if str(contract["name"]).startswith("the auditor's side"))
+    listed = {str(name).removeprefix("flopmeter.") for name in closed["source_modules"]}
+    modules = {path.stem for path in SOURCE.glob("[!_]*.py")}
+    rooms = {path.parent.name for path in SOURCE.glob("*/*.py")}
+    assert (modules | rooms) - TRAINING_SIDE <= listed
+    ours = {f"flopmeter.{name}" for name in ("sensors", "meter") if name in modules | rooms}
+    assert {"torch", "pynvml", "numpy"} | ours <= set(closed["forbidden_modules"])
+
+
+def test_only_the_training_side_names_a_guest():
+    """Written without the linter, so that a mistake in its configuration is seen as well."""
+    guest = re.compile(r"^\s*(?:import|from)\s+(torch|pynvml|numpy|lightning|transformers|accelerate)\b", re.MULTILINE)
+    found = [
+        str(path.relative_to(SOURCE))
+        for path in sorted(SOURCE.rglob("*.py"))
+        if path.relative_to(SOURCE).parts[0] not in {"sensors", "integrations"}
+        and guest.search(path.read_text("utf-8"))
+    ]
+    assert found == []
+
+
+def test_every_source_file_has_its_mirror_test():
+    """Else a reader who wants to know what a file promises has nowhere to look."""
+    missing = [
+        str(path.relative_to(SOURCE))
+        for path in sorted(SOURCE.rglob("*.py"))
+        if path.name not in {"__init__.py", "__main__.py"}
+        and str(path.relative_to(SOURCE)) not in MIRRORED_ELSEWHERE
+        and not mirror_of(path).exists()
+    ]
+    assert missing == []
+
+
+def test_the_list_of_exceptions_is_not_stale():
+    for source, test in MIRRORED_ELSEWHERE.items():
+        assert (SOURCE / source).exists(), source
+        assert (ROOT / test).exists(), test
+        assert not mirror_of(SOURCE / source).exists(), source
+
+
+def test_no_mirror_test_is_orphaned():
+    """Else a test goes on promising things about a file that moved."""
+    unit = ROOT / "tests" / "unit"
+    orphans = [
+        str(path.relative_to(unit))
+        for path in sorted(unit.rglob("test_*.py"))
+        if not (SOURCE / path.relative_to(unit).parent / path.name.removeprefix("test_")).exists()
+    ]
+    assert orphans == []
