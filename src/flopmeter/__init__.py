@@ -5,22 +5,28 @@ Names are fetched on first use, so that `import flopmeter` costs nothing and an 
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from flopmeter.account import Account as Account
     from flopmeter.errors import FlopmeterError as FlopmeterError
     from flopmeter.formulas.book import FormulaBook as FormulaBook
     from flopmeter.formulas.call import OpCall as OpCall
     from flopmeter.formulas.cost import Cost as Cost
     from flopmeter.formulas.cost import Part as Part
+    from flopmeter.meter import Meter as Meter
+    from flopmeter.reconciliation import Reconciliation as Reconciliation
     from flopmeter.tally import OpCount as OpCount
     from flopmeter.tally import Tally as Tally
     from flopmeter.usage import Usage as Usage
 
 _HOMES = {
+    "Account": "flopmeter.account",
     "Cost": "flopmeter.formulas.cost",
     "FlopmeterError": "flopmeter.errors",
     "FormulaBook": "flopmeter.formulas.book",
+    "Meter": "flopmeter.meter",
     "OpCall": "flopmeter.formulas.call",
     "OpCount": "flopmeter.tally",
     "Part": "flopmeter.formulas.cost",
+    "Reconciliation": "flopmeter.reconciliation",
     "Tally": "flopmeter.tally",
     "Usage": "flopmeter.usage",
 }

@@ -49,11 +49,15 @@ class Table:
     rows: tuple[Row, ...]
     tally: Tally
     beyond: Tally = field(default_factory=Tally)
+    name: str = field(init=False)
 
-    @property
-    def name(self) -> str:
-        """Digest of what ran, whatever it is said to cost."""
-        return wire.digest(wire.encode({"rows": [row.to_wire() for row in self.rows], "beyond": self.beyond.to_wire()}))
+    def __post_init__(self) -> None:
+        """Digest what ran, whatever it is said to cost."""
+        content: dict[str, wire.Wire] = {
+            "rows": [row.to_wire() for row in self.rows],
+            "beyond": self.beyond.to_wire(),
+        }
+        object.__setattr__(self, "name", wire.digest(wire.encode(content)))
 
     def to_wire(self) -> dict[str, wire.Wire]:
         """Return the table as ledgers keep it, its name included."""

@@ -1,0 +1,379 @@
+"""Meter: sensors in, steps out, ledger kept.
+
+The one object that a training script holds. It never raises into the run unless `strict=True`: what fails on our
+side is written down as a gap. Not here: torch (behind `sensors`), laws (`monitor`), frameworks (`integrations`).
+"""
+
+import hashlib
+import logging
+import os
+import platform
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from flopmeter import wire
+from flopmeter.account import Account
+from flopmeter.devices.peaks import bound_cpu
+from flopmeter.errors import FlopmeterError, LedgerError, MeterError
+from flopmeter.formulas.book import CONVENTION, FormulaBook
+from flopmeter.ledger.file import LedgerFile
+from flopmeter.recording import Recording
+from flopmeter.step import Table
+from flopmeter.tally import PURPOSES
+from flopmeter.units import NS_PER_S
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    import torch
+
+INTERVAL_S = 5.0
+MAX_GAPS = 1000
+
+_log = logging.getLogger("flopmeter")
+
+
+class Meter:
+    """Meters the compute of a training run into `run_dir`.
+
+    Use it as a context manager around the training loop, on the thread that trains, and call `step` after each
+    optimizer update. On an existing run directory it goes on with that run in a new segment.
+
+    Args:
+        run_dir: where the ledger lies; made if it is missing.
+        model: the module or modules whose forward begins a passage; `watch` does the same later.
+        optimizer: accepted for symmetry; every torch optimizer's step is seen without being named.
+        exact: count every operator of every passage instead of replaying passages that stay the same.
+        overhead_budget: share of wall time that audits may take; no audits yet, so it only stands in the ledger.
+        purpose: what the run is for, until `purpose(...)` says otherwise; one of `flopmeter.tally.PURPOSES`.
+        regimes: ids of the catalogue, or paths of TOML files, to be warned about while training.
+        signer: key that signs an attestation at each warning: a path, `file:PATH`, or a Signer.
+        book: the formulas; the standard book by default.
+        strict: raise what fails on our side instead of recording a gap.
+        interval_s: how often a record is written; what a killed process loses at most.
+
+    Raises:
+        LedgerLockedError: another meter writes this run.
+        LedgerBrokenError: the directory holds a ledger that does not hold together.
+        UnknownRegimeError: a regime that cannot be used; said before training begins, as is a key that cannot.
+        ValueError: a purpose outside the list.
+    """
+
+    def __init__(
+        self,
+        run_dir: Path | str,
+        *,
+        model: "torch.nn.Module | Sequence[torch.nn.Module] | None" = None,
+        optimizer: object | None = None,
+        exact: bool = False,
+        overhead_budget: float = 0.01,
+        purpose: str | None = None,
+        regimes: Sequence[Any] = (),
+        signer: object | None = None,
+        book: FormulaBook | None = None,
+        strict: bool = False,
+        interval_s: float = INTERVAL_S,
+    ) -> None:
+        """Check the arguments; nothing is opened or hooked before the `with`, or `start`."""
+        self.run_dir = Path(run_dir)
+        self._models: list[Any] = [] if model is None else list(model) if isinstance(model, list | tuple) else [model]
+        self._optimizer = optimizer
+        self._exact = exact
+        self._overhead_budget = overhead_budget
+        self._purpose = _check_purpose(purpose or "undeclared")
+        self._book = book or FormulaBook.standard()
+        self._strict = strict
+        self._interval_ns = int(interval_s * NS_PER_S)
+        self._alarm = _make_alarm(self.run_dir, regimes, signer)
+        self._recording = Recording()
+        self._ledger: LedgerFile | None = None
+        self._sensor: Any = None
+        self._nvml: Any = None
+        self._events: list[tuple[str, Mapping[str, wire.Wire]]] = []
+        self._gaps = 0
+        self._stepped: set[int] = set()
+        self._has_explicit_steps = False
+        self._is_failing = False
+        self._last_flush_ns = 0
+
+    def __enter__(self) -> Self:
+        """Start."""
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: "TracebackType | None"
+    ) -> None:
+        """Close, whatever happened inside; the run's own exception goes on its way."""
+        self.close(reason="end" if kind is None else f"{kind.__name__} in the run")
+
+    def start(self) -> Self:
+        """Open the ledger, test the counter, hook in; a second call changes nothing."""
+        if self._ledger is not None:
+            return self
+        from flopmeter.sensors.nvml import NvmlSampler, find_cuda_uuids  # noqa: PLC0415  # torch comes in here
+        from flopmeter.sensors.passage import TorchSensor  # noqa: PLC0415
+        from flopmeter.sensors.self_test import run_self_test  # noqa: PLC0415
+
+        rank, world = _read_rank()
+        test = run_self_test(self._book)
+        self._ledger = LedgerFile(self.run_dir, rank=rank, header=self._header(world, test.torch_version))
+        former = self._ledger.former
+        before = Account.of(former) if former is not None else None
+        own = [s for s in former.segments if s.rank == rank] if former is not None else []
+        self._recording = Recording(first=Account.of(former).steps if former is not None and own else 0)
+        if self._alarm is not None:
+            self._alarm.start(before)
+        self._write("self-test", test.to_wire())
+        if not test.has_passed:
+            self._gap("self-test", "the counter gave a wrong answer to a known question on this torch build", None)
+        self._nvml = NvmlSampler(find_cuda_uuids)
+        self._nvml.start()
+        self._sensor = TorchSensor(self, book=self._book, exact=self._exact)
+        self._sensor.start()
+        self._last_flush_ns = time.monotonic_ns()
+        if self._models:
+            self.watch(*self._models)
+        self._flush()
+        return self
+
+    def watch(self, model: "torch.nn.Module | Sequence[torch.nn.Module]", *more: object) -> None:
+        """Make the forward of these modules begin passages, and note the model's size.
+
+        Optimizers may be named too; they are seen anyway.
+        """
+        from flopmeter.sensors.model import measure_model  # noqa: PLC0415
+
+        given = [*(model if isinstance(model, list | tuple) else [model]), *more]
+        modules = [item for item in given if hasattr(item, "register_forward_pre_hook")]
+        self._models = list({id(item): item for item in [*self._models, *modules]}.values())
+        if self._sensor is None:
+            return
+        for module in modules:
+            self._sensor.watch(module)
+        self._write("model", measure_model(self._models).to_wire())
+
+    def step(self, tokens: int = 0, samples: int = 0) -> None:
+        """Close a Step: one optimizer update has been made.
+
+        Units: `tokens` and `samples` trained in this step on this rank, all micro-batches together.
+        """
+        if self._sensor is None:
+            return
+        self._has_explicit_steps = True
+        self._sensor.new_step()
+        self._recording.finish_step(tokens=int(tokens), samples=int(samples))
+        self._flush_when_due()
+
+    @contextmanager
+    def purpose(self, name: str) -> Iterator[None]:
+        """Label what runs inside, such as `evaluation`. A claim of whoever runs the training.
+
+        Raises:
+            ValueError: a purpose outside the list.
+        """
+        outer, inner = self._purpose, _check_purpose(name)
+        self._switch_purpose(inner)
+        try:
+            yield
+        finally:
+            self._switch_purpose(outer)
+
+    def checkpoint(self, path: Path | str) -> dict[str, str]:
+        """Record that this run made these weight files; a directory stands for every file in it.
+
+        Returns the SHA-256 of each file by name. The record is durable when this returns.
+
+        Raises:
+            MeterError: in strict mode, a file that cannot be read.
+        """
+        root = Path(path)
+        try:
+            files = sorted(item for item in root.rglob("*") if item.is_file()) if root.is_dir() else [root]
+            digests = {item.relative_to(root.parent).as_posix(): digest_file(item) for item in files}
+        except OSError as error:
+            self.sensor_failed(MeterError(f"cannot be read: {error.strerror}", where=str(root)))
+            return {}
+        self._write("checkpoint", {"files": [{"name": n, "sha256": d} for n, d in digests.items()]})
+        self._flush()
+        return digests
+
+    def account(self) -> Account:
+        """Return what the run adds up to until now, read back from its files."""
+        if self._sensor is not None:
+            self._sensor.boundary()
+            self._flush()
+        return Account.of(self.run_dir, live=self._sensor is not None)
+
+    @property
+    def flop(self) -> int:
+        """Floating-point operations of this segment until the last boundary.
+
+        Units: FLOP.
+        Basis: mixed, as `Account.flop`; cheap enough for a progress bar.
+        """
+        return self._recording.flop
+
+    def close(self, *, reason: str = "end") -> None:
+        """Take the hooks away, write the last record and let go of the ledger; twice is fine."""
+        if self._sensor is None or self._ledger is None:
+            return
+        sensor, self._sensor = self._sensor, None
+        sensor.stop()
+        if self._stepped and not self._has_explicit_steps:
+            self._recording.finish_step(tokens=0, samples=0)
+        self._nvml.stop()
+        self._flush(sensor)
+        if self._alarm is not None:
+            self._events.extend(self._alarm.close())
+        self._events.append(("close", {"reason": reason}))
+        self._flush(sensor)
+        if self._events:
+            _log.error("%s: the last %d records could not be written", self.run_dir, len(self._events))
+        self._ledger.close()
+        self._ledger = None
+
+    # What the sensor calls.
+
+    def passage_ran(self, table: Table, *, basis: str, ns: int) -> None:
+        """Take one passage from the sensor."""
+        self._recording.add(table, purpose=self._purpose, basis=basis, ns=ns)
+
+    def passage_lost(self, *, reason: str, ns: int | None) -> None:
+        """Take note of a passage whose work is not known in full."""
+        self._gap("passage", reason, ns)
+
+    def optimizer_steps(self, optimizer_id: int) -> None:
+        """Where `step` is never called, end a Step when an optimizer that has stepped steps again."""
+        if self._has_explicit_steps:
+            return
+        if optimizer_id in self._stepped:
+            self._stepped.clear()
+            self._recording.finish_step(tokens=0, samples=0)
+            self._flush_when_due()
+        self._stepped.add(optimizer_id)
+
+    def sensor_failed(self, error: Exception) -> None:
+        """Record a failure of ours as a gap; raise it in strict mode."""
+        if self._strict:
+            raise error if isinstance(error, FlopmeterError) else MeterError(f"{type(error).__name__}: {error}") from error
+        _log.warning("metering failed, the run goes on: %s", error)
+        self._gap("failure", f"{type(error).__name__}: {error}"[:500], None)
+
+    # Writing.
+
+    def _header(self, world: int, torch_version: str) -> dict[str, wire.Wire]:
+        return {
+            "book": self._book.digest,
+            "convention": CONVENTION,
+            "world": wire.print_count(world),
+            "purpose": self._purpose,
+            "exact": self._exact,
+            "overhead_budget": f"{self._overhead_budget:g}",
+            "versions": {"flopmeter": version("flopmeter"), "torch": torch_version, "python": platform.python_version()},
+            "host": {"system": platform.system(), "machine": platform.machine(), "cores": str(os.cpu_count() or 1)},
+        }
+
+    def _switch_purpose(self, name: str) -> None:
+        if self._sensor is not None:
+            self._sensor.boundary()
+        self._purpose = name
+
+    def _gap(self, reason: str, detail: str, ns: int | None) -> None:
+        self._gaps += 1
+        if self._gaps > MAX_GAPS:
+            return
+        if self._gaps == MAX_GAPS:
+            reason, detail, ns = "too many gaps", f"more than {MAX_GAPS} gaps; later ones are not listed", None
+        body: dict[str, wire.Wire] = {
+            "reason": reason,
+            "detail": detail,
+            "ns": None if ns is None else wire.print_count(ns),
+            "ceiling_flop_per_s": _print(self._ceiling()),
+        }
+        self._events.append(("gap", body))
+
+    def _ceiling(self) -> int | None:
+        """Return what the devices in use could have done per second at most, None where that is unknown."""
+        devices = {"cpu"} if self._sensor is None else self._sensor.devices
+        return bound_cpu(os.cpu_count() or 1) if devices == {"cpu"} else None
+
+    def _write(self, kind: str, body: Mapping[str, wire.Wire]) -> None:
+        self._events.append((kind, body))
+
+    def _flush_when_due(self) -> None:
+        if time.monotonic_ns() - self._last_flush_ns >= self._interval_ns:
+            self._flush()
+
+    def _flush(self, sensor: Any = None) -> None:
+        """Write what is open and make it durable; what cannot be written is kept and tried again."""
+        if self._ledger is None:
+            return
+        self._last_flush_ns = time.monotonic_ns()
+        sensor = sensor or self._sensor
+        try:
+            for table in self._recording.unwritten():
+                self._ledger.append("table", table.to_wire())
+                self._recording.table_written(table)
+            usage = self._nvml.read() if self._nvml is not None else None
+            for uuid, fields in self._nvml.identities().items() if self._nvml is not None else ():
+                if self._recording.is_new_device(uuid):
+                    self._events.append(("device", {"uuid": uuid, **fields}))
+            if usage is not None:
+                self._recording.add_usage(usage)
+            if not self._recording.is_empty:
+                own_ns = sensor.own_ns if sensor is not None else 0
+                self._ledger.append("steps", self._recording.steps(own_ns=own_ns, ceiling=self._ceiling()).to_wire())
+                self._recording.steps_written(own_ns=own_ns)
+            if self._alarm is not None:
+                self._events.extend(self._alarm.look(self._recording.total))
+            while self._events:
+                self._ledger.append(*self._events[0])
+                self._events.pop(0)
+            self._ledger.sync()
+            if self._alarm is not None:
+                self._alarm.raise_now()
+            self._is_failing = False
+        except LedgerError as error:
+            if self._strict:
+                raise
+            if not self._is_failing:
+                _log.warning("the ledger cannot be written, the run goes on and it is tried again: %s", error)
+            self._is_failing = True
+
+
+def digest_file(path: Path) -> str:
+    """Return the SHA-256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _make_alarm(run_dir: Path, regimes: Sequence[Any], signer: object | None) -> Any:
+    """Look the regimes and the key up now, so that a wrong name is said before training begins."""
+    if not regimes:
+        return None
+    from flopmeter.monitor import Alarm  # noqa: PLC0415  # loads regimes and signing, which few runs need
+
+    return Alarm.of(run_dir, regimes, signer)
+
+
+def _read_rank() -> tuple[int, int]:
+    """Return rank and world size as torchrun gives them; 0 and 1 without it."""
+    try:
+        return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    except ValueError:
+        return 0, 1
+
+
+def _check_purpose(name: str) -> str:
+    if name not in PURPOSES:
+        msg = f"{name!r} is no purpose; there are {', '.join(PURPOSES)}"
+        raise ValueError(msg)
+    return name
+
+
+def _print(value: int | None) -> str | None:
+    return None if value is None else wire.print_count(value)

@@ -1,0 +1,143 @@
+"""Recording: the open record of a running meter, from the last one written until now.
+
+Not here: the file it goes to (`ledger`), and where passages come from (`sensors`).
+"""
+
+import time
+
+from flopmeter.step import Ran, Steps, Table, Totals
+from flopmeter.tally import Tally
+from flopmeter.usage import Usage
+
+MAX_TABLES = 4096
+MAX_ROWS = 200_000
+
+
+class Recording:
+    """Adds up passages, tokens and usage; hands them over as one `Steps` at a time.
+
+    Room for tables is bounded: past `MAX_TABLES` tables or `MAX_ROWS` rows a passage is kept as a loose tally, which
+    is counted and cannot be counted again.
+    """
+
+    def __init__(self, *, first: int = 0) -> None:
+        """Start empty; `first` is the index of the next step."""
+        self._first = first
+        self._total = Totals()
+        self._flop = 0
+        self._known: dict[str, Totals] = {}
+        self._unwritten: dict[str, Table] = {}
+        self._rows = 0
+        self._devices: set[str] = set()
+        self._own_ns = 0
+        self._clear(time.monotonic_ns())
+
+    def _clear(self, now_ns: int) -> None:
+        self._ran: dict[tuple[str, str, str], list[int]] = {}
+        self._loose: list[Tally] = []
+        self._loose_ns = 0
+        self._usage = Usage()
+        self._count = self._tokens = self._samples = 0
+        self._started_ns = now_ns
+
+    @property
+    def flop(self) -> int:
+        """Operations of this segment until now.
+
+        Units: FLOP.
+        """
+        return self._flop
+
+    @property
+    def total(self) -> Totals:
+        """Totals of this segment as of the last record."""
+        return self._total
+
+    @property
+    def is_empty(self) -> bool:
+        """Say whether nothing ran since the last record."""
+        return not (self._ran or self._loose or self._count or self._usage.devices)
+
+    def add(self, table: Table, *, purpose: str, basis: str, ns: int) -> None:
+        """Take one passage."""
+        name = table.name
+        totals = self._known.get(name)
+        if totals is None:
+            totals = Totals.of(table.tally)
+            if len(self._known) < MAX_TABLES and self._rows < MAX_ROWS:
+                self._known[name] = totals
+                self._unwritten[name] = table
+                self._rows += len(table.rows)
+            else:
+                self._loose.append(table.tally.labelled(purpose=purpose, basis=basis))
+                self._loose_ns += 0 if basis == "counted" and not table.tally.uncounted else ns
+                self._flop += totals.flop
+                return
+        cell = self._ran.get((name, purpose, basis))
+        if cell is None:
+            cell = self._ran[name, purpose, basis] = [0, 0]
+        cell[0] += 1
+        cell[1] += ns
+        self._flop += totals.flop
+
+    def finish_step(self, *, tokens: int, samples: int) -> None:
+        """Count one finished step."""
+        self._count += 1
+        self._tokens += tokens
+        self._samples += samples
+
+    def add_usage(self, usage: Usage) -> None:
+        """Take what the devices spent."""
+        self._usage += usage
+
+    def is_new_device(self, uuid: str) -> bool:
+        """Say once for each device that it is new."""
+        is_new = uuid not in self._devices
+        self._devices.add(uuid)
+        return is_new
+
+    def unwritten(self) -> tuple[Table, ...]:
+        """Return the tables that no record has named yet."""
+        return tuple(self._unwritten.values())
+
+    def table_written(self, table: Table) -> None:
+        """Forget a table that now stands in the ledger."""
+        self._unwritten.pop(table.name, None)
+
+    def steps(self, *, own_ns: int, ceiling: int | None) -> Steps:
+        """Return the open record, its totals included; it stays open until `steps_written`."""
+        loose = Tally.of(
+            (count for tally in self._loose for count in tally.counts),
+            (seen for tally in self._loose for seen in tally.uncounted),
+        )
+        ran = tuple(
+            Ran(table=table, purpose=purpose, basis=basis, times=times, ns=ns)
+            for (table, purpose, basis), (times, ns) in sorted(self._ran.items())
+        )
+        total = self._total + Totals.of(loose, tokens=self._tokens, steps=self._count)
+        for item in ran:
+            total += self._known[item.table] * item.times
+        self._ended_ns = time.monotonic_ns()
+        self._pending = total
+        return Steps(
+            first=self._first,
+            count=self._count,
+            tokens=self._tokens,
+            samples=self._samples,
+            started_ns=self._started_ns,
+            ended_ns=self._ended_ns,
+            own_ns=max(0, own_ns - self._own_ns),
+            ran=ran,
+            loose=loose,
+            loose_ns=self._loose_ns,
+            usage=self._usage,
+            ceiling_flop_per_s=ceiling,
+            total=total,
+        )
+
+    def steps_written(self, *, own_ns: int) -> None:
+        """Begin the next record."""
+        self._first += self._count
+        self._total = self._pending
+        self._own_ns = own_ns
+        self._clear(self._ended_ns)

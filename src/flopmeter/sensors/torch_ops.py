@@ -1,0 +1,241 @@
+"""The dispatch hook: tensors become shapes here and nowhere else.
+
+`OpRecorder` is a dispatch mode that notes each operator call of a passage: name, shapes, precisions, scalars that
+change a cost, phase. It changes no result, draws no random number and lets compiled code stay compiled.
+Not here: when it is switched on (`passage.py`), phases (`torch_phase.py`), costs (`formulas`).
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeAlias
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode, _pop_mode, _push_mode
+
+from flopmeter.formulas.call import AnyNumber, Arg, OpCall, TensorSpec, derive_precision
+from flopmeter.sensors.guard import guarded
+from flopmeter.step import Row
+
+Key: TypeAlias = tuple[Any, ...]
+
+DTYPES = {
+    torch.float64: "fp64",
+    torch.float32: "fp32",
+    torch.bfloat16: "bf16",
+    torch.float16: "fp16",
+    torch.float8_e4m3fn: "fp8_e4m3",
+    torch.float8_e5m2: "fp8_e5m2",
+    torch.float8_e4m3fnuz: "fp8_e4m3fnuz",
+    torch.float8_e5m2fnuz: "fp8_e5m2fnuz",
+}
+EXACT_SCALARS = (-1, 0, 1, 2, 3, 0.5, -0.5)
+"""Scalars whose value can change a cost (a factor of 1, an exponent of 2); all others are kept as `*`."""
+
+TF32_OPS = frozenset({"aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::addbmm", "aten::mv", "aten::dot"})
+_SKIPPED_NAMESPACES = frozenset({"profiler"})
+_INFRA_KEYS = (
+    torch._C._TorchDispatchModeKey.FAKE,  # noqa: SLF001
+    torch._C._TorchDispatchModeKey.PROXY,  # noqa: SLF001
+    torch._C._TorchDispatchModeKey.FUNCTIONAL,  # noqa: SLF001
+)
+_Tensor = torch.Tensor
+
+
+class OpRecorder(TorchDispatchMode):
+    """Notes operator calls while it is on the stack; `take` hands them over.
+
+    `phase_now` is asked at each call; `on_failure` hears of a call that could not be noted.
+    """
+
+    supports_higher_order_operators = True
+
+    def __init__(self, phase_now: Callable[[], str], on_failure: Callable[[Exception], None]) -> None:
+        """Start with nothing noted."""
+        super().__init__()
+        self._phase_now = phase_now
+        self.on_failure = on_failure
+        self._calls: dict[Key, int] = {}
+        self._skipped: dict[Any, bool] = {}
+        self.own_ns = 0
+
+    @classmethod
+    def ignore_compile_internals(cls) -> bool:
+        """Tell Dynamo to go on compiling and running compiled code under this mode."""
+        return True
+
+    def __torch_dispatch__(  # noqa: D105  # torch's own name
+        self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        for kind in types:
+            if hasattr(kind, "__tensor_flatten__") and not _is_fake(kind):
+                return NotImplemented  # a wrapper such as DTensor: its own local operators come back here
+        out = func(*args, **kwargs) if kwargs else func(*args)
+        begun = time.perf_counter_ns()
+        skip = self._skipped.get(func)
+        if skip is None:
+            skip = self._skipped[func] = _is_skipped(func)
+        if not skip:
+            self.note(func, types, args, kwargs, out)
+        self.own_ns += time.perf_counter_ns() - begun
+        return out
+
+    @guarded
+    def note(
+        self, func: Any, types: Sequence[type], args: Sequence[Any], kwargs: Mapping[str, Any] | None, out: Any
+    ) -> None:
+        """Remember one call. Calls on meta and fake tensors are no work and are left out."""
+        if any(_is_fake(kind) for kind in types):
+            return
+        outs = _flatten(out)
+        if outs and outs[0].device.type == "meta":
+            return
+        key = (
+            func,
+            self._phase_now(),
+            tuple([_shadow(arg) for arg in args]),
+            tuple([(name, _shadow(value)) for name, value in kwargs.items()]) if kwargs else (),
+            tuple([(tensor.shape, tensor.dtype) for tensor in outs]),
+            outs[0].device.type if outs else "",
+        )
+        self._calls[key] = self._calls.get(key, 0) + 1
+
+    def note_region(self, name: str, outs: Sequence[torch.Tensor]) -> None:
+        """Remember a call of something whose inside cannot be seen: it will be listed as uncounted."""
+        key = (name, self._phase_now(), (), (), tuple([(tensor.shape, tensor.dtype) for tensor in outs]), "")
+        self._calls[key] = self._calls.get(key, 0) + 1
+
+    def take(self) -> dict[Key, int]:
+        """Return what was noted since the last take."""
+        calls, self._calls = self._calls, {}
+        return calls
+
+    @property
+    def is_on(self) -> bool:
+        """Say whether the mode is on this thread's stack."""
+        return any(mode is self for mode in _stack())
+
+    def switch_on(self) -> None:
+        """Go below every mode of the user's, so that theirs may come and go above us in any order."""
+        with _user_modes_lifted():
+            _push_mode(self)
+
+    def switch_off(self) -> None:
+        """Leave the stack, wherever on it we are."""
+        lifted = []
+        while self.is_on:
+            top = _pop_mode()
+            if top is self:
+                break
+            lifted.append(top)
+        for mode in reversed(lifted):
+            _push_mode(mode)
+
+
+def rows_of(calls: Mapping[Key, int]) -> tuple[Row, ...]:
+    """Return noted calls as rows of a table, in an order that does not depend on when they ran."""
+    summed: dict[tuple[OpCall, str], int] = {}
+    for key, times in calls.items():
+        place = (_describe(key), key[1])
+        summed[place] = summed.get(place, 0) + times
+    rows = [Row(call=call, phase=phase, calls=times) for (call, phase), times in summed.items()]
+    return tuple(sorted(rows, key=lambda row: (row.call.op, row.phase, str(row.call.to_wire()))))
+
+
+def _describe(key: Key) -> OpCall:
+    func, _, args, options, outs, device = key
+    op, numbers = (func, frozenset[int | str]()) if isinstance(func, str) else _schema(func)
+    described = tuple(_describe_arg(arg, is_number=index in numbers) for index, arg in enumerate(args))
+    named = tuple((name, _describe_arg(value, is_number=name in numbers)) for name, value in options)
+    out = tuple(TensorSpec(tuple(shape), name_dtype(dtype)) for shape, dtype in outs)
+    call = OpCall(op=op, args=described, options=tuple(sorted(named)), out=out)
+    precision = derive_precision(call.tensors or out)
+    if precision == "fp32" and device == "cuda" and op in TF32_OPS and _is_tf32_on():
+        return OpCall(op=op, args=call.args, options=call.options, out=out, precision="tf32")
+    return call
+
+
+def _schema(func: Any) -> tuple[str, frozenset[int | str]]:
+    """Return `namespace::op` and which arguments are arithmetic scalars rather than sizes or flags."""
+    schema = getattr(func, "_schema", None)
+    if schema is None:
+        return f"higher_order::{func.name()}", frozenset()
+    numbers: set[int | str] = set()
+    for index, argument in enumerate(schema.arguments):
+        if str(argument.type).removeprefix("Optional[").startswith(("number", "Scalar", "float", "List[float]")):
+            numbers.update((index, argument.name))
+    return str(schema.name), frozenset(numbers)
+
+
+def _describe_arg(value: Any, *, is_number: bool) -> Arg:
+    if isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], torch.dtype):  # noqa: PLR2004
+        return TensorSpec(tuple(value[0]), name_dtype(value[1]))
+    if isinstance(value, tuple):
+        return tuple(_describe_arg(item, is_number=is_number) for item in value)
+    if value is None or isinstance(value, bool | str):
+        return value
+    if isinstance(value, int) and not is_number:
+        return value
+    if isinstance(value, int | float) and value in EXACT_SCALARS:
+        return value
+    return AnyNumber()
+
+
+def _shadow(value: Any) -> Any:
+    """Return what may be kept of an argument: hashable, without its tensor."""
+    if isinstance(value, _Tensor):
+        return (value.shape, value.dtype)
+    if value is None or isinstance(value, int | float | str):
+        return value
+    if isinstance(value, list | tuple):
+        return tuple([_shadow(item) for item in value])
+    return None  # dtype, layout, device, generator: the outputs tell what matters
+
+
+def _flatten(out: Any) -> list[torch.Tensor]:
+    if isinstance(out, _Tensor):
+        return [out]
+    if isinstance(out, list | tuple):
+        return [tensor for item in out for tensor in _flatten(item)]
+    return []
+
+
+def name_dtype(dtype: torch.dtype) -> str:
+    """Return our name of a storage type; torch's own where ours is the same."""
+    return DTYPES.get(dtype) or str(dtype).removeprefix("torch.")
+
+
+def _is_skipped(func: Any) -> bool:
+    """Views run nothing; profiler marks are no operators."""
+    return bool(getattr(func, "is_view", False)) or getattr(func, "namespace", "") in _SKIPPED_NAMESPACES
+
+
+def _is_fake(kind: type) -> bool:
+    return kind.__name__ in ("FakeTensor", "FunctionalTensor")
+
+
+def _is_tf32_on() -> bool:
+    """Ask the newer precision setting, and the older one where that is all there is."""
+    setting = getattr(torch.backends.cuda.matmul, "fp32_precision", None)
+    if isinstance(setting, str):
+        return setting == "tf32"
+    return bool(torch.backends.cuda.matmul.allow_tf32)
+
+
+def _stack() -> Iterator[Any]:
+    length = torch._C._len_torch_dispatch_stack()  # noqa: SLF001
+    return (torch._C._get_dispatch_stack_at(index) for index in range(length))  # noqa: SLF001
+
+
+@contextmanager
+def _user_modes_lifted() -> Iterator[None]:
+    """Take the user's own modes off for a moment; torch's internal ones stay where torch wants them."""
+    internal = sum(torch._C._get_dispatch_mode(key) is not None for key in _INFRA_KEYS)  # noqa: SLF001
+    lifted = []
+    while torch._C._len_torch_dispatch_stack() > internal:  # noqa: SLF001
+        lifted.append(_pop_mode())
+    try:
+        yield
+    finally:
+        for mode in reversed(lifted):
+            _push_mode(mode)
