@@ -1,13 +1,17 @@
 """Every import points down, torch stays a guest, and every source file has its mirror test."""
 
+import ast
 import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "flopmeter"
+
+GUESTS = {"torch", "pynvml", "numpy", "lightning", "transformers", "accelerate"}
 
 # Floors that may meet torch or NVML; everything else is the auditor's.
 TRAINING_SIDE = {"sensors", "exporters", "meter", "launch", "testing", "integrations", "cli"}
@@ -61,14 +65,32 @@ def test_every_room_of_the_auditor_is_closed_to_torch():
     assert {"torch", "pynvml", "numpy"} | ours <= set(closed["forbidden_modules"])
 
 
+def test_every_formula_family_is_on_the_list_of_independent_ones():
+    """Else one family leans on another, and changing one convention changes two."""
+    (independent,) = (contract for contract in contracts() if contract["type"] == "independence")
+    families = {path.stem for path in (SOURCE / "formulas").glob("[!_]*.py")} - {"book", "call", "cost"}
+    assert {f"flopmeter.formulas.{family}" for family in families} == set(independent["modules"])
+
+
+def imported_by(node: ast.AST) -> Iterator[str]:
+    """Packages that a file imports anywhere, but for the checker's eyes."""
+    if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
+        return
+    if isinstance(node, ast.Import):
+        yield from (alias.name.partition(".")[0] for alias in node.names)
+    elif isinstance(node, ast.ImportFrom) and node.module:
+        yield node.module.partition(".")[0]
+    for child in ast.iter_child_nodes(node):
+        yield from imported_by(child)
+
+
 def test_only_the_training_side_names_a_guest():
     """Written without the linter, so that a mistake in its configuration is seen as well."""
-    guest = re.compile(r"^\s*(?:import|from)\s+(torch|pynvml|numpy|lightning|transformers|accelerate)\b", re.MULTILINE)
     found = [
         str(path.relative_to(SOURCE))
         for path in sorted(SOURCE.rglob("*.py"))
         if path.relative_to(SOURCE).parts[0] not in {"sensors", "integrations"}
-        and guest.search(path.read_text("utf-8"))
+        and GUESTS & set(imported_by(ast.parse(path.read_text(encoding="utf-8"))))
     ]
     assert found == []
 
