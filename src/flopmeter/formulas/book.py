@@ -20,7 +20,19 @@ from flopmeter.tally import KINDS, PHASES, OpCount, Tally, Uncounted
 Formula: TypeAlias = Callable[[OpCall], "int | Cost"]
 
 CONVENTION = "fm-1"
-FAMILIES = ("matmul", "attention", "embedding", "normalization", "pointwise", "reduction", "optimizer", "movement")
+FAMILIES = (
+    "matmul",
+    "attention",
+    "convolution",
+    "embedding",
+    "normalization",
+    "pointwise",
+    "activation",
+    "loss",
+    "reduction",
+    "optimizer",
+    "movement",
+)
 """The files beside this one that hold a `FORMULAS` table: operator name → (kind, formula)."""
 
 

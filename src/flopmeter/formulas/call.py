@@ -190,6 +190,25 @@ def is_integer(precision: str) -> bool:
     return precision.startswith(("int", "uint", "bool", "qint", "quint"))
 
 
+def is_exactly(arg: Arg, value: float) -> bool:
+    """Say whether a scalar argument surely has this value; `*` is no value in particular."""
+    return isinstance(arg, (int, float)) and arg == value
+
+
+def parse_sizes(arg: Arg) -> tuple[int, ...]:
+    """Return the ints of a size argument: `8`, or `[8, 8]`.
+
+    Raises:
+        TypeError: neither an int nor a list of ints.
+    """
+    items = arg if isinstance(arg, tuple) else (arg,)
+    sizes = tuple(item for item in items if isinstance(item, int) and not isinstance(item, bool))
+    if len(sizes) != len(items):
+        msg = f"{arg} is not a list of sizes"
+        raise TypeError(msg)
+    return sizes
+
+
 def _width(dtype: str) -> int:
     digits = re.search(r"[0-9]+", dtype)
     return int(digits.group()) if digits else 0
