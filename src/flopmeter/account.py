@@ -296,7 +296,7 @@ class _Sums:
         self._add_gap(segment, "killed", detail, ns, ceiling)
 
     def _add_gap(self, segment: Segment, reason: str, detail: str, ns: int | None, ceiling: int | None) -> None:
-        upper = None if ns is None or ceiling is None else _product(ceiling, ns)
+        upper = 0 if ns == 0 else None if ns is None or ceiling is None else _product(ceiling, ns)
         self.gaps.append(
             Gap(reason=reason, detail=detail, rank=segment.rank, segment=segment.number, ns=ns, upper_flop=upper)
         )

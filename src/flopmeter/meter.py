@@ -228,7 +228,10 @@ class Meter:
         self._nvml.stop()
         self._flush(sensor)
         if self._alarm is not None:
-            self._events.extend(self._alarm.close())
+            for _ in range(2):  # what is being signed, and what became due meanwhile
+                self._events.extend(self._alarm.settle())
+                self._flush(sensor)
+            self._events.extend(self._alarm.settle())
         self._events.append(("close", {"reason": reason}))
         self._flush(sensor)
         if self._events:
@@ -355,7 +358,7 @@ def _make_alarm(run_dir: Path, regimes: Sequence[Any], signer: object | None) ->
     """Look the regimes and the key up now, so that a wrong name is said before training begins."""
     if not regimes:
         return None
-    from flopmeter.monitor import Alarm  # noqa: PLC0415  # loads regimes and signing, which few runs need
+    from flopmeter.alarm import Alarm  # noqa: PLC0415  # loads regimes and signing, which few runs need
 
     return Alarm.of(run_dir, regimes, signer)
 

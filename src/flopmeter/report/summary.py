@@ -1,0 +1,79 @@
+"""The report as one JSON object: the fields of the contract, filled from an account.
+
+Not here: how a person sees it (`terminal.py`).
+"""
+
+from collections.abc import Iterable, Mapping
+
+from flopmeter import wire
+from flopmeter.account import Account
+from flopmeter.reconciliation import Reconciliation
+from flopmeter.tally import Tally
+from flopmeter.units import NS_PER_S
+
+SPLITS = ("phase", "kind", "precision", "purpose", "basis")
+
+
+
+def summarize(
+    account: Account, *, name: str, findings: Iterable[Mapping[str, wire.Wire]] = ()
+) -> dict[str, object]:
+    """Return the fields of `flopmeter report --json`."""
+    reconciliation = Reconciliation.of(account)
+    passages = {basis: str(account.passages.get(basis, 0)) for basis in ("counted", "replayed", "interpolated", "sampled")}
+    return {
+        "run": name,
+        "run_id": account.run,
+        "started": account.started,
+        "ended": account.ended,
+        "steps": str(account.steps),
+        "tokens": str(account.tokens),
+        "samples": str(account.samples),
+        "ranks": str(account.ranks),
+        "flop": str(account.flop),
+        "lower": str(account.lower),
+        "upper": None if account.upper is None else str(account.upper),
+        "int_op": str(account.int_op),
+        "masked_flop": str(account.tally.masked_flop),
+        "contraction_flop": str(account.tally.contraction_flop),
+        "by": {split: _by(account.tally, split) for split in SPLITS},
+        "uncounted": [seen.to_wire() for seen in account.tally.uncounted],
+        "coverage": account.tally.coverage(),
+        "replay": {
+            **{f"{basis}_passages": count for basis, count in passages.items()},
+            "modelled_passages": str(account.passages.get("modelled", 0)),
+            "audits": "0",
+            "mismatches": "0",
+            "overhead_fraction": account.overhead_fraction,
+        },
+        "usage": _usage(account),
+        "model": None if account.model is None else account.model.to_wire(),
+        "estimates": [estimate.to_wire() for estimate in reconciliation.estimates],
+        "differences": [term.to_wire() for term in reconciliation.terms],
+        "findings": list(findings),
+        "warnings": [{"regime": regime, "percent": str(percent)} for regime, percent in account.warned],
+        "gaps": [gap.to_wire() for gap in account.gaps],
+        "self_tests": [{"passed": passed} for passed in account.self_tests],
+        "subjects": [{"name": path, "sha256": digest} for digest, path in account.subjects.items()],
+        "books": list(account.books),
+        "ledger": {
+            "entries": str(account.entries),
+            "head": account.head,
+            "files": [head.to_wire() for head in account.heads],
+        },
+    }
+
+
+def _by(tally: Tally, split: str) -> dict[str, str]:
+    return {value: str(part.flop) for value, part in tally.by(split).items()}
+
+
+def _usage(account: Account) -> dict[str, object]:
+    held, busy, energy = (account.usage.total(figure) for figure in ("held_ns", "busy_ns", "energy_mj"))
+    return {
+        "held_s": None if held is None else held / NS_PER_S,
+        "busy_s": None if busy is None else busy / NS_PER_S,
+        "energy_mj": None if energy is None else str(energy),
+        "devices": [device.to_wire() for device in account.usage.devices],
+        "notes": list(account.usage.notes),
+    }
