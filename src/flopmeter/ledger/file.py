@@ -7,6 +7,7 @@ Not here: what is written (`step.py`), reading (`chain.py`, `merge.py`).
 import errno
 import fcntl
 import os
+import time
 import weakref
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -45,7 +46,7 @@ class LedgerFile:
             msg = f"the ledger's directory cannot be written: {error.strerror}"
             raise LedgerError(msg, where=str(self._folder)) from error
         try:
-            fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(self._lock_fd)
         except OSError as error:
             os.close(self._lock_fd)
             msg = f"another process, or another Meter of this one, is writing rank {rank} of this run"
@@ -159,9 +160,37 @@ class LedgerFile:
             self._fd = -1
 
 
+def is_being_written(run_dir: Path | str) -> bool:
+    """Say whether a process holds the lock of any rank of this run: its ledger is then still growing."""
+    for lock in sorted((Path(run_dir) / "ledger").glob("*.lock")):
+        try:
+            descriptor = os.open(lock, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:  # not ours to read: nothing is known of it
+            continue
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(descriptor)
+    return False
+
+
 def utc_now() -> str:
     """Return the date, UTC, to the millisecond, in the form of RFC 3339."""
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _lock(descriptor: int) -> None:
+    """Take the lock; try again for a moment, for someone may just be asking whether it is taken."""
+    for _ in range(10):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(0.02)
+        else:
+            return
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _release_in_forks(ledger: LedgerFile) -> None:
