@@ -1,0 +1,172 @@
+"""What a statement says of itself: sums, bounds, 6ND and relations to thresholds, computed again.
+
+Needs nothing but the statement. Not here: comparison with a ledger (`verifier.py`).
+"""
+
+from collections.abc import Mapping
+
+from flopmeter import wire
+from flopmeter.attestation.predicate import FIGURES, SPLITS
+from flopmeter.attestation.statement import Statement, Threshold
+from flopmeter.errors import MismatchError
+from flopmeter.ledger.merge import join_heads
+from flopmeter.tally import CONTRACTIONS
+
+Fields = Mapping[str, wire.Wire]
+
+
+def check_arithmetic(statement: Statement) -> str:
+    """Compute every derived figure of a statement again; return in words what was done.
+
+    Raises:
+        MismatchError: one does not follow from the others; the message names both values.
+    """
+    for part in (_check_splits, _check_bounds, _check_methods, _check_model, _check_record, _check_stage):
+        part(statement)
+    rules = [_check_threshold(threshold, statement) for threshold in _objects(statement.predicate["thresholds"])]
+    _check_reason(statement)
+    methods = [
+        f"the figure of method {wire.parse_text(method['method'])} was not computed again"
+        for method in _objects(statement.part("compute")["methods"])
+        if method["method"] not in ("counted", "6nd") and method["flop"] is not None
+    ]
+    return "; ".join(
+        ["sums, bounds, 6ND and thresholds follow from each other", *(rule for rule in rules if rule), *methods]
+    )
+
+
+def _check_splits(statement: Statement) -> None:
+    compute = statement.part("compute")
+    flop = _count(compute, "flop")
+    splits = wire.parse_object(compute["by"])
+    for dimension in SPLITS:
+        parts = wire.parse_object(splits[dimension])
+        _agree(
+            f"the sum over compute.by.{dimension}", sum(_count(parts, value) for value in parts), "compute.flop", flop
+        )
+    kinds = wire.parse_object(splits["kind"])
+    products = sum(_count(kinds, kind) for kind in kinds if kind in CONTRACTIONS)
+    _agree("the sum over kinds of products", products, "compute.contractionFlop", _count(compute, "contractionFlop"))
+
+
+def _check_bounds(statement: Statement) -> None:
+    compute = statement.part("compute")
+    lower, flop, upper = (_known(compute, name) for name in ("lower", "flop", "upper"))
+    if lower is None or flop is None or lower > flop or (upper is not None and flop > upper):
+        msg = f"compute.flop {flop} does not lie between its bounds {lower} and {upper}"
+        raise MismatchError(msg)
+    gaps = _objects(statement.part("coverage")["gaps"])
+    if upper is not None:
+        bounded = sum(_known(gap, "upperFlop") or 0 for gap in gaps)
+        if any(gap["upperFlop"] is None for gap in gaps) or bounded > upper:
+            msg = f"compute.upper is {upper}, though the gaps are bounded by more than that, or by nothing"
+            raise MismatchError(msg)
+
+
+def _check_methods(statement: Statement) -> None:
+    compute, model = statement.part("compute"), statement.part("model")
+    for method in _objects(compute["methods"]):
+        if method["method"] == "counted":
+            for figure in FIGURES:
+                _agree(f"{figure} of method counted", method[figure], f"compute.{figure}", compute[figure])
+        elif method["method"] == "6nd" and method["flop"] is not None:
+            inputs = wire.parse_object(method["inputs"])
+            for name in ("parameters", "tokens"):
+                _agree(f"{name} of method 6nd", inputs.get(name), f"model.{name}", model[name])
+            expected = 6 * _count(inputs, "parameters") * _count(inputs, "tokens")
+            _agree("flop of method 6nd", _known(method, "flop"), "6 × parameters × tokens", expected)
+
+
+def _check_model(statement: Statement) -> None:
+    model = statement.part("model")
+    parameters = _known(model, "parameters")
+    for name in ("trainable", "embedding"):
+        some = _known(model, name)
+        if parameters is not None and some is not None and some > parameters:
+            msg = f"model.{name} is {some}, more than the {parameters} parameters there are"
+            raise MismatchError(msg)
+    usage = statement.part("usage")
+    devices = _objects(usage["devices"])
+    for name in ("heldNs", "busyNs", "energyMj"):
+        values = [_known(device, name) for device in devices]
+        total = sum(value or 0 for value in values) if values and None not in values else None
+        _agree(f"usage.{name}", _known(usage, name), "the sum over its devices", total)
+
+
+def _check_record(statement: Statement) -> None:
+    ledger = statement.part("ledger")
+    heads = statement.heads
+    _agree("ledger.entries", _count(ledger, "entries"), "the sum over its heads", sum(head.entries for head in heads))
+    _agree("ledger.head", ledger["head"], "the digest of its heads", join_heads(heads))
+    if not heads or len({head.file for head in heads}) != len(heads):
+        msg = "ledger.heads names no file, or one file twice"
+        raise MismatchError(msg)
+
+
+def _check_stage(statement: Statement) -> None:
+    predicate, stage = statement.predicate, statement.part("stage")
+    expected = stage["asOf"] if stage["status"] == "finished" else None
+    _agree("stage.finishedOn", stage["finishedOn"], f"what status {statement.status} asks for", expected)
+    if (predicate["sequence"] == "0") != (predicate["previous"] is None):
+        number, previous = predicate["sequence"], predicate["previous"]
+        msg = f"sequence is {number}, previous is {previous}: the first has none, the others one"
+        raise MismatchError(msg)
+    listed = wire.parse_object(predicate["subjects"])
+    digests = sorted({subject.sha256 for subject in statement.subjects})
+    named = sorted([*_texts(listed["recorded"]), *_texts(listed["unrecorded"])])
+    if named != digests:
+        msg = "subjects.recorded and subjects.unrecorded are not, together, the subjects of the statement"
+        raise MismatchError(msg)
+
+
+def _check_threshold(fields: Fields, statement: Statement) -> str:
+    """Compute a relation again; return what could not be, in words, or nothing."""
+    rule = wire.parse_object(fields["rule"])
+    if rule["counts"] != "all":
+        return f"threshold {wire.parse_text(fields['id'])} counts by a rule that this version does not know"
+    figure = wire.parse_text(rule["figure"])
+    threshold = Threshold(
+        id=wire.parse_text(fields["id"]),
+        flop=_count(fields, "flop"),
+        figure=figure,
+        near_percent=_count(rule, "nearPercent"),
+    )
+    value = _known(statement.part("compute"), figure)
+    _agree(f"relation to {threshold.id}", fields["relation"], f"compute.{figure} {value}", threshold.relate(value))
+    return ""
+
+
+def _check_reason(statement: Statement) -> None:
+    """A warning that warns of nothing would be a statement against itself."""
+    relations = {threshold["relation"] for threshold in _objects(statement.predicate["thresholds"])}
+    wanted = {"threshold-near": {"near", "atOrAbove"}, "threshold-crossed": {"atOrAbove"}}
+    reason = wire.parse_text(statement.predicate["reason"])
+    if reason in wanted and not relations & wanted[reason]:
+        msg = f"reason is {reason}, and no threshold stands so"
+        raise MismatchError(msg)
+
+
+def _agree(name: str, value: object, other_name: str, other: object) -> None:
+    if value != other:
+        msg = f"{name} is {_show(value)}, {other_name} gives {_show(other)}"
+        raise MismatchError(msg)
+
+
+def _show(value: object) -> str:
+    return "unknown" if value is None else str(value)[:80]
+
+
+def _count(fields: Fields, name: str) -> int:
+    return wire.parse_count(fields.get(name), name=name)
+
+
+def _known(fields: Fields, name: str) -> int | None:
+    return None if fields.get(name) is None else _count(fields, name)
+
+
+def _objects(value: wire.Wire) -> list[Fields]:
+    return [wire.parse_object(item) for item in wire.parse_list(value)]
+
+
+def _texts(value: wire.Wire) -> list[str]:
+    return [wire.parse_text(item) for item in wire.parse_list(value)]

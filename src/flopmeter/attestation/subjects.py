@@ -1,0 +1,42 @@
+"""Subjects: the files that a statement is about, read and hashed; a directory stands for each file in it.
+
+Not here: whether a ledger or a statement knows them.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from flopmeter.attestation.statement import Subject
+
+
+def hash_subjects(paths: Iterable[Path | str]) -> tuple[Subject, ...]:
+    """Read every file, and every file of every directory, and return names and SHA-256 digests.
+
+    A file is named by its file name, a file of a directory by its place in it.
+
+    Raises:
+        OSError: a path cannot be read, or a directory holds no file.
+    """
+    return tuple(Subject(name=name, sha256=_hash(file)) for path in paths for name, file in _files(Path(path)))
+
+
+def _files(path: Path) -> Iterator[tuple[str, Path]]:
+    if not path.is_dir():
+        yield path.name, path
+        return
+    found = sorted(Path(folder) / name for folder, _, names in os.walk(path, onerror=_fail) for name in names)
+    if not found:
+        raise FileNotFoundError(2, "no file in this directory", str(path))
+    for file in found:
+        yield file.relative_to(path).as_posix(), file
+
+
+def _fail(error: OSError) -> None:
+    raise error
+
+
+def _hash(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

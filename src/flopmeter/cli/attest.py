@@ -1,0 +1,67 @@
+"""`flopmeter attest RUN --key KEY --out FILE`: a signed attestation of what the ledgers hold.
+
+Not here: reading, stating and signing (`attestation/issuance.py`).
+"""
+
+from collections.abc import Sequence
+
+from flopmeter import wire
+from flopmeter.attestation.issuance import issue
+from flopmeter.attestation.signers.signer import open_signer
+from flopmeter.attestation.statement import Statement
+from flopmeter.attestation.subjects import hash_subjects
+from flopmeter.cli.output import DONE, build_parser, print_json, print_text
+from flopmeter.ledger.file import is_being_written
+from flopmeter.units import print_flop
+
+
+def run(argv: Sequence[str]) -> int:
+    """Sign, write and say what was signed."""
+    parser = build_parser("attest", "Sign an attestation of what the ledgers of a run hold.")
+    parser.add_argument("run", metavar="RUN", help="the directory that was given to Meter")
+    parser.add_argument("--key", metavar="KEY", required=True, help="private key: a path, or a signer's URI")
+    parser.add_argument("--out", metavar="FILE", required=True, help="where the attestation goes")
+    parser.add_argument(
+        "--subject",
+        metavar="PATH",
+        action="append",
+        default=[],
+        help="weight file, or directory of them, that it is about",
+    )
+    parser.add_argument(
+        "--allow-unrecorded-subject",
+        action="store_true",
+        help="attest a file that the ledger never saw; the statement says so",
+    )
+    parser.add_argument("--issuer", metavar="NAME", help="who you are, in your own words")
+    args = parser.parse_args(argv)
+    signer = open_signer(args.key)
+    attestation = issue(
+        args.run,
+        signer,
+        out=args.out,
+        live=is_being_written(args.run),
+        subjects=hash_subjects(args.subject),
+        allow_unrecorded=args.allow_unrecorded_subject,
+        issuer=args.issuer,
+    )
+    statement = Statement.from_bytes(attestation.payload)
+    if args.json:
+        print_json(
+            {
+                "attestation": args.out,
+                "id": attestation.id,
+                "key_id": signer.key_id,
+                "reason": statement.predicate["reason"],
+                "status": statement.status,
+                "sequence": statement.predicate["sequence"],
+                "flop": wire.print_count(statement.flop),
+                "subjects": [{"name": s.name, "sha256": s.sha256} for s in statement.subjects],
+            }
+        )
+        return DONE
+    print_text(f"signed   {print_flop(statement.flop)} of a run that is {statement.status}")
+    print_text(f"about    {', '.join(subject.name for subject in statement.subjects)}")
+    print_text(f"by       key {signer.key_id[:12]}…")
+    print_text(f"in       {args.out}")
+    return DONE
