@@ -86,7 +86,17 @@ def test_the_front_door_is_light():
 
 def test_verifying_is_light(attested):
     """Else an auditor has to trust code that has nothing to do with the question."""
-    arguments = ["verify", "attestation.json", "--key", "key.pub", "--subject", "model.bin", "--ledger", "run", "--json"]
+    arguments = [
+        "verify",
+        "attestation.json",
+        "--key",
+        "key.pub",
+        "--subject",
+        "model.bin",
+        "--ledger",
+        "run",
+        "--json",
+    ]
     code = f"""
 import os
 os.chdir({str(attested)!r})
