@@ -104,7 +104,12 @@ class Alarm:
             out=out,
             live=True,
             reason="threshold-crossed" if is_crossed else "threshold-near",
-            thresholds=[Threshold(id=regime.id, flop=regime.threshold) for regime in self._regimes],
+            thresholds=[
+                Threshold(
+                    id=regime.id, flop=regime.threshold, figure="flop+intOp" if regime.counts_int_op else "flop"
+                )
+                for regime in self._regimes
+            ],
         )
         return {
             "payload": attestation.id,
