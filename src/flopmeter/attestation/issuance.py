@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from flopmeter.account import Account
+from flopmeter.attestation.arithmetic import check_arithmetic
 from flopmeter.attestation.envelope import Attestation, encode_pae
 from flopmeter.attestation.signers.signer import Signer
 from flopmeter.attestation.statement import Statement, Subject, Threshold
@@ -37,7 +38,8 @@ def issue(
 
     Raises:
         LedgerError: the ledger is missing, broken or unreadable; nothing is signed.
-        MismatchError: a subject that the ledger never saw, and `allow_unrecorded` was not said.
+        MismatchError: a subject that the ledger never saw, and `allow_unrecorded` was not said; or a reason that
+            the figures do not bear out.
         SigningError: the signer failed, or the file cannot be written.
     """
     ledger = read_run(run_dir)
@@ -60,6 +62,7 @@ def issue(
         status=status,
         thresholds=thresholds,
     )
+    check_arithmetic(statement)  # what our own verifier would refuse is not signed
     attestation = sign_statement(statement, signer)
     write_atomically(Path(out), attestation.to_bytes())
     return attestation

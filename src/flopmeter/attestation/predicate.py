@@ -22,7 +22,9 @@ SPEC_VERSION = "0.1.0"
 REASONS = ("run-start", "heartbeat", "threshold-near", "threshold-crossed", "checkpoint", "run-end", "correction")
 STATUSES = ("running", "finished", "interrupted")
 RELATIONS = ("below", "near", "atOrAbove", "unknown")
-FIGURES = ("flop", "lower", "upper")
+BOUNDS = ("flop", "lower", "upper")
+FIGURES = (*BOUNDS, "flop+intOp")
+"""What a threshold may be held against; the last is for rules that count integer operations too."""
 SPLITS = ("phase", "kind", "precision", "purpose", "basis")
 
 Shape: TypeAlias = "Callable[[wire.Wire, str], object] | dict[str, Shape] | list[Shape]"

@@ -64,21 +64,25 @@ class Threshold:
             msg = f"threshold {self.id!r}: the figure is one of {', '.join(FIGURES)}, the numbers are not negative"
             raise ValueError(msg)
 
-    def relate(self, value: int | None) -> str:
-        """Return how a figure stands to this number: `below`, `near`, `atOrAbove`; `unknown` for None."""
+    def relate(self, compute: Mapping[str, wire.Wire]) -> str:
+        """Return how these figures stand to this number: `below`, `near`, `atOrAbove`; `unknown` for null."""
+        value: int | None = 0
+        for name in self.figure.split("+"):
+            part = compute[name]
+            value = None if value is None or part is None else value + wire.parse_count(part, name=name)
         if value is None:
             return "unknown"
         if value >= self.flop:
             return "atOrAbove"
         return "near" if 100 * value >= self.near_percent * self.flop else "below"
 
-    def to_wire(self, compute: Mapping[str, int | None]) -> dict[str, wire.Wire]:
+    def to_wire(self, compute: Mapping[str, wire.Wire]) -> dict[str, wire.Wire]:
         """Return the threshold as a predicate carries it, its relation to these figures included."""
         return {
             "id": self.id,
             "flop": wire.print_count(self.flop),
             "basis": "stage",
-            "relation": self.relate(compute[self.figure]),
+            "relation": self.relate(compute),
             "rule": {"counts": "all", "figure": self.figure, "nearPercent": wire.print_count(self.near_percent)},
         }
 
@@ -118,7 +122,6 @@ class Statement:
         known = {*account.subjects, genesis}
         digests = sorted({subject.sha256 for subject in named})
         facts = describe(account, ledger=ledger, status=status)
-        figures = {"flop": account.flop, "lower": account.lower, "upper": account.upper}
         predicate: dict[str, wire.Wire] = {
             **facts,
             "specVersion": SPEC_VERSION,
@@ -132,7 +135,7 @@ class Statement:
             },
             "stage": {**facts["stage"], "kind": None, "status": status},
             "thresholds": [
-                threshold.to_wire(figures) for threshold in sorted(thresholds, key=lambda t: (t.id, t.flop, t.figure))
+                threshold.to_wire(facts["compute"]) for threshold in sorted(thresholds, key=lambda t: (t.id, t.flop, t.figure))
             ],
             "meter": {"name": "flopmeter", "version": _own_version()},
         }

@@ -14,7 +14,8 @@ from flopmeter.attestation.statement import Subject
 def hash_subjects(paths: Iterable[Path | str]) -> tuple[Subject, ...]:
     """Read every file, and every file of every directory, and return names and SHA-256 digests.
 
-    A file is named by its file name, a file of a directory by its place in it.
+    A file is named by its file name, a file of a directory by its place in it, the directory's name included: as a
+    meter names what it records.
 
     Raises:
         OSError: a path cannot be read, or a directory holds no file.
@@ -23,6 +24,7 @@ def hash_subjects(paths: Iterable[Path | str]) -> tuple[Subject, ...]:
 
 
 def _files(path: Path) -> Iterator[tuple[str, Path]]:
+    path = Path(os.path.abspath(path))  # noqa: PTH100  # resolve() would follow a link and change the name
     if not path.is_dir():
         yield path.name, path
         return
@@ -30,7 +32,7 @@ def _files(path: Path) -> Iterator[tuple[str, Path]]:
     if not found:
         raise FileNotFoundError(2, "no file in this directory", str(path))
     for file in found:
-        yield file.relative_to(path).as_posix(), file
+        yield file.relative_to(path.parent).as_posix(), file
 
 
 def _fail(error: OSError) -> None:
