@@ -1,11 +1,14 @@
 """A figure says what it counts and where the rule comes from."""
 
 import ast
+import inspect
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from flopmeter.formulas.book import FormulaBook
 
 SOURCE = Path(__file__).parents[2] / "src" / "flopmeter"
 FORMULAS = SOURCE / "formulas"
@@ -39,6 +42,16 @@ def test_a_formula_says_what_it_counts_and_its_source(path):
         if (missing := lacks(function, "Counts:", "Source:"))
     }
     assert lacking == {}
+
+
+def test_every_formula_of_the_standard_book_says_so():
+    """The same by the book itself: a formula made by another function is asked as well."""
+    lacking = sorted(
+        op
+        for op, entry in FormulaBook.standard().entries.items()
+        if not all(section in (inspect.getdoc(entry.formula) or "") for section in ("Counts:", "Source:"))
+    )
+    assert lacking == []
 
 
 def test_a_figure_says_its_unit():
