@@ -5,6 +5,7 @@ first a durable line of the ledger; only then is anything signed. One attestatio
 passed since the last, so that their numbering has no gap. Not here: each of the three.
 """
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Self, TypeAlias
@@ -17,6 +18,8 @@ from flopmeter.attestation.statement import Threshold
 from flopmeter.monitor import Clerk, Monitor, ThresholdWarning
 from flopmeter.regimes.regime import Regime, find
 from flopmeter.step import Totals
+
+_log = logging.getLogger("flopmeter")
 
 Event: TypeAlias = tuple[str, Mapping[str, wire.Wire]]
 
@@ -63,6 +66,7 @@ class Alarm:
         flop, int_op = self._before
         for warning in self._monitor.observe(flop=flop + total.flop, int_op=int_op + total.int_op):
             self._due.append(warning)
+            _log.warning("%s", warning.message)
             yield ("threshold", warning.to_wire())
 
     def raise_now(self) -> None:

@@ -158,6 +158,26 @@ class NvmlSampler:
             self._status = status
 
 
+def probe_driver() -> dict[str, Any]:
+    """Return driver version and devices as NVML names them, or a note that says why there are none."""
+    try:
+        import pynvml  # noqa: PLC0415
+    except ImportError as error:
+        return {"driver": None, "devices": [], "note": f"nvidia-ml-py is not installed: {error}"}
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError as error:
+        return {"driver": None, "devices": [], "note": f"no NVIDIA driver: {_words(error)}"}
+    try:
+        handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
+        devices = [{"name": pynvml.nvmlDeviceGetName(h), "uuid": pynvml.nvmlDeviceGetUUID(h)} for h in handles]
+        return {"driver": pynvml.nvmlSystemGetDriverVersion(), "devices": devices, "note": ""}
+    except pynvml.NVMLError as error:
+        return {"driver": None, "devices": [], "note": f"NVML does not answer: {_words(error)}"}
+    finally:
+        _quiet(pynvml, pynvml.nvmlShutdown)
+
+
 def find_cuda_uuids() -> list[str]:
     """Return the UUIDs of the CUDA devices on which this process has reserved memory; initialises nothing."""
     import torch  # noqa: PLC0415  # so that the sampler itself can be tried without torch

@@ -1,0 +1,178 @@
+"""The report as a person reads it in a terminal.
+
+Not here: figures; every number is one of the account's, only rounded and lined up.
+"""
+
+from collections.abc import Iterable, Sequence
+from io import StringIO
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from flopmeter.account import Account
+from flopmeter.estimate.estimate import Estimate
+from flopmeter.reconciliation import Reconciliation
+from flopmeter.regimes.regime import Finding
+from flopmeter.tally import KINDS, PHASES, Tally
+from flopmeter.units import print_duration, print_energy, print_flop, print_ratio
+
+MAX_LISTED = 10
+COLOURS = {"above": "red", "cannot-tell": "yellow", "will-exceed": "yellow", "near": "yellow", "below": "green"}
+
+
+def print_account(account: Account, console: Console, *, name: str, findings: Sequence[Finding] = ()) -> None:
+    """Print everything that one run used, and what that means."""
+    reconciliation = Reconciliation.of(account)
+    for part in (
+        *_head(account, name),
+        _split(account.tally, "phase", PHASES),
+        _split(account.tally, "kind", KINDS),
+        *_estimates(account, reconciliation),
+        *_devices(account),
+        *_findings(account, findings),
+        *_unknowns(account),
+        *_record(account),
+    ):
+        if isinstance(part, Table):
+            console.print()
+        console.print(part)
+
+
+def render_account(account: Account, *, name: str, findings: Sequence[Finding] = (), width: int = 100) -> str:
+    """Return the same as plain text of a given width, for files and documents."""
+    stream = StringIO()
+    print_account(account, Console(file=stream, width=width, color_system=None), name=name, findings=findings)
+    return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()) + "\n"
+
+
+def _head(account: Account, name: str) -> Iterable[RenderableType]:
+    yield Text.assemble(("run ", "dim"), (name, "bold"), f"  {account.run[:12]}  {account.started} to {account.ended}")
+    counts = f"{account.steps:,} steps, {account.tokens:,} tokens, {account.ranks} {_plural('rank', account.ranks)}"
+    if account.model is not None:
+        counts += f", {account.model.parameters:,} parameters"
+    yield Text(counts)
+    yield Text()
+    yield Text.assemble(("FLOP executed ", "bold"), (print_flop(account.flop, digits=4), "bold cyan"))
+    upper = print_flop(account.upper) if account.upper is not None else "no bound known"
+    passages = account.passages
+    yield Text(f"  known to lie between {print_flop(account.lower)} (counted) and {upper}")
+    yield Text(
+        f"  {passages.get('counted', 0):,} passages counted, {passages.get('replayed', 0):,} replayed"
+        f" (0 audits), {passages.get('modelled', 0):,} assumed; meter's own code took"
+        f" {print_ratio(account.overhead_fraction)} of the metered time"
+    )
+    if account.int_op:
+        yield Text(f"  besides {account.int_op:,} integer operations; masked attention pairs left out:"
+                   f" {print_flop(account.tally.masked_flop)}")
+
+
+def _split(tally: Tally, dimension: str, order: Sequence[str]) -> Table:
+    table = _table(dimension, "FLOP", "share", "of it products")
+    parts = tally.by(dimension)
+    for value in sorted(parts, key=order.index):
+        part = parts[value]
+        if part.flop:
+            products = print_flop(part.contraction_flop) if part.contraction_flop else "none"
+            table.add_row(value, print_flop(part.flop), print_ratio(part.flop / tally.flop), products)
+    return table
+
+
+def _estimates(account: Account, reconciliation: Reconciliation) -> Iterable[RenderableType]:
+    table = _table("estimate", "FLOP", "at least", "at most", "from")
+    for estimate in reconciliation.estimates:
+        table.add_row(
+            estimate.method,
+            print_flop(estimate.flop),
+            "" if estimate.lower is None else print_flop(estimate.lower),
+            "" if estimate.upper is None else print_flop(estimate.upper),
+            _origin(estimate),
+        )
+    yield table
+    six_nd = reconciliation.modelled.flop
+    if six_nd is None:
+        return
+    table = _table("counted − 6ND", "FLOP", "of 6ND")
+    for term in reconciliation.terms:
+        table.add_row(term.name, _signed(term.flop), print_ratio(term.flop / six_nd))
+    table.add_row("all", _signed(account.flop - six_nd), print_ratio((account.flop - six_nd) / six_nd), style="bold")
+    yield table
+
+
+def _origin(estimate: Estimate) -> str:
+    if estimate.note:
+        return estimate.note
+    if estimate.method == "6nd":
+        return f"6 × {int(estimate.inputs['parameters']):,} parameters × {int(estimate.inputs['tokens']):,} tokens"
+    return "operators that ran"
+
+
+def _devices(account: Account) -> Iterable[RenderableType]:
+    yield Text()
+    for note in account.usage.notes:
+        yield Text(f"NVIDIA devices: {note}; device time and energy are unknown, not zero")
+    if not account.usage.devices:
+        return
+    table = _table("device", "held", "busy", "energy", "")
+    for device in account.usage.devices:
+        name = f"{device.name} {device.uuid[:12]}"
+        figures = (print_duration(device.held_ns), print_duration(device.busy_ns), print_energy(device.energy_mj))
+        table.add_row(name, *figures, device.note)
+    yield table
+
+
+def _findings(account: Account, findings: Sequence[Finding]) -> Iterable[RenderableType]:
+    if findings:
+        table = _table("regime", "verdict", "counts here", "its line", "duty")
+        for finding in findings:
+            line = f"{finding.regime.operator} {print_flop(finding.regime.threshold)}"
+            verdict = Text(finding.verdict, style=COLOURS[finding.verdict])
+            table.add_row(finding.regime.id, verdict, print_flop(finding.flop), line, finding.duty)
+        yield table
+    for regime, percent in account.warned:
+        yield Text(f"warned in time: {regime} at {percent} %", style="yellow")
+
+
+def _unknowns(account: Account) -> Iterable[RenderableType]:
+    uncounted = account.tally.uncounted
+    yield Text()
+    if uncounted:
+        yield Text(f"uncounted: {len(uncounted)} operators have no formula; never zero, listed", style="yellow")
+        for seen in uncounted[:MAX_LISTED]:
+            yield Text(f"  {seen.op}: {seen.calls:,} calls, {seen.elements:,} output elements")
+    else:
+        yield Text("uncounted: nothing; every operator that was seen has a formula")
+    for gap in account.gaps[:MAX_LISTED]:
+        bound = "unbounded" if gap.upper_flop is None else f"at most {print_flop(gap.upper_flop)}"
+        yield Text(f"gap ({gap.reason}, segment {gap.segment}, {bound}): {gap.detail}", style="yellow")
+    for title, items in (("operators", uncounted), ("gaps", account.gaps)):
+        if len(items) > MAX_LISTED:
+            yield Text(f"  and {len(items) - MAX_LISTED} more {title}; --json lists all")
+    if not account.gaps:
+        yield Text("gaps: none")
+
+
+def _record(account: Account) -> Iterable[RenderableType]:
+    tests = account.self_tests
+    failed = tests.count(False)
+    answer = "passed" if tests and not failed else f"{failed} failed" if failed else "not run"
+    yield Text(f"self-test of the counter: {answer} ({len(tests)} {_plural('start', len(tests))})")
+    yield Text(f"ledger: {account.entries:,} lines in {len(account.heads)} {_plural('file', len(account.heads))},"
+               f" head {account.head[:16]}…, convention fm-1, book {', '.join(book[:12] for book in account.books)}")
+
+
+def _table(first: str, *rest: str) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="dim", show_edge=False)
+    table.add_column(first)
+    for title in rest:
+        table.add_column(title, justify="right" if title not in ("from", "", "verdict", "duty") else "left")
+    return table
+
+
+def _signed(flop: int) -> str:
+    return ("−" if flop < 0 else "+") + print_flop(abs(flop))
+
+
+def _plural(noun: str, count: int) -> str:
+    return noun if count == 1 else f"{noun}s"
