@@ -5,15 +5,19 @@ block needs and a reader does not want to see stands before it in a comment that
 that cannot run has `<!-- not run: reason -->` before it.
 """
 
+import doctest
 import re
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
+SOURCE = ROOT / "src" / "flopmeter"
+EXAMPLES = sorted(path for path in SOURCE.rglob("*.py") if ">>> " in path.read_text(encoding="utf-8"))
 PAGES = sorted([*ROOT.glob("README.md"), *ROOT.glob("docs/**/*.md")])
 
 BLOCK = re.compile(r"^(?P<indent> *)```python[^\n]*\n(?P<code>.*?)^(?P=indent)```", re.MULTILINE | re.DOTALL)
@@ -68,6 +72,14 @@ def test_a_block_that_is_not_run_says_why(page):
         if block.reason:
             assert len(block.reason.split()) > 1, f"{page.name}:{block.line}: give a reason"
         compile(block.code, f"{page.name}:{block.line}", "exec")
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_examples_in_docstrings_are_true(path):
+    name = ".".join(path.relative_to(SOURCE.parent).with_suffix("").parts).removesuffix(".__init__")
+    result = doctest.testmod(import_module(name))
+    assert result.attempted
+    assert not result.failed
 
 
 def test_blocks_are_found():
