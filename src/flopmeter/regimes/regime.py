@@ -31,7 +31,8 @@ UNITS: Mapping[str, bool] = {
 # `in use` is said of guidance and of an organisation's own policy.
 LIVE = ("in force", "in use")
 STATUSES = (*LIVE, "not yet in force", "no longer in force", "never in force")
-# How the facts of a file are known: the law's own text was read, a text about it, or neither.
+# How number, operator, unit and dates are known, by the weakest of them: from the law's text, from a text about it,
+# from memory, or concluded.
 CONFIDENCES = ("primary", "secondary", "recalled", "inferred")
 NEAR_PERCENT = 50
 
