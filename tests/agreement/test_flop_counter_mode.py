@@ -3,7 +3,7 @@
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional as F
+from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from flopmeter.formulas.book import FormulaBook
@@ -35,10 +35,10 @@ class Block(nn.Module):
         query = self.query(normed).view(batch, length, HEADS, -1).transpose(1, 2)
         key = self.key(normed).view(batch, length, self.key_heads, -1).transpose(1, 2)
         value = self.value(normed).view(batch, length, self.key_heads, -1).transpose(1, 2)
-        mixed = F.scaled_dot_product_attention(query, key, value, is_causal=causal, enable_gqa=self.llama)
+        mixed = functional.scaled_dot_product_attention(query, key, value, is_causal=causal, enable_gqa=self.llama)
         x = x + self.out(mixed.transpose(1, 2).reshape(batch, length, WIDTH))
         normed = self.norms[1](x)
-        inner = F.silu(self.gate(normed)) * self.up(normed) if self.llama else F.gelu(self.up(normed))
+        inner = functional.silu(self.gate(normed)) * self.up(normed) if self.llama else functional.gelu(self.up(normed))
         return x + self.down(inner)
 
 
@@ -53,7 +53,7 @@ class Language(nn.Module):
         x = self.words(tokens)
         for block in self.blocks:
             x = block(x)
-        return F.cross_entropy(self.head(x).flatten(0, 1), tokens.flatten())
+        return functional.cross_entropy(self.head(x).flatten(0, 1), tokens.flatten())
 
 
 def perceptron():
@@ -124,7 +124,7 @@ def test_attention_on_a_cpu_agrees_with_their_formula_though_their_counter_says_
     query, key, value = (torch.rand(shape, requires_grad=True) for shape in shapes)
 
     def train():
-        F.scaled_dot_product_attention(query, key, value, is_causal=causal, enable_gqa=True).sum().backward()
+        functional.scaled_dot_product_attention(query, key, value, is_causal=causal, enable_gqa=True).sum().backward()
 
     assert count_theirs(train) == 0
     attention = record(train).select(kind="attention")
@@ -198,7 +198,7 @@ def test_their_counter_multiplies_a_grouped_weight_gradient_by_the_groups_and_ou
     data = torch.rand(2, 8, 6, 6)
 
     def train():
-        F.conv2d(data, weight, groups=4).sum().backward()
+        functional.conv2d(data, weight, groups=4).sum().backward()
 
     forward = 2 * 2 * 8 * 2 * 9 * 16
     assert record(train).contraction_flop == 2 * forward

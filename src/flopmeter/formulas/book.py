@@ -64,7 +64,6 @@ class FormulaBook:
     def standard(cls) -> Self:
         """Return the book of convention fm-1, all families."""
         entries: dict[str, Entry] = {}
-        sources: list[bytes] = []
         for family in FAMILIES:
             module = import_module(f"flopmeter.formulas.{family}")
             for op, (kind, formula) in module.FORMULAS.items():
@@ -73,9 +72,11 @@ class FormulaBook:
                     raise FormulaError(msg, where=op)
                 entries[op] = Entry(kind, formula)
         folder = files("flopmeter.formulas")
-        for family in (*FAMILIES, "book", "call", "cost"):
-            sources.append(folder.joinpath(f"{family}.py").read_bytes().replace(b"\r\n", b"\n"))
-        return cls(entries=entries, digest=_digest(entries, [wire.digest(source) for source in sources]))
+        sources = [
+            wire.digest(folder.joinpath(f"{name}.py").read_bytes().replace(b"\r\n", b"\n"))
+            for name in (*FAMILIES, "book", "call", "cost")
+        ]
+        return cls(entries=entries, digest=_digest(entries, sources))
 
     def with_formula(self, op: str, formula: Formula, *, kind: str) -> "FormulaBook":
         """Return a book in which `op` has this formula; its digest tells it from the standard book.

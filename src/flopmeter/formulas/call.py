@@ -51,7 +51,7 @@ class AnyNumber:
         return "*"
 
 
-Arg: TypeAlias = "TensorSpec | AnyNumber | bool | int | float | str | None | tuple[Arg, ...]"
+Arg: TypeAlias = "TensorSpec | AnyNumber | bool | int | float | str | tuple[Arg, ...] | None"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
