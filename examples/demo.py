@@ -23,7 +23,7 @@ from torch.nn import functional
 
 from flopmeter import Account, Meter
 from flopmeter.cli.main import main as flopmeter
-from flopmeter.regimes.regime import LIVE, catalogue, find
+from flopmeter.regimes.regime import catalogue, find
 from flopmeter.report.summary import summarize
 from flopmeter.report.terminal import print_account
 from flopmeter.units import print_flop
@@ -48,6 +48,7 @@ class Plan:
 
     @property
     def tokens_per_step(self) -> int:
+        """Tokens of one optimizer update."""
         return self.batch * self.accumulation * self.context
 
 
@@ -65,6 +66,7 @@ class Block(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map (batch, length, width) to the same."""
         batch, length, width = x.shape
         heads = self.query_key_value(self.norm1(x)).view(batch, length, 3, self.heads, width // self.heads)
         query, key, value = heads.permute(2, 0, 3, 1, 4)
@@ -89,6 +91,7 @@ class GPT(nn.Module):
                 nn.init.normal_(parameter, std=0.02)
 
     def forward(self, text: Tensor, following: Tensor) -> Tensor:
+        """Return the mean loss of predicting each following byte; both are (batch, length)."""
         places = torch.arange(text.shape[1], device=text.device)
         x = self.norm(self.blocks(self.bytes(text) + self.places(places)))
         return functional.cross_entropy(self.head(x).flatten(0, 1), following.flatten())
@@ -118,6 +121,7 @@ def evaluate(model: GPT, text: Tensor, plan: Plan) -> float:
 
 def train(plan: Plan, out: Path) -> None:
     """Train, or go on training, with the meter on."""
+    out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
     text = read_text()
     split = len(text) * 95 // 100
@@ -143,10 +147,14 @@ def train(plan: Plan, out: Path) -> None:
         TimeRemainingColumn(),
     )
     with (
-        Meter(out, model=model, optimizer=optimizer, purpose="pretraining", regimes=[regime], signer=out / "key") as meter,
+        Meter(
+            out, model=model, optimizer=optimizer, purpose="pretraining", regimes=[regime], signer=out / "key"
+        ) as meter,
         Progress(*columns, console=console) as progress,
     ):
-        before = Account.of(out, live=True).flop
+        former = Account.of(out, live=True)
+        for gap in former.gaps:
+            console.print(f"the last life of this run ended early: {gap.detail}", style="yellow")
         bar = progress.add_task("", total=plan.steps, completed=step, loss=math.nan, rate=0, flop="")
         begun, first = time.monotonic(), step
         while step < plan.steps:
@@ -159,7 +167,7 @@ def train(plan: Plan, out: Path) -> None:
             step += 1
             meter.step(tokens=plan.tokens_per_step)
             rate = (step - first) * plan.tokens_per_step / (time.monotonic() - begun)
-            progress.update(bar, completed=step, loss=loss.item(), rate=rate, flop=print_flop(before + meter.flop))
+            progress.update(bar, completed=step, loss=loss.item(), rate=rate, flop=print_flop(former.flop + meter.flop))
             if step % plan.evaluate_every == 0:
                 with meter.purpose("evaluation"):
                     held_out = evaluate(model, text[split:], plan)
@@ -214,8 +222,9 @@ def run_command(*words: object) -> None:
 def report(out: Path) -> None:
     """Print and write the report, sign it, verify it."""
     account = Account.of(out)
-    regimes = [*(regime for regime in catalogue() if regime.status in LIVE), find(out / "regime.toml")]
-    findings = [regime.assess(account) for regime in regimes]
+    today = datetime.now(UTC).date()
+    regimes = [*(regime for regime in catalogue() if regime.is_live(today)), find(out / "regime.toml")]
+    findings = [regime.assess(account, on=today) for regime in regimes]
     console.rule("what this run took")
     print_account(account, console, name=out.name, findings=findings)
     summary = summarize(account, name=out.name, findings=[finding.to_wire() for finding in findings])
@@ -254,7 +263,6 @@ def main() -> None:
     args = parser.parse_args()
     logging.basicConfig(level="WARNING", format="%(message)s", handlers=[RichHandler(console=console, show_path=False)])
     set_aside(args.out)
-    args.out.mkdir(parents=True, exist_ok=True)
     try:
         train(Plan(steps=args.steps), args.out)
     except KeyboardInterrupt:

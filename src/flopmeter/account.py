@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from flopmeter import wire
 from flopmeter.errors import LedgerBrokenError, LedgerUnreadableError, MalformedError
@@ -125,7 +125,7 @@ class Account:
         for segment, following in zip(ledger.segments, [*ledger.segments[1:], None], strict=True):
             same_rank = following is not None and following.rank == segment.rank
             sums.add_segment(segment, following if same_rank else None, live=live)
-        return sums.close(cls, ledger)
+        return cls(**sums.fields(), run=ledger.run, **_circumstances(ledger))
 
     @property
     def flop(self) -> int:
@@ -269,7 +269,9 @@ class _Sums:
         body = entry.body
         if entry.kind == "gap":
             ns, ceiling = _parse(body.get("ns")), _parse(body.get("ceiling_flop_per_s"))
-            self._add_gap(segment, wire.parse_text(body.get("reason")), wire.parse_text(body.get("detail")), ns, ceiling)
+            self._add_gap(
+                segment, wire.parse_text(body.get("reason")), wire.parse_text(body.get("detail")), ns, ceiling
+            )
         elif entry.kind == "model":
             self.models[segment.rank] = Model.from_wire(body)
         elif entry.kind == "self-test":
@@ -307,35 +309,39 @@ class _Sums:
             bounded = None if open_ns and ceiling is None else closed_flop + _product(ceiling or 0, open_ns)
             self.upper = None if bounded is None else self.upper + bounded
 
-    def close(self, kind: "type[Account]", ledger: RunLedger) -> "Account":
+    def fields(self) -> dict[str, Any]:
+        """Return the sums, named as an Account names them."""
         tally = Tally.of(
             (count for part in self.counts for count in part.counts),
             (seen for part in self.counts for seen in part.uncounted),
         )
-        models = list(self.models.values())
-        return kind(
-            run=ledger.run,
-            ranks=len({segment.rank for segment in ledger.segments}),
-            steps=max(self.steps.values(), default=0),
-            tokens=self.tokens,
-            samples=self.samples,
-            tally=tally,
-            usage=self.usage,
-            upper=None if self.upper is None else max(self.upper, tally.flop),
-            gaps=tuple(self.gaps),
-            model=models[0] if models else None,
-            passages=dict(self.passages),
-            own_ns=self.own_ns,
-            metered_ns=self.metered_ns,
-            subjects=self.subjects,
-            books=_texts(ledger, "book"),
-            self_tests=tuple(self.self_tests),
-            warned=tuple(self.warned),
-            attestations=tuple(self.attestations),
-            started=ledger.segments[0].header.at,
-            ended=max(segment.entries[-1].at for segment in ledger.segments),
-            heads=ledger.heads,
-        )
+        return {
+            "steps": max(self.steps.values(), default=0),
+            "tokens": self.tokens,
+            "samples": self.samples,
+            "tally": tally,
+            "usage": self.usage,
+            "upper": None if self.upper is None else max(self.upper, tally.flop),
+            "gaps": tuple(self.gaps),
+            "model": next(iter(self.models.values()), None),
+            "passages": dict(self.passages),
+            "own_ns": self.own_ns,
+            "metered_ns": self.metered_ns,
+            "subjects": self.subjects,
+            "self_tests": tuple(self.self_tests),
+            "warned": tuple(self.warned),
+            "attestations": tuple(self.attestations),
+        }
+
+
+def _circumstances(ledger: RunLedger) -> dict[str, Any]:
+    return {
+        "ranks": len({segment.rank for segment in ledger.segments}),
+        "books": _texts(ledger, "book"),
+        "started": ledger.segments[0].header.at,
+        "ended": max(segment.entries[-1].at for segment in ledger.segments),
+        "heads": ledger.heads,
+    }
 
 
 def _texts(ledger: RunLedger, name: str) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -30,6 +31,12 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     import torch
+
+    from flopmeter.alarm import Alarm
+    from flopmeter.attestation.signers.signer import Signer
+    from flopmeter.regimes.regime import Regime
+    from flopmeter.sensors.nvml import NvmlSampler
+    from flopmeter.sensors.passage import TorchSensor
 
 INTERVAL_S = 5.0
 MAX_GAPS = 1000
@@ -72,8 +79,8 @@ class Meter:
         exact: bool = False,
         overhead_budget: float = 0.01,
         purpose: str | None = None,
-        regimes: Sequence[Any] = (),
-        signer: object | None = None,
+        regimes: "Sequence[Regime | Path | str]" = (),
+        signer: "Signer | Path | str | None" = None,
         book: FormulaBook | None = None,
         strict: bool = False,
         interval_s: float = INTERVAL_S,
@@ -91,8 +98,8 @@ class Meter:
         self._alarm = _make_alarm(self.run_dir, regimes, signer)
         self._recording = Recording()
         self._ledger: LedgerFile | None = None
-        self._sensor: Any = None
-        self._nvml: Any = None
+        self._sensor: TorchSensor | None = None
+        self._nvml: NvmlSampler | None = None
         self._events: list[tuple[str, Mapping[str, wire.Wire]]] = []
         self._gaps = 0
         self._stepped: set[int] = set()
@@ -114,19 +121,21 @@ class Meter:
         """Open the ledger, test the counter, hook in; a second call changes nothing."""
         if self._ledger is not None:
             return self
-        from flopmeter.sensors.nvml import NvmlSampler, find_cuda_uuids  # noqa: PLC0415  # torch comes in here
-        from flopmeter.sensors.passage import TorchSensor  # noqa: PLC0415
-        from flopmeter.sensors.self_test import run_self_test  # noqa: PLC0415
+        from flopmeter.sensors.nvml import NvmlSampler, find_cuda_uuids  # torch comes in here
+        from flopmeter.sensors.passage import TorchSensor
+        from flopmeter.sensors.self_test import run_self_test
 
         rank, world = _read_rank()
         test = run_self_test(self._book)
         self._ledger = LedgerFile(self.run_dir, rank=rank, header=self._header(world, test.torch_version))
         former = self._ledger.former
-        before = Account.of(former) if former is not None else None
-        own = [s for s in former.segments if s.rank == rank] if former is not None else []
-        self._recording = Recording(first=Account.of(former).steps if former is not None and own else 0)
+        own = tuple(s for s in former.segments if s.rank == rank) if former is not None else ()
+        done = Account.of(replace(former, segments=own)).steps if former is not None and own else 0
+        self._recording = Recording(first=done)
+        if rank:
+            self._alarm = None  # one rank warns for all
         if self._alarm is not None:
-            self._alarm.start(before)
+            self._alarm.start(former, own_file=self._ledger.path)
         self._write("self-test", test.to_wire())
         if not test.has_passed:
             self._gap("self-test", "the counter gave a wrong answer to a known question on this torch build", None)
@@ -145,7 +154,7 @@ class Meter:
 
         Optimizers may be named too; they are seen anyway.
         """
-        from flopmeter.sensors.model import measure_model  # noqa: PLC0415
+        from flopmeter.sensors.model import measure_model
 
         given = [*(model if isinstance(model, list | tuple) else [model]), *more]
         modules = [item for item in given if hasattr(item, "register_forward_pre_hook")]
@@ -219,25 +228,24 @@ class Meter:
 
     def close(self, *, reason: str = "end") -> None:
         """Take the hooks away, write the last record and let go of the ledger; twice is fine."""
-        if self._sensor is None or self._ledger is None:
+        if self._sensor is None or self._ledger is None or self._nvml is None:
             return
-        sensor, self._sensor = self._sensor, None
-        sensor.stop()
+        self._sensor.stop()
         if self._stepped and not self._has_explicit_steps:
             self._recording.finish_step(tokens=0, samples=0)
         self._nvml.stop()
-        self._flush(sensor)
+        self._flush()
         if self._alarm is not None:
             for _ in range(2):  # what is being signed, and what became due meanwhile
                 self._events.extend(self._alarm.settle())
-                self._flush(sensor)
+                self._flush()
             self._events.extend(self._alarm.settle())
         self._events.append(("close", {"reason": reason}))
-        self._flush(sensor)
+        self._flush()
         if self._events:
             _log.error("%s: the last %d records could not be written", self.run_dir, len(self._events))
         self._ledger.close()
-        self._ledger = None
+        self._sensor = self._ledger = None
 
     # What the sensor calls.
 
@@ -262,7 +270,9 @@ class Meter:
     def sensor_failed(self, error: Exception) -> None:
         """Record a failure of ours as a gap; raise it in strict mode."""
         if self._strict:
-            raise error if isinstance(error, FlopmeterError) else MeterError(f"{type(error).__name__}: {error}") from error
+            raise (
+                error if isinstance(error, FlopmeterError) else MeterError(f"{type(error).__name__}: {error}")
+            ) from error
         _log.warning("metering failed, the run goes on: %s", error)
         self._gap("failure", f"{type(error).__name__}: {error}"[:500], None)
 
@@ -276,7 +286,11 @@ class Meter:
             "purpose": self._purpose,
             "exact": self._exact,
             "overhead_budget": f"{self._overhead_budget:g}",
-            "versions": {"flopmeter": version("flopmeter"), "torch": torch_version, "python": platform.python_version()},
+            "versions": {
+                "flopmeter": version("flopmeter"),
+                "torch": torch_version,
+                "python": platform.python_version(),
+            },
             "host": {"system": platform.system(), "machine": platform.machine(), "cores": str(os.cpu_count() or 1)},
         }
 
@@ -311,26 +325,13 @@ class Meter:
         if time.monotonic_ns() - self._last_flush_ns >= self._interval_ns:
             self._flush()
 
-    def _flush(self, sensor: Any = None) -> None:
+    def _flush(self) -> None:
         """Write what is open and make it durable; what cannot be written is kept and tried again."""
         if self._ledger is None:
             return
         self._last_flush_ns = time.monotonic_ns()
-        sensor = sensor or self._sensor
         try:
-            for table in self._recording.unwritten():
-                self._ledger.append("table", table.to_wire())
-                self._recording.table_written(table)
-            usage = self._nvml.read() if self._nvml is not None else None
-            for uuid, fields in self._nvml.identities().items() if self._nvml is not None else ():
-                if self._recording.is_new_device(uuid):
-                    self._events.append(("device", {"uuid": uuid, **fields}))
-            if usage is not None:
-                self._recording.add_usage(usage)
-            if not self._recording.is_empty:
-                own_ns = sensor.own_ns if sensor is not None else 0
-                self._ledger.append("steps", self._recording.steps(own_ns=own_ns, ceiling=self._ceiling()).to_wire())
-                self._recording.steps_written(own_ns=own_ns)
+            self._write_steps(self._ledger)
             if self._alarm is not None:
                 self._events.extend(self._alarm.look(self._recording.total))
             while self._events:
@@ -347,6 +348,21 @@ class Meter:
                 _log.warning("the ledger cannot be written, the run goes on and it is tried again: %s", error)
             self._is_failing = True
 
+    def _write_steps(self, ledger: LedgerFile) -> None:
+        """Write tables not yet written, then the record that names them; it stays open if one of them fails."""
+        for table in self._recording.unwritten():
+            ledger.append("table", table.to_wire())
+            self._recording.table_written(table)
+        if self._nvml is not None:
+            self._recording.add_usage(self._nvml.read())
+            for uuid, fields in self._nvml.identities().items():
+                if self._recording.is_new_device(uuid):
+                    self._events.append(("device", {"uuid": uuid, **fields}))
+        if not self._recording.is_empty:
+            own_ns = self._sensor.own_ns if self._sensor is not None else 0
+            ledger.append("steps", self._recording.steps(own_ns=own_ns, ceiling=self._ceiling()).to_wire())
+            self._recording.steps_written(own_ns=own_ns)
+
 
 def digest_file(path: Path) -> str:
     """Return the SHA-256 of a file's content."""
@@ -354,11 +370,13 @@ def digest_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _make_alarm(run_dir: Path, regimes: Sequence[Any], signer: object | None) -> Any:
+def _make_alarm(
+    run_dir: Path, regimes: "Sequence[Regime | Path | str]", signer: "Signer | Path | str | None"
+) -> "Alarm | None":
     """Look the regimes and the key up now, so that a wrong name is said before training begins."""
     if not regimes:
         return None
-    from flopmeter.alarm import Alarm  # noqa: PLC0415  # loads regimes and signing, which few runs need
+    from flopmeter.alarm import Alarm  # loads regimes and signing, which few runs need
 
     return Alarm.of(run_dir, regimes, signer)
 

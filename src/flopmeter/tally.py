@@ -106,12 +106,25 @@ class OpCount:
             MalformedError: a field is missing, of the wrong type, or outside the contract's lists.
         """
         fields = wire.parse_object(value, name="op count")
-        texts = {name: wire.parse_text(fields.get(name), name=name) for name in DIMENSIONS}
-        counts = {
-            name: wire.parse_count(fields.get(name), name=name) for name in ("calls", "flop", "int_op", "masked_flop")
-        }
+        op, kind, phase, purpose, precision, basis = (
+            wire.parse_text(fields.get(name), name=name) for name in DIMENSIONS
+        )
+        calls, flop, int_op, masked_flop = (
+            wire.parse_count(fields.get(name), name=name) for name in ("calls", "flop", "int_op", "masked_flop")
+        )
         try:
-            return cls(**texts, **counts)
+            return cls(
+                op=op,
+                kind=kind,
+                phase=phase,
+                purpose=purpose,
+                precision=precision,
+                basis=basis,
+                calls=calls,
+                flop=flop,
+                int_op=int_op,
+                masked_flop=masked_flop,
+            )
         except ValueError as error:
             raise MalformedError(str(error)) from error
 
@@ -263,9 +276,7 @@ class Tally:
             if name not in DIMENSIONS:
                 msg = f"{name!r} is no dimension of a tally; there are {', '.join(DIMENSIONS)}"
                 raise ValueError(msg)
-        return Tally(
-            tuple(c for c in self.counts if all(getattr(c, name) == value for name, value in wanted.items()))
-        )
+        return Tally(tuple(c for c in self.counts if all(getattr(c, name) == value for name, value in wanted.items())))
 
     def labelled(self, *, purpose: str, basis: str) -> "Tally":
         """Return the same counts under another purpose and basis (a passage's table knows neither)."""

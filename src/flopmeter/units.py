@@ -17,7 +17,7 @@ def print_flop(value: int | None, *, digits: int = 3) -> str:
     """
     if value is None:
         return "unknown"
-    if abs(value) < 10_000:  # noqa: PLR2004
+    if abs(value) < 10_000:
         return f"{value} FLOP"
     return f"{_scientific(value, digits)} FLOP"
 
@@ -35,9 +35,9 @@ def print_duration(value_ns: int | None) -> str:
     if value_ns is None:
         return "unknown"
     seconds = value_ns / NS_PER_S
-    if seconds < 120:  # noqa: PLR2004
+    if seconds < 120:
         return f"{seconds:.3g} s"
-    if seconds < 7200:  # noqa: PLR2004
+    if seconds < 7200:
         return f"{seconds / 60:.1f} min"
     return f"{seconds / 3600:.1f} h"
 
@@ -71,7 +71,7 @@ def parse_flop(text: str) -> int:
     except InvalidOperation:
         msg = f"{text!r} is not a number of FLOP; write 1e25, or all its digits"
         raise ValueError(msg) from None
-    if not value.is_finite() or value < 0 or value.adjusted() > 60 or value != value.to_integral_value():  # noqa: PLR2004
+    if not value.is_finite() or value < 0 or value.adjusted() > 60 or value != value.to_integral_value():
         msg = f"{text!r} is not a whole, non-negative number of FLOP below 1e60"
         raise ValueError(msg)
     return int(value)

@@ -15,7 +15,7 @@ from typing import NoReturn, TypeAlias
 
 from flopmeter.errors import MalformedError
 
-Wire: TypeAlias = "str | bool | None | Sequence[Wire] | Mapping[str, Wire]"
+Wire: TypeAlias = "str | bool | Sequence[Wire] | Mapping[str, Wire] | None"
 """What may travel: no int, no float."""
 
 MAX_BYTES = 64 * 1024 * 1024
@@ -190,7 +190,7 @@ def _refuse_numbers(value: Wire) -> None:
         return
     if isinstance(value, Mapping):
         for key, inner in value.items():
-            if not (isinstance(key, str) and key.isascii()):
+            if not str(key).isascii() or type(key) is not str:
                 msg = f"a key on the wire is ASCII text, not {key!r}"
                 raise TypeError(msg)
             _refuse_numbers(inner)

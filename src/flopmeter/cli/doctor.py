@@ -56,7 +56,9 @@ def _print(found: dict[str, object]) -> None:
     print_text(f"flopmeter  {found['flopmeter']}, Python {found['python']}")
     print_text(f"counting   convention {found['convention']}: a multiply-add is two operations")
     print_text(f"book       {found['operators']} operators, {str(found['book'])[:12]}…")
-    print_text(f"torch      {found['torch'] or 'not installed: runs cannot be metered here, attestations can be verified'}")
+    print_text(
+        f"torch      {found['torch'] or 'not installed: runs cannot be metered here, attestations can be verified'}"
+    )
     test = found["self_test"]
     if isinstance(test, dict):
         for answer in test["answers"]:

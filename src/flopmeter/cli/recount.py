@@ -54,7 +54,9 @@ def read_book(path: Path) -> FormulaBook:
             book = book.with_formula(op, formula, kind=kind)
     except (AttributeError, ImportError, NameError, SyntaxError, TypeError, ValueError) as error:
         msg = f"holds no usable FORMULAS: {error}"
-        raise FormulaError(msg, where=str(path), hint="write FORMULAS = {'namespace::op': ('matmul', formula)}") from error
+        raise FormulaError(
+            msg, where=str(path), hint="write FORMULAS = {'namespace::op': ('matmul', formula)}"
+        ) from error
     return book
 
 

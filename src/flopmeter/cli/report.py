@@ -4,12 +4,13 @@ Not here: figures (`account.py`), words (`report/`).
 """
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 from flopmeter.account import Account
 from flopmeter.cli.output import DONE, build_parser, print_json
 from flopmeter.ledger.file import is_being_written
-from flopmeter.regimes.regime import LIVE, Finding, catalogue, find
+from flopmeter.regimes.regime import Finding, catalogue, find
 
 
 def run(argv: Sequence[str]) -> int:
@@ -42,5 +43,6 @@ def run(argv: Sequence[str]) -> int:
 
 def assess(account: Account, names: Sequence[str]) -> list[Finding]:
     """Return the findings of the named regimes, or of all that are in force or in use."""
-    regimes = [find(name) for name in names] or [regime for regime in catalogue() if regime.status in LIVE]
-    return [regime.assess(account) for regime in regimes]
+    today = datetime.now(UTC).date()
+    regimes = [find(name) for name in names] or [regime for regime in catalogue() if regime.is_live(today)]
+    return [regime.assess(account, on=today) for regime in regimes]

@@ -20,9 +20,7 @@ def estimate_six_nd(*, parameters: int | None, tokens: int | None) -> Estimate:
         129600000000000000000000
     """
     if not parameters or not tokens:
-        missing = " and ".join(
-            name for name, value in (("parameters", parameters), ("tokens", tokens)) if not value
-        )
+        missing = " and ".join(name for name, value in (("parameters", parameters), ("tokens", tokens)) if not value)
         return Estimate(method="6nd", flop=None, note=f"unknown: {missing}")
     inputs = {"parameters": str(parameters), "tokens": str(tokens)}
     return Estimate(method="6nd", flop=6 * parameters * tokens, inputs=inputs)

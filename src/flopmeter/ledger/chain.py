@@ -69,7 +69,7 @@ def read_segment(path: Path) -> Segment:
     Raises:
         LedgerMissingError: no such file, or it cannot be opened.
         LedgerUnreadableError: a line is not an entry, or the first is no header of this format.
-        LedgerBrokenError: a digest, a sequence number or a link does not follow.
+        LedgerBrokenError: a digest, a sequence number or a link does not follow, or the last newline was changed.
     """
     try:
         data = path.read_bytes()
@@ -78,6 +78,9 @@ def read_segment(path: Path) -> Segment:
         raise LedgerMissingError(msg, where=str(path)) from error
     *lines, rest = data.split(b"\n")
     entries = tuple(_walk(lines, path))
+    if rest and _is_whole(rest[:-1]):
+        msg = "its last line is whole and ends in another byte than a newline: it was changed, not torn"
+        raise LedgerBrokenError(msg, where=str(path))
     if not entries:
         msg = "no complete line in it"
         raise LedgerUnreadableError(msg, where=str(path))
@@ -86,6 +89,39 @@ def read_segment(path: Path) -> Segment:
         msg = f"the first line is no header of {FORMAT}"
         raise LedgerUnreadableError(msg, where=str(path))
     return Segment(path=path, entries=entries, torn=Torn(len(rest), wire.digest(rest)) if rest else None)
+
+
+def _is_whole(line: bytes) -> bool:
+    try:
+        Entry.from_line(line, where="")
+    except (LedgerBrokenError, LedgerUnreadableError):
+        return False
+    return True
+
+
+def find_last(path: Path, *, kind: str, tail_bytes: int = 262_144) -> Entry | None:
+    """Return the last entry of a kind among the last lines of a file that may still grow; None where there is none.
+
+    Cheap, and no proof: only the line itself is checked.
+
+    Raises:
+        LedgerMissingError: the file cannot be read.
+        LedgerUnreadableError: a line is not an entry.
+        LedgerBrokenError: a line was changed.
+    """
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - tail_bytes))
+            is_whole = file.tell() == 0
+            lines = file.read().split(b"\n")[:-1]
+    except OSError as error:
+        msg = f"cannot be read: {error.strerror}"
+        raise LedgerMissingError(msg, where=str(path)) from error
+    for line in reversed(lines if is_whole else lines[1:]):
+        entry = Entry.from_line(line, where=str(path))
+        if entry.kind == kind:
+            return entry
+    return None
 
 
 def _walk(lines: list[bytes], path: Path) -> Iterator[Entry]:

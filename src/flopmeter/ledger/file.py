@@ -16,7 +16,7 @@ from pathlib import Path
 from flopmeter import wire
 from flopmeter.errors import LedgerError, LedgerLockedError, LedgerMissingError
 from flopmeter.ledger.entry import FORMAT, GENESIS, Entry
-from flopmeter.ledger.merge import continues, read_run
+from flopmeter.ledger.merge import RUN_FILE, continues, read_run
 
 
 class LedgerFile:
@@ -27,7 +27,12 @@ class LedgerFile:
     """
 
     def __init__(
-        self, run_dir: Path | str, *, rank: int = 0, header: Mapping[str, wire.Wire], now: Callable[[], str] | None = None
+        self,
+        run_dir: Path | str,
+        *,
+        rank: int = 0,
+        header: Mapping[str, wire.Wire],
+        now: Callable[[], str] | None = None,
     ) -> None:
         """Lock, read what is there, and write the header of a new segment.
 
@@ -50,7 +55,9 @@ class LedgerFile:
         except OSError as error:
             os.close(self._lock_fd)
             msg = f"another process, or another Meter of this one, is writing rank {rank} of this run"
-            raise LedgerLockedError(msg, where=str(self._folder), hint="wait for it to end, or use another directory") from error
+            raise LedgerLockedError(
+                msg, where=str(self._folder), hint="wait for it to end, or use another directory"
+            ) from error
         _release_in_forks(self)
         try:
             self._open(Path(run_dir), rank, header)
@@ -59,13 +66,13 @@ class LedgerFile:
             raise
 
     def _open(self, run_dir: Path, rank: int, header: Mapping[str, wire.Wire]) -> None:
-        self.run, self.segment, before = os.urandom(16).hex(), 0, None
+        self.segment, before = 0, None
         try:
             former = read_run(run_dir)
         except LedgerMissingError:
             former = None
+        self.run = former.run if former is not None else _agree_on_run(self._folder)
         if former is not None:
-            self.run = former.run
             own = [segment for segment in former.segments if segment.rank == rank]
             if own:
                 self.segment, before = own[-1].number + 1, continues(own[-1])
@@ -121,7 +128,7 @@ class LedgerFile:
         try:
             written = os.write(self._fd, line)
             if written != len(line):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # noqa: TRY301
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             os.ftruncate(self._fd, self._size)
             msg = f"line {self._seq + 1} could not be written: {error.strerror}"
@@ -193,6 +200,28 @@ def _lock(descriptor: int) -> None:
     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
+def _agree_on_run(folder: Path) -> str:
+    """Return the id of a new run: the first rank to come makes it up, the others read it, and nobody talks.
+
+    Raises:
+        LedgerError: it can be neither written nor read.
+    """
+    name, own = folder / RUN_FILE, os.urandom(16).hex()
+    draft = folder / f"{RUN_FILE}.{own}.new"
+    try:
+        draft.write_text(f"{own}\n", encoding="ascii")
+        try:
+            os.link(draft, name)
+        except FileExistsError:
+            return name.read_text(encoding="ascii").strip()
+        finally:
+            draft.unlink()
+    except (OSError, ValueError) as error:
+        msg = f"the id of the run cannot be written: {error}"
+        raise LedgerError(msg, where=str(folder)) from error
+    return own
+
+
 def _release_in_forks(ledger: LedgerFile) -> None:
     """Close a child's copies of the descriptors: a flock lives as long as any copy of its descriptor."""
     reference = weakref.ref(ledger)
@@ -212,5 +241,3 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-

@@ -12,6 +12,8 @@ from flopmeter.errors import LedgerBrokenError, LedgerMissingError, LedgerUnread
 from flopmeter.ledger.chain import Segment, read_segment
 from flopmeter.ledger.entry import Entry
 
+RUN_FILE = "run"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Head:
@@ -64,9 +66,12 @@ class RunLedger:
         cut = []
         for head in heads:
             segment = files.get(head.file)
-            found = segment.entries[head.entries - 1].digest if segment and 0 < head.entries <= len(segment.entries) else ""
+            found = (
+                segment.entries[head.entries - 1].digest if segment and 0 < head.entries <= len(segment.entries) else ""
+            )
             if segment is None or found != head.digest:
-                msg = f"line {head.entries} of {head.file} is {found[:12] or 'not here'}, {head.digest[:12]}… was expected"
+                here = found[:12] or "not here"
+                msg = f"line {head.entries} of {head.file} is {here}, {head.digest[:12]}… was expected"
                 raise LedgerBrokenError(msg, where=str(self.path))
             whole = head.entries == len(segment.entries)
             cut.append(replace(segment, entries=segment.entries[: head.entries], torn=segment.torn if whole else None))
@@ -104,9 +109,24 @@ def read_run(run_dir: Path | str) -> RunLedger:
     if len(runs) > 1:
         msg = f"these files belong to {len(runs)} runs: {', '.join(run[:8] for run in runs)}"
         raise LedgerBrokenError(msg, where=str(folder))
+    _check_run_file(folder / RUN_FILE, runs[0])
     for before, after in zip([None, *segments], segments, strict=False):
         _check_link(before if before is not None and before.rank == after.rank else None, after)
     return RunLedger(path=path, run=runs[0], segments=tuple(segments))
+
+
+def _check_run_file(path: Path, run: str) -> None:
+    """Check the file by which the ranks of a new run agreed on its id; a copy of the ledger may lack it."""
+    try:
+        agreed = path.read_bytes()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        msg = f"cannot be read: {error.strerror}"
+        raise LedgerMissingError(msg, where=str(path)) from error
+    if agreed != f"{run}\n".encode():
+        msg = f"it does not hold the id of the run ({run[:8]}…): it was changed"
+        raise LedgerBrokenError(msg, where=str(path))
 
 
 def _read(file: Path) -> Segment:
@@ -133,7 +153,7 @@ def _check_link(before: Segment | None, after: Segment) -> None:
         return
     actual = continues(before)
     if after.number != before.number + 1 or claimed != actual:
-        msg = f"it does not go on where {before.path.name} ends ({before.head[:12]}…): a file was cut, changed or left out"
+        msg = f"it does not go on where {before.path.name} ends ({before.head[:12]}…): one was cut or changed"
         raise LedgerBrokenError(msg, where=where)
 
 

@@ -14,13 +14,12 @@ from flopmeter.units import NS_PER_S
 SPLITS = ("phase", "kind", "precision", "purpose", "basis")
 
 
-
-def summarize(
-    account: Account, *, name: str, findings: Iterable[Mapping[str, wire.Wire]] = ()
-) -> dict[str, object]:
+def summarize(account: Account, *, name: str, findings: Iterable[Mapping[str, wire.Wire]] = ()) -> dict[str, object]:
     """Return the fields of `flopmeter report --json`."""
     reconciliation = Reconciliation.of(account)
-    passages = {basis: str(account.passages.get(basis, 0)) for basis in ("counted", "replayed", "interpolated", "sampled")}
+    passages = {
+        basis: str(account.passages.get(basis, 0)) for basis in ("counted", "replayed", "interpolated", "sampled")
+    }
     return {
         "run": name,
         "run_id": account.run,

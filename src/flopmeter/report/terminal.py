@@ -64,8 +64,10 @@ def _head(account: Account, name: str) -> Iterable[RenderableType]:
         f" {print_ratio(account.overhead_fraction)} of the metered time"
     )
     if account.int_op:
-        yield Text(f"  besides {account.int_op:,} integer operations; masked attention pairs left out:"
-                   f" {print_flop(account.tally.masked_flop)}")
+        yield Text(
+            f"  besides {account.int_op:,} integer operations; masked attention pairs left out:"
+            f" {print_flop(account.tally.masked_flop)}"
+        )
 
 
 def _split(tally: Tally, dimension: str, order: Sequence[str]) -> Table:
@@ -158,8 +160,10 @@ def _record(account: Account) -> Iterable[RenderableType]:
     failed = tests.count(False)
     answer = "passed" if tests and not failed else f"{failed} failed" if failed else "not run"
     yield Text(f"self-test of the counter: {answer} ({len(tests)} {_plural('start', len(tests))})")
-    yield Text(f"ledger: {account.entries:,} lines in {len(account.heads)} {_plural('file', len(account.heads))},"
-               f" head {account.head[:16]}…, convention fm-1, book {', '.join(book[:12] for book in account.books)}")
+    yield Text(
+        f"ledger: {account.entries:,} lines in {len(account.heads)} {_plural('file', len(account.heads))},"
+        f" head {account.head[:16]}…, convention fm-1, book {', '.join(book[:12] for book in account.books)}"
+    )
 
 
 def _table(first: str, *rest: str) -> Table:

@@ -5,7 +5,7 @@ Every method that torch or a framework calls wears `guarded`. Not here: what hap
 
 import functools
 from collections.abc import Callable
-from typing import Any, Concatenate, ParamSpec, Protocol
+from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 
 class Guarded(Protocol):
@@ -16,16 +16,16 @@ class Guarded(Protocol):
 
 
 P = ParamSpec("P")
+S = TypeVar("S", bound=Guarded)
 
 
-def guarded(method: Callable[Concatenate[Any, P], None]) -> Callable[Concatenate[Any, P], None]:
+def guarded(method: Callable[Concatenate[S, P], None]) -> Callable[Concatenate[S, P], None]:
     """Turn every exception of a method into a call of `on_failure`, so that the user's run goes on."""
 
-    @functools.wraps(method)
-    def wrapper(self: Guarded, *args: P.args, **kwargs: P.kwargs) -> None:
+    def wrapper(self: S, /, *args: P.args, **kwargs: P.kwargs) -> None:
         try:
             method(self, *args, **kwargs)
-        except Exception as error:  # the one place: the run must live
+        except Exception as error:  # noqa: BLE001  # the one place: the run must live
             self.on_failure(error)
 
-    return wrapper
+    return functools.update_wrapper(wrapper, method)

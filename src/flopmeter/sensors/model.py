@@ -19,7 +19,7 @@ def measure_model(modules: Iterable[torch.nn.Module]) -> Model:
     Is not: the size of a shard; a sharded tensor tells its logical size.
     """
     parameters: dict[int, torch.nn.Parameter] = {}
-    tables: dict[int, torch.nn.Parameter] = {}
+    tables: dict[int, torch.Tensor] = {}
     for module in modules:
         parameters.update((id(parameter), parameter) for parameter in module.parameters())
         for part in module.modules():

@@ -9,6 +9,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from typing import Any
 
 from flopmeter.usage import DeviceUsage, Usage
@@ -91,7 +92,7 @@ class NvmlSampler:
         library = self._library
         if library is None:
             try:
-                import pynvml as library  # noqa: PLC0415  # loaded where and when it is needed
+                library = import_module("pynvml")
             except ImportError as error:
                 self._say(f"nvidia-ml-py is not installed: {error}")
                 return None
@@ -161,7 +162,7 @@ class NvmlSampler:
 def probe_driver() -> dict[str, Any]:
     """Return driver version and devices as NVML names them, or a note that says why there are none."""
     try:
-        import pynvml  # noqa: PLC0415
+        import pynvml
     except ImportError as error:
         return {"driver": None, "devices": [], "note": f"nvidia-ml-py is not installed: {error}"}
     try:
@@ -180,7 +181,7 @@ def probe_driver() -> dict[str, Any]:
 
 def find_cuda_uuids() -> list[str]:
     """Return the UUIDs of the CUDA devices on which this process has reserved memory; initialises nothing."""
-    import torch  # noqa: PLC0415  # so that the sampler itself can be tried without torch
+    import torch  # so that the sampler itself can be tried without torch
 
     if not torch.cuda.is_initialized():
         return []

@@ -9,9 +9,27 @@ from typing import Any, NamedTuple, TypeAlias
 
 import torch
 
+from flopmeter.sensors.torch_ops import is_tf32_on
+
 Situation: TypeAlias = tuple[Any, ...]
 
-_MAX_DEPTH = 4
+OTHER: Situation = ("other",)
+"""A situation that tells nothing: its passages are counted each time and never replayed."""
+
+_MAX_DEPTH = 6
+_MAX_FIELDS = 64
+_SETTINGS = tuple(
+    getattr(torch._C, name)  # noqa: SLF001
+    for name in (
+        "_get_flash_sdp_enabled",
+        "_get_mem_efficient_sdp_enabled",
+        "_get_math_sdp_enabled",
+        "_get_cudnn_sdp_enabled",
+        "_get_mkldnn_enabled",
+        "_get_deterministic_algorithms",
+    )
+    if hasattr(torch._C, name)  # noqa: SLF001
+)
 _sequence_nr = getattr(torch._C._autograd, "_get_sequence_nr", None)  # noqa: SLF001
 
 
@@ -19,12 +37,13 @@ class Witness(NamedTuple):
     """What was seen of a passage without looking at its operators.
 
     `nodes` is how many autograd nodes were made; `gradients` whether those of the first and the last parameter
-    changed; `ended_by` which boundary closed the passage.
+    changed; `ended_by` which boundary closed the passage; `inner` marks optimizers that stepped inside its backward.
     """
 
     nodes: int
     gradients: tuple[bool, ...]
     ended_by: str
+    inner: int = 0
 
 
 class WatchedModel:
@@ -33,20 +52,43 @@ class WatchedModel:
     def __init__(self, module: torch.nn.Module) -> None:
         """Look the parts up."""
         self.module = module
-        self.refresh()
+        self.version = 0
+        self._look_up()
 
-    def refresh(self) -> None:
-        """Look the parts up again (after layers were added or removed)."""
+    def _look_up(self) -> None:
         self._modules = list(self.module.modules())
         self._parameters = list(self.module.parameters())
+        self._children = [module._modules for module in self._modules]  # noqa: SLF001
+        self._lengths = tuple(map(len, self._children))
+        self.is_stale = False
+
+    def refresh(self) -> bool:
+        """Look the parts up again where layers or parameters were added, exchanged or removed; say whether they were.
+
+        Torch tells of additions (`is_stale`); of removals the number of children tells.
+        """
+        if not self.is_stale and tuple(map(len, self._children)) == self._lengths:
+            return False
+        before = [*map(id, self._modules), *map(id, self._parameters)]
+        self._look_up()
+        if [*map(id, self._modules), *map(id, self._parameters)] == before:
+            return False
+        self.version += 1
+        return True
 
     def situation(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Situation:
-        """Return the fingerprint of a forward that is about to run."""
+        """Return the fingerprint of a forward that is about to run; `OTHER` where it cannot be told from others."""
+        if torch._C._functorch.peek_interpreter_stack() is not None:  # noqa: SLF001
+            return OTHER  # vmap and its kin hide shapes
+        try:
+            given = (_fingerprint(args, _MAX_DEPTH), _fingerprint(kwargs, _MAX_DEPTH))
+        except _HiddenShapeError:
+            return OTHER
         return (
             "forward",
             id(self.module),
-            _fingerprint(args, _MAX_DEPTH),
-            _fingerprint(kwargs, _MAX_DEPTH),
+            self.version,
+            given,
             tuple([module.training for module in self._modules]),
             tuple([parameter.requires_grad for parameter in self._parameters]),
             tuple([parameter.grad is None for parameter in self._ends()]),
@@ -58,7 +100,7 @@ class WatchedModel:
         return [trainable[0], trainable[-1]] if trainable else []
 
     def gradient_marks(self) -> tuple[Any, ...]:
-        """Return marks of the first and last trainable parameter's gradient that change when a backward reaches them."""
+        """Return marks of the first and last gradient; a backward that reaches them changes them."""
         return tuple(
             [None if p.grad is None else (id(p.grad), p.grad._version) for p in self._ends()]  # noqa: SLF001
         )
@@ -70,9 +112,14 @@ def ambient() -> Situation:
         torch.is_grad_enabled(),
         torch.is_inference_mode_enabled(),
         *(
-            (torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else ()
+            (torch.is_autocast_enabled(device), torch.get_autocast_dtype(device))
+            if torch.is_autocast_enabled(device)
+            else ()
             for device in ("cpu", "cuda")
         ),
+        # Which kernels attention, products and convolutions take, and in which precision.
+        *[read() for read in _SETTINGS],
+        *([is_tf32_on()] if torch.cuda.is_initialized() else []),
     )
 
 
@@ -98,18 +145,41 @@ def _gradient_spec(parameter: torch.Tensor) -> Any:
     return None if gradient is None else (gradient.shape, gradient.dtype, gradient.layout)
 
 
+class _HiddenShapeError(Exception):
+    """A value whose size cannot be read from outside."""
+
+
 def _fingerprint(value: Any, depth: int) -> Any:
     """Return shapes and types of tensors, and plain values as they are, to a few levels of nesting."""
     if isinstance(value, torch.Tensor):
+        if value.layout is not torch.strided or value.is_nested:
+            raise _HiddenShapeError
         return (value.shape, value.dtype, value.device.type, value.requires_grad)
     if value is None or isinstance(value, bool | int | str):
         return value
     if isinstance(value, float):
         return value if value in (0.0, 1.0) else "float"
-    if depth == 0:
-        return type(value).__name__
+    if depth <= 0:
+        raise _HiddenShapeError
     if isinstance(value, Mapping):
         return tuple([(str(key), _fingerprint(item, depth - 1)) for key, item in value.items()])
     if isinstance(value, list | tuple):
         return tuple([_fingerprint(item, depth - 1) for item in value])
-    return type(value).__name__
+    return _fingerprint_object(value, depth)
+
+
+def _fingerprint_object(value: Any, depth: int) -> Any:
+    """Look into an object that a user made to carry tensors (a batch, a cache); others are told by their type.
+
+    A class, a function or a module is told by itself. An object of very many fields (a tokenizer) is no carrier.
+    """
+    if isinstance(value, type | torch.nn.Module) or callable(value):
+        return id(value)
+    if hasattr(value, "shape"):
+        return (type(value).__name__, tuple(value.shape))
+    names = getattr(type(value), "__slots__", ())
+    fields = {name: getattr(value, name, None) for name in ((names,) if isinstance(names, str) else names)}
+    fields |= getattr(value, "__dict__", {})
+    if len(fields) > _MAX_FIELDS:
+        return type(value).__name__
+    return (type(value).__name__, _fingerprint(fields, depth - 1))

@@ -32,6 +32,7 @@ DTYPES = {
 EXACT_SCALARS = (-1, 0, 1, 2, 3, 0.5, -0.5)
 """Scalars whose value can change a cost (a factor of 1, an exponent of 2); all others are kept as `*`."""
 
+ANY_NUMBER = AnyNumber()
 TF32_OPS = frozenset({"aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::addbmm", "aten::mv", "aten::dot"})
 _SKIPPED_NAMESPACES = frozenset({"profiler"})
 _INFRA_KEYS = (
@@ -52,7 +53,7 @@ class OpRecorder(TorchDispatchMode):
 
     def __init__(self, phase_now: Callable[[], str], on_failure: Callable[[Exception], None]) -> None:
         """Start with nothing noted."""
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._phase_now = phase_now
         self.on_failure = on_failure
         self._calls: dict[Key, int] = {}
@@ -64,7 +65,7 @@ class OpRecorder(TorchDispatchMode):
         """Tell Dynamo to go on compiling and running compiled code under this mode."""
         return True
 
-    def __torch_dispatch__(  # noqa: D105  # torch's own name
+    def __torch_dispatch__(  # torch's own name
         self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         for kind in types:
@@ -150,7 +151,7 @@ def _describe(key: Key) -> OpCall:
     out = tuple(TensorSpec(tuple(shape), name_dtype(dtype)) for shape, dtype in outs)
     call = OpCall(op=op, args=described, options=tuple(sorted(named)), out=out)
     precision = derive_precision(call.tensors or out)
-    if precision == "fp32" and device == "cuda" and op in TF32_OPS and _is_tf32_on():
+    if precision == "fp32" and device == "cuda" and op in TF32_OPS and is_tf32_on():
         return OpCall(op=op, args=call.args, options=call.options, out=out, precision="tf32")
     return call
 
@@ -168,7 +169,7 @@ def _schema(func: Any) -> tuple[str, frozenset[int | str]]:
 
 
 def _describe_arg(value: Any, *, is_number: bool) -> Arg:
-    if isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], torch.dtype):  # noqa: PLR2004
+    if isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], torch.dtype):
         return TensorSpec(tuple(value[0]), name_dtype(value[1]))
     if isinstance(value, tuple):
         return tuple(_describe_arg(item, is_number=is_number) for item in value)
@@ -178,14 +179,16 @@ def _describe_arg(value: Any, *, is_number: bool) -> Arg:
         return value
     if isinstance(value, int | float) and value in EXACT_SCALARS:
         return value
-    return AnyNumber()
+    return ANY_NUMBER
 
 
 def _shadow(value: Any) -> Any:
     """Return what may be kept of an argument: hashable, without its tensor."""
     if isinstance(value, _Tensor):
         return (value.shape, value.dtype)
-    if value is None or isinstance(value, int | float | str):
+    if isinstance(value, float):
+        return value if value in EXACT_SCALARS else ANY_NUMBER  # a step size may be another one at each call
+    if value is None or isinstance(value, int | str):
         return value
     if isinstance(value, list | tuple):
         return tuple([_shadow(item) for item in value])
@@ -214,7 +217,7 @@ def _is_fake(kind: type) -> bool:
     return kind.__name__ in ("FakeTensor", "FunctionalTensor")
 
 
-def _is_tf32_on() -> bool:
+def is_tf32_on() -> bool:
     """Ask the newer precision setting, and the older one where that is all there is."""
     setting = getattr(torch.backends.cuda.matmul, "fp32_precision", None)
     if isinstance(setting, str):
