@@ -17,7 +17,7 @@ FLOATS = frozenset(
     {"fp64", "fp32", "tf32", "bf16", "fp16", "fp8_e4m3", "fp8_e5m2", "fp8_e4m3fnuz", "fp8_e5m2fnuz", "fp8_e8m0", "fp4"}
 )
 COMPLEX = frozenset({"complex32", "complex64", "complex128"})
-_TENSOR = re.compile(r"([a-z][a-z0-9_]*)\[((?:0|[1-9][0-9]*)(?:,(?:0|[1-9][0-9]*))*)?\]\Z")
+_TENSOR = re.compile(r"([a-z][a-z0-9_]*)\[((?:0|[1-9][0-9]{0,39})(?:,(?:0|[1-9][0-9]{0,39}))*)?\]\Z")
 _INT = re.compile(r"-?(0|[1-9][0-9]{0,39})\Z")
 _FLOAT = re.compile(r"-?[0-9]+\.[0-9]+\Z")
 
