@@ -122,6 +122,7 @@ class Statement:
         known = {*account.subjects, genesis}
         digests = sorted({subject.sha256 for subject in named})
         facts = describe(account, ledger=ledger, status=status)
+        limits = sorted(thresholds, key=lambda limit: (limit.id, limit.flop, limit.figure))
         predicate: dict[str, wire.Wire] = {
             **facts,
             "specVersion": SPEC_VERSION,
@@ -134,9 +135,7 @@ class Statement:
                 "unrecorded": [digest for digest in digests if digest not in known],
             },
             "stage": {**facts["stage"], "kind": None, "status": status},
-            "thresholds": [
-                threshold.to_wire(facts["compute"]) for threshold in sorted(thresholds, key=lambda t: (t.id, t.flop, t.figure))
-            ],
+            "thresholds": [limit.to_wire(facts["compute"]) for limit in limits],
             "meter": {"name": "flopmeter", "version": _own_version()},
         }
         try:
