@@ -267,14 +267,14 @@ class Meter:
             self._flush_when_due()
         self._stepped.add(optimizer_id)
 
-    def sensor_failed(self, error: Exception) -> None:
-        """Record a failure of ours as a gap; raise it in strict mode."""
+    def sensor_failed(self, error: Exception, *, ns: int | None = None) -> None:
+        """Record a failure of ours as a gap of at most `ns`; raise it in strict mode."""
         if self._strict:
             raise (
                 error if isinstance(error, FlopmeterError) else MeterError(f"{type(error).__name__}: {error}")
             ) from error
         _log.warning("metering failed, the run goes on: %s", error)
-        self._gap("failure", f"{type(error).__name__}: {error}"[:500], None)
+        self._gap("failure", f"{type(error).__name__}: {error}"[:500], ns)
 
     # Writing.
 

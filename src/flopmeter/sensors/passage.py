@@ -5,32 +5,31 @@ one passage. Forward and optimizer passages are counted or replayed; whatever el
 Not here: operators (`torch_ops.py`), fingerprints (`situation.py`), the decision (`replay.py`), sums (`meter.py`).
 """
 
-import contextlib
 import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
+from torch.nn.modules.module import (
+    register_module_module_registration_hook,
+    register_module_parameter_registration_hook,
+)
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from flopmeter.formulas.book import FormulaBook
 from flopmeter.sensors import situation as situations
-from flopmeter.sensors.guard import guarded
+from flopmeter.sensors.compiled import REGION, UNWATCHED, CompileWatch, adopt_compiled, is_unadopted, release_compiled
+from flopmeter.sensors.guard import BoundaryHook, guarded
+from flopmeter.sensors.pricing import Pricer
 from flopmeter.sensors.replay import ReplayPlan
-from flopmeter.sensors.situation import Situation, WatchedModel, Witness
-from flopmeter.sensors.torch_ops import Key, OpRecorder, rows_of
+from flopmeter.sensors.situation import OTHER, Situation, WatchedModel, Witness
+from flopmeter.sensors.torch_ops import Key, OpRecorder
 from flopmeter.sensors.torch_phase import PhaseTracker, is_in_backward
 from flopmeter.step import Table
-from flopmeter.tally import Tally
-
-MAX_ROWS = 4096
-MAX_TABLES = 4096
-REGION = "torch.compile::region"
-OTHER: Situation = ("other",)
 
 
 class PassageSink(Protocol):
@@ -45,26 +44,8 @@ class PassageSink(Protocol):
     def optimizer_steps(self, optimizer_id: int) -> None:
         """Hear that an optimizer is about to step."""
 
-    def sensor_failed(self, error: Exception) -> None:
-        """Hear of a failure of ours; may raise in strict mode."""
-
-
-class BoundaryHook:
-    """A hook on a watched module that never travels: copies and pickles of the module get one that does nothing."""
-
-    def __init__(self, call: Callable[..., None]) -> None:
-        """Wrap what is to be called."""
-        self._call = call
-
-    def __call__(self, *args: Any) -> None:
-        """Pass on, unless a compiler is tracing: then there is nothing to meter, and nothing to trace either."""
-        if torch.compiler.is_compiling():
-            return
-        self._call(*args)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Turn into a standard-library callable that takes anything and returns None."""
-        return (getattr, (contextlib.nullcontext(), "__exit__"))
+    def sensor_failed(self, error: Exception, *, ns: int | None = None) -> None:
+        """Hear of a failure of ours, and how long it hid the work at most; may raise in strict mode."""
 
 
 @dataclass(slots=True)
@@ -78,6 +59,7 @@ class _Open:
     nodes: int
     gradients: tuple[Any, ...]
     model: WatchedModel | None
+    inner: int = 0
     failed: str = ""
 
 
@@ -87,12 +69,11 @@ class TorchSensor:
     def __init__(self, sink: PassageSink, *, book: FormulaBook, exact: bool = False) -> None:
         """Prepare; nothing is hooked before `start`."""
         self._sink = sink
-        self._book = book
         self._plan = ReplayPlan(exact=exact)
         self._phase = PhaseTracker()
         self._recorder = OpRecorder(self._phase.now, self.on_failure)
-        self._tables: dict[str, Table] = {}
-        self._by_calls: dict[frozenset[tuple[Key, int]], Table] = {}
+        self._pricer = Pricer(book, lambda error: sink.sensor_failed(error, ns=self._priced_ns))
+        self._priced_ns = 0
         self._models: dict[int, WatchedModel] = {}
         self._handles: list[Any] = []
         self._open: _Open | None = None
@@ -101,6 +82,10 @@ class TorchSensor:
         self._pid = 0
         self._hook_ns = 0
         self._is_foreign_known = False
+        self._is_unwatched_known = False
+        self._is_adoption_due = False
+        self._regions = 0
+        self._compiles = CompileWatch(self._compile_begins)
 
     @property
     def own_ns(self) -> int:
@@ -122,7 +107,10 @@ class TorchSensor:
         self._handles += [
             register_optimizer_step_pre_hook(BoundaryHook(self._optimizer_begins)),
             register_optimizer_step_post_hook(BoundaryHook(self._optimizer_ended)),
+            register_module_module_registration_hook(self._part_registered),
+            register_module_parameter_registration_hook(self._part_registered),
         ]
+        self._compiles.look()
         reference = weakref.ref(self)
         os.register_at_fork(after_in_child=lambda: _leave_child(reference()))
         self._begin(OTHER, place=0)
@@ -137,62 +125,76 @@ class TorchSensor:
             module.register_forward_pre_hook(BoundaryHook(self._forward_begins), with_kwargs=True, prepend=True),
             module.register_forward_hook(BoundaryHook(self._forward_ended), with_kwargs=True, always_call=True),
         ]
-        for part in module.modules():
-            self._adopt_compiled(part)
+        adopt_compiled(self, module)
+        self._adopt_wrapped(module)
 
+    @guarded
     def boundary(self) -> None:
         """Close the running passage and open one that belongs to nothing in particular."""
         if self._is_ours():
             self._end("meter")
             self._begin(OTHER, place=0)
 
+    @guarded
     def new_step(self) -> None:
         """Close the running passage as the last of its step."""
-        self.boundary()
-        self._place = 0
+        if self._is_ours():
+            self._phase.leave_forwards()
+            self._look_again()
+            self._end("meter")
+            self._place = 0
+            self._begin(OTHER, place=0)
 
     def stop(self) -> None:
         """Close the running passage and take every hook away; twice is fine."""
-        if self._open is not None and self._is_ours():
-            self._end("meter")
-        self._recorder.switch_off()
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
-        for watched in self._models.values():
-            for part in watched.module.modules():
-                wrapper = part.__dict__.get("_compiled_call_impl")
-                if isinstance(wrapper, _RegionCall):
-                    part._compiled_call_impl = wrapper.inner  # noqa: SLF001
-        self._models.clear()
+        try:
+            if self._open is not None and self._is_ours():
+                self._end("meter")
+        finally:
+            self._recorder.switch_off()
+            self._compiles.stop()
+            for handle in self._handles:
+                handle.remove()
+            self._handles.clear()
+            for watched in self._models.values():
+                release_compiled(watched.module)
+            self._models.clear()
 
     def on_failure(self, error: Exception) -> None:
-        """Mark the running passage as not fully known, and tell the meter."""
-        if self._open is not None:
-            self._open.failed = f"{type(error).__name__}: {error}"
-        self._sink.sensor_failed(error)
+        """Mark the running passage as not fully known, and tell the meter; the passage's end tells how long it was."""
+        if self._open is None:
+            self._sink.sensor_failed(error)
+            return
+        is_first, self._open.failed = not self._open.failed, f"{type(error).__name__}: {error}"
+        if is_first:
+            self._sink.sensor_failed(error, ns=0)
 
     @guarded
     def _forward_begins(self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        if not self._is_ours() or is_in_backward():
+        if is_in_backward() or not self._is_ours():
             return
         begun = time.perf_counter_ns()
-        self._phase.forward_depth += 1
+        self._phase.enter_forward()
         watched = self._models.get(id(module))
         if self._phase.forward_depth == 1 and watched is not None:
+            if watched.refresh():
+                adopt_compiled(self, module)
+            situation = watched.situation(args, kwargs)
             self._end("forward")
             self._place += 1
-            self._begin(watched.situation(args, kwargs), place=self._place, model=watched)
+            self._begin(situation, place=self._place, model=watched)
+        if hasattr(module, "_orig_mod"):
+            self._regions += 1
         self._hook_ns += time.perf_counter_ns() - begun
 
     @guarded
     def _forward_ended(self, module: torch.nn.Module, _args: Any, _kwargs: Any, out: Any) -> None:
-        if not self._is_ours() or is_in_backward():
+        if is_in_backward() or not self._is_ours():
             return
         begun = time.perf_counter_ns()
-        self._phase.forward_depth = max(0, self._phase.forward_depth - 1)
+        self._phase.leave_forward()
         if hasattr(module, "_orig_mod"):
-            self.region_ran(out)
+            self._region_ran(out)
         if self._phase.forward_depth == 0 and not torch.is_grad_enabled():
             self._end("forward-end")  # nothing of it can come later: no graph was made
             self._begin(OTHER, place=0)
@@ -200,35 +202,78 @@ class TorchSensor:
 
     @guarded
     def _optimizer_begins(self, optimizer: torch.optim.Optimizer, _args: Any, _kwargs: Any) -> None:
+        if is_in_backward():
+            # No boundary: the engine restores the modes that it found. The passage's witness tells instead.
+            self._phase.enter_optimizer()
+            if self._open is not None:
+                self._open.inner = hash((self._open.inner, situations.optimizer_situation(optimizer)))
+            self._sink.optimizer_steps(id(optimizer))
+            return
         if not self._is_ours():
             return
         begun = time.perf_counter_ns()
+        self._phase.leave_forwards()
+        self._look_again()
         self._end("optimizer")
+        self._place = 0
         self._sink.optimizer_steps(id(optimizer))
-        self._phase.in_optimizer = True
+        self._phase.enter_optimizer()
         self._begin(situations.optimizer_situation(optimizer), place=0)
         self._hook_ns += time.perf_counter_ns() - begun
 
     @guarded
     def _optimizer_ended(self, _optimizer: torch.optim.Optimizer, _args: Any, _kwargs: Any) -> None:
+        if is_in_backward():
+            self._phase.leave_optimizer()
+            return
         if not self._is_ours():
             return
         begun = time.perf_counter_ns()
-        self._phase.in_optimizer = False
+        self._phase.leave_optimizer()
         self._end("optimizer-end")
         self._begin(OTHER, place=0)
         self._hook_ns += time.perf_counter_ns() - begun
 
-    @guarded
-    def _compiled_ended(self, module: torch.nn.Module, out: Any) -> None:
-        self.region_ran(out)
-        self._forward_ended(module, (), {}, out)
+    def region_began(self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Take the call of a module compiled in place: a watched one's forward begins here."""
+        self._regions += 1
+        if id(module) in self._models:
+            self._forward_begins(module, args, kwargs)
 
-    def region_ran(self, out: Any) -> None:
+    def region_ended(self, module: torch.nn.Module, out: Any) -> None:
         """Note that compiled code ran whose inside is not seen; it will be listed as uncounted."""
-        if self._open is not None and self._open.is_counted:
-            outs = [out] if isinstance(out, torch.Tensor) else []
-            self._recorder.note_region(REGION, outs)
+        self._region_ran(out)
+        if id(module) in self._models:
+            self._forward_ended(module, (), {}, out)
+
+    @guarded
+    def _region_ran(self, out: Any) -> None:
+        self._regions = max(0, self._regions - 1)
+        if self._is_ours() and self._open is not None and self._open.is_counted:
+            self._recorder.note_region(REGION, [out] if isinstance(out, torch.Tensor) else [])
+
+    @guarded
+    def _compile_begins(self) -> None:
+        if self._regions or is_in_backward():
+            return
+        if any(is_unadopted(watched.module) for watched in self._models.values()):
+            self._is_adoption_due = True  # compiled in place since it was watched: this call is noted here
+            self._region_ran(None)
+        elif not self._is_unwatched_known:
+            self._is_unwatched_known = True
+            self._sink.passage_lost(reason=UNWATCHED, ns=None)
+
+    def _part_registered(self, _module: Any, _name: Any, _part: Any) -> None:
+        for watched in self._models.values():
+            watched.is_stale = True
+
+    def _look_again(self) -> None:
+        """Hear of Dynamo as soon as it is there, and find what was compiled in place since it was watched."""
+        self._compiles.look()
+        if self._is_adoption_due:
+            self._is_adoption_due = False
+            for watched in self._models.values():
+                adopt_compiled(self, watched.module)
 
     def _is_ours(self) -> bool:
         if os.getpid() != self._pid:
@@ -259,58 +304,50 @@ class TorchSensor:
         ns = time.perf_counter_ns() - passage.started_ns
         marks = passage.model.gradient_marks() if passage.model else ()
         changed = tuple([before != after for before, after in zip(passage.gradients, marks, strict=False)])
-        witness = Witness(situations.count_nodes() - passage.nodes, changed, ended_by)
-        if not passage.is_counted:
-            self._end_replayed(passage, witness, ns)
-            return
-        calls = self._recorder.take()
+        witness = Witness(situations.count_nodes() - passage.nodes, changed, ended_by, passage.inner)
+        if passage.is_counted and not self._recorder.is_on:
+            passage.failed = passage.failed or "something took the counter off torch's stack of modes"
         if passage.failed:
             self._sink.passage_lost(reason=passage.failed, ns=ns)
-        if calls or passage.situation is not OTHER:
-            table = self._table(calls)
-            self._sink.passage_ran(table, basis="counted", ns=ns)
-            if passage.situation is not OTHER and not passage.failed:
-                self._plan.learn(passage.situation, passage.place, witness, table.name)
+        if passage.is_counted:
+            self._end_counted(passage, witness, ns, self._recorder.take())
+        else:
+            self._end_replayed(passage, witness, ns)
 
+    @guarded
+    def _end_counted(self, passage: _Open, witness: Witness, ns: int, calls: Mapping[Key, int]) -> None:
+        if not calls and passage.situation is OTHER:
+            return
+        self._priced_ns = ns
+        table = self._pricer.table(calls)
+        self._sink.passage_ran(table, basis="counted", ns=ns)
+        if passage.situation is not OTHER and not passage.failed:
+            self._plan.learn(passage.situation, passage.place, witness, table.name)
+
+    @guarded
     def _end_replayed(self, passage: _Open, witness: Witness, ns: int) -> None:
         name, is_vouched_for = self._plan.find(passage.situation, passage.place, witness)
-        table = self._tables.get(name or "")
+        table = self._pricer.find(name)
         if table is None:
             self._plan.forget(passage.situation, passage.place)
             self._sink.passage_lost(reason="the table of a replayed passage was no longer kept", ns=ns)
         else:
             self._sink.passage_ran(table, basis="replayed" if is_vouched_for else "modelled", ns=ns)
 
-    def _table(self, calls: Mapping[Key, int]) -> Table:
-        """Return the table of these calls, priced once."""
-        signature = frozenset(calls.items())
-        table = self._by_calls.get(signature)
-        if table is None:
-            rows = rows_of(calls)
-            kept, beyond = rows[:MAX_ROWS], rows[MAX_ROWS:]
-            rest = self._price(beyond)
-            table = Table(kept, self._price(kept) + rest, rest)
-            for held in (self._by_calls, self._tables):
-                if len(held) >= MAX_TABLES:
-                    held.pop(next(iter(held)))
-            self._by_calls[signature] = table
-            self._tables[table.name] = table
-        return table
+    def _adopt_wrapped(self, module: torch.nn.Module) -> None:
+        """Note the runs of parts that are torch.compile's own wrappers; a watched one notes its own."""
+        for part in module.modules():
+            if hasattr(part, "_orig_mod") and id(part) not in self._models:
+                self._handles += [
+                    part.register_forward_pre_hook(BoundaryHook(self._wrapped_begins)),
+                    part.register_forward_hook(BoundaryHook(self._wrapped_ended), always_call=True),
+                ]
 
-    def _price(self, rows: tuple[Any, ...]) -> Tally:
-        tallies = [self._book.count(row.call, calls=row.calls, phase=row.phase) for row in rows]
-        return Tally.of(
-            (count for tally in tallies for count in tally.counts),
-            (seen for tally in tallies for seen in tally.uncounted),
-        )
+    def _wrapped_begins(self, _module: torch.nn.Module, _args: Any) -> None:
+        self._regions += 1
 
-    def _adopt_compiled(self, part: torch.nn.Module) -> None:
-        """Make the calls of a module that was compiled in place visible: its hooks are inside the compiled code."""
-        inner = part.__dict__.get("_compiled_call_impl")
-        if inner is not None and not isinstance(inner, _RegionCall):
-            part._compiled_call_impl = _RegionCall(self, part, inner)  # noqa: SLF001
-        elif hasattr(part, "_orig_mod") and id(part) not in self._models:
-            self._handles.append(part.register_forward_hook(BoundaryHook(lambda _m, _a, out: self.region_ran(out))))
+    def _wrapped_ended(self, _module: torch.nn.Module, _args: Any, out: Any) -> None:
+        self._region_ran(out)
 
     def leave_child(self) -> None:
         """Step off the stack of a forked child (a DataLoader worker): there is nothing to meter there."""
@@ -321,21 +358,3 @@ class TorchSensor:
 def _leave_child(sensor: TorchSensor | None) -> None:
     if sensor is not None:
         sensor.leave_child()
-
-
-class _RegionCall:
-    """Stands before the compiled call of a module; the module never pickles or copies it."""
-
-    def __init__(self, sensor: TorchSensor, module: torch.nn.Module, inner: Callable[..., Any]) -> None:
-        self.sensor, self.module, self.inner = sensor, module, inner
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if torch.compiler.is_compiling():
-            return self.inner(*args, **kwargs)
-        self.sensor._forward_begins(self.module, args, kwargs)  # noqa: SLF001
-        out = None
-        try:
-            out = self.inner(*args, **kwargs)
-        finally:
-            self.sensor._compiled_ended(self.module, out)  # noqa: SLF001
-        return out

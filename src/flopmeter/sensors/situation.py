@@ -175,11 +175,11 @@ def _fingerprint_object(value: Any, depth: int) -> Any:
     """
     if isinstance(value, type | torch.nn.Module) or callable(value):
         return id(value)
-    if hasattr(value, "shape"):
-        return (type(value).__name__, tuple(value.shape))
+    if type(value).__module__ == "numpy":
+        return (type(value).__name__, tuple(getattr(value, "shape", ())))
     names = getattr(type(value), "__slots__", ())
     fields = {name: getattr(value, name, None) for name in ((names,) if isinstance(names, str) else names)}
     fields |= getattr(value, "__dict__", {})
     if len(fields) > _MAX_FIELDS:
         return type(value).__name__
-    return (type(value).__name__, _fingerprint(fields, depth - 1))
+    return (type(value).__name__, _fingerprint(fields, depth - 2))

@@ -1,0 +1,101 @@
+"""What runs inside torch.compile regions: that it ran, never what it was; it is listed as uncounted.
+
+A region that is part of a watched module is noted each time it runs. Any other compiled code is told of by Dynamo when
+it is compiled, once, and becomes a gap. Not here: what a region costs, which a later version brings; CUDA graphs.
+"""
+
+import sys
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+
+REGION = "torch.compile::region"
+UNWATCHED = "torch.compile made code outside of any watched module; what its kernels compute is not in the figures"
+
+
+class RegionListener(Protocol):
+    """What the conductor offers here."""
+
+    def region_began(self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Hear that a module compiled in place is being called."""
+
+    def region_ended(self, module: torch.nn.Module, out: Any) -> None:
+        """Hear that it has returned."""
+
+
+class CompiledCall:
+    """Stands before the compiled call of a module: its hooks are inside the compiled code. Never pickled or copied."""
+
+    def __init__(self, listener: RegionListener, module: torch.nn.Module, inner: Callable[..., Any]) -> None:
+        """Remember what is to be called."""
+        self.listener, self.module, self.inner = listener, module, inner
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call it, and tell before and after."""
+        if torch.compiler.is_compiling():
+            return self.inner(*args, **kwargs)
+        self.listener.region_began(self.module, args, kwargs)
+        out = None
+        try:
+            out = self.inner(*args, **kwargs)
+        finally:
+            self.listener.region_ended(self.module, out)
+        return out
+
+
+def adopt_compiled(listener: RegionListener, module: torch.nn.Module) -> None:
+    """Make the calls of every part of a module that was compiled in place visible; again changes nothing."""
+    for part in module.modules():
+        inner = part.__dict__.get("_compiled_call_impl")
+        if inner is not None and not isinstance(inner, CompiledCall):
+            part._compiled_call_impl = CompiledCall(listener, part, inner)  # noqa: SLF001
+
+
+def is_unadopted(module: torch.nn.Module) -> bool:
+    """Say whether some part was compiled in place and is not yet told of."""
+    calls = [part.__dict__.get("_compiled_call_impl") for part in module.modules()]
+    return any(call is not None and not isinstance(call, CompiledCall) for call in calls)
+
+
+def release_compiled(module: torch.nn.Module) -> None:
+    """Put the compiled calls back as they were."""
+    for part in module.modules():
+        call = part.__dict__.get("_compiled_call_impl")
+        if isinstance(call, CompiledCall):
+            part._compiled_call_impl = call.inner  # noqa: SLF001
+
+
+class CompileWatch:
+    """Hears from Dynamo when it compiles; Dynamo itself is never loaded for it, because that takes seconds."""
+
+    def __init__(self, on_compile: Callable[[], None]) -> None:
+        """Prepare."""
+        self._on_compile = on_compile
+        self._handler: Any = None
+        self._callback = lambda _args: on_compile()
+        self._frames = _count_frames()
+
+    def look(self) -> None:
+        """Hook into Dynamo once it has been loaded, and catch up with what it compiled before that."""
+        module = sys.modules.get("torch._dynamo.callback")
+        if self._handler is not None or module is None:
+            return
+        self._handler = getattr(module, "callback_handler", None)
+        if self._handler is None:
+            return
+        self._handler.register_start_callback(self._callback)
+        if _count_frames() > self._frames:
+            self._on_compile()
+
+    def stop(self) -> None:
+        """Hook out."""
+        if self._handler is not None and self._callback in self._handler.start_callbacks:
+            self._handler.remove_start_callback(self._callback)
+        self._handler = None
+
+
+def _count_frames() -> int:
+    """Return how many frames Dynamo has compiled so far; 0 while it is not loaded."""
+    module = sys.modules.get("torch._dynamo.utils")
+    return int(module.counters["frames"]["ok"]) if module is not None else 0

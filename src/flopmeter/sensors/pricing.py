@@ -1,0 +1,73 @@
+"""Noted operator calls become a table, priced once and kept while there is room.
+
+Not here: what is noted (`torch_ops.py`), formulas (`formulas`), which passage a table belongs to (`passage.py`).
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from flopmeter.errors import FormulaError
+from flopmeter.formulas.book import FormulaBook
+from flopmeter.sensors.torch_ops import Key, rows_of
+from flopmeter.step import Row, Table
+from flopmeter.tally import Tally
+
+MAX_ROWS = 4096
+MAX_TABLES = 4096
+MAX_KEYS = 200_000
+"""Room for the signatures by which tables are recognised, in operator calls of all of them together."""
+
+
+class Pricer:
+    """Makes tables by one book; a passage that ran the same calls before gets the same table without being priced.
+
+    `on_refusal` hears of formulas that refused a call; the call itself is listed as uncounted.
+    """
+
+    def __init__(self, book: FormulaBook, on_refusal: Callable[[FormulaError], None]) -> None:
+        """Start with no table."""
+        self._book = book
+        self._on_refusal = on_refusal
+        self._tables: OrderedDict[str, Table] = OrderedDict()
+        self._by_calls: OrderedDict[frozenset[tuple[Key, int]], Table] = OrderedDict()
+        self._keys = 0
+
+    def find(self, name: str | None) -> Table | None:
+        """Return the table of this name while it is kept."""
+        return self._tables.get(name or "")
+
+    def table(self, calls: Mapping[Key, int]) -> Table:
+        """Return the table of these calls."""
+        signature = frozenset(calls.items())
+        known = self._by_calls.get(signature)
+        if known is not None:
+            return known
+        rows = rows_of(calls)
+        kept, beyond = rows[:MAX_ROWS], rows[MAX_ROWS:]
+        rest = self._price(beyond)
+        table = Table(kept, self._price(kept) + rest, rest)
+        self._by_calls[signature] = self._tables[table.name] = table
+        self._keys += len(signature)
+        while self._by_calls and (len(self._by_calls) > MAX_TABLES or self._keys > MAX_KEYS):
+            self._keys -= len(self._by_calls.popitem(last=False)[0])
+        while len(self._tables) > MAX_TABLES:
+            self._tables.popitem(last=False)
+        self._report_refusals(table, rows)
+        return table
+
+    def _price(self, rows: tuple[Row, ...]) -> Tally:
+        tallies = [self._book.count(row.call, calls=row.calls, phase=row.phase) for row in rows]
+        return Tally.of(
+            (count for tally in tallies for count in tally.counts),
+            (seen for tally in tallies for seen in tally.uncounted),
+        )
+
+    def _report_refusals(self, table: Table, rows: tuple[Row, ...]) -> None:
+        unknown: set[Any] = {seen.op for seen in table.tally.uncounted}
+        for row in rows:
+            if row.call.op in unknown:
+                try:
+                    self._book.cost(row.call)
+                except FormulaError as error:
+                    self._on_refusal(error)
