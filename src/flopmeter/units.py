@@ -71,7 +71,7 @@ def parse_flop(text: str) -> int:
     except InvalidOperation:
         msg = f"{text!r} is not a number of FLOP; write 1e25, or all its digits"
         raise ValueError(msg) from None
-    if not value.is_finite() or value < 0 or value.adjusted() > 60 or value != value.to_integral_value():
+    if not value.is_finite() or value < 0 or value.adjusted() >= 60 or value != value.to_integral_value():
         msg = f"{text!r} is not a whole, non-negative number of FLOP below 1e60"
         raise ValueError(msg)
     return int(value)

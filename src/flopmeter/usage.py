@@ -35,14 +35,14 @@ class DeviceUsage:
         if self.uuid != other.uuid:
             msg = f"usage of {self.uuid} cannot be added to usage of {other.uuid}"
             raise ValueError(msg)
-        notes = dict.fromkeys(note for note in (self.note, other.note) if note)
+        notes = {note for both in (self.note, other.note) for note in both.split("; ") if note}
         return DeviceUsage(
             uuid=self.uuid,
             name=self.name,
             held_ns=_added(self.held_ns, other.held_ns),
             busy_ns=_added(self.busy_ns, other.busy_ns),
             energy_mj=_added(self.energy_mj, other.energy_mj),
-            note="; ".join(notes),
+            note="; ".join(sorted(notes)),
         )
 
     def basis(self, figure: str) -> str:

@@ -4,6 +4,7 @@ A book never changes; `with_formula` returns another one. Its digest stands in e
 Not here: the formulas themselves, one family per file beside this one.
 """
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -34,6 +35,8 @@ FAMILIES = (
     "movement",
 )
 """The files beside this one that hold a `FORMULAS` table: operator name → (kind, formula)."""
+_REFUSALS = (*(ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError),)
+"""What a formula, ours or someone's, raises on arguments that it does not understand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +49,8 @@ class Entry:
     @property
     def name(self) -> str:
         """Where the formula is written down."""
-        return f"{self.formula.__module__}.{self.formula.__qualname__}"
+        named = self.formula if hasattr(self.formula, "__qualname__") else type(self.formula)
+        return f"{named.__module__}.{named.__qualname__}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,10 +120,10 @@ class FormulaBook:
             return None
         try:
             found = entry.formula(call)
-        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            cost = found if isinstance(found, Cost) else Cost.of(Part(kind=entry.kind, flop=found))
+        except _REFUSALS as error:
             msg = f"{entry.name} failed on {call.to_wire()}: {type(error).__name__}: {error}"
             raise FormulaError(msg, where=call.op) from error
-        cost = found if isinstance(found, Cost) else Cost.of(Part(kind=entry.kind, flop=found))
         if call.precision in COMPLEX and cost.flop:
             return None
         return cost
@@ -162,9 +166,21 @@ def _digest(entries: Mapping[str, Entry], sources: list[str]) -> str:
 
 
 def _source(formula: Formula) -> str:
-    """Digest a formula that someone brought: by its source, else by its byte code."""
+    """Digest a formula that someone brought: its source or byte code, and the plain values that it holds on to."""
+    held: list[object] = []
+    inner: object = formula
+    while isinstance(inner, functools.partial):
+        held += [*inner.args, *inner.keywords.values()]
+        inner = inner.func
+    code = getattr(inner, "__code__", None)
+    if code is None:
+        held += getattr(inner, "__dict__", {}).values()
+        inner = type(inner)
+    held += [cell.cell_contents for cell in getattr(inner, "__closure__", None) or ()]
+    held += getattr(inner, "__defaults__", None) or ()
     try:
-        return wire.digest(inspect.getsource(formula).encode())
+        source = inspect.getsource(inner)  # type: ignore[arg-type]  # what is no source is answered by TypeError
     except (OSError, TypeError):
-        code = getattr(formula, "__code__", None)
-        return wire.digest(repr((code.co_code, code.co_consts)).encode() if code else repr(formula).encode())
+        source = repr((code.co_code, code.co_consts)) if code else repr(inner)
+    plain = [repr(value) for value in held if isinstance(value, (bool, int, float, str, type(None)))]
+    return wire.digest("\n".join([source, *plain]).encode())

@@ -7,6 +7,8 @@ Not here: formulas, and how often a call ran.
 from dataclasses import dataclass
 from typing import Self
 
+from flopmeter.tally import KINDS, PHASES
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
@@ -22,9 +24,19 @@ class Part:
     phase: str | None = None
 
     def __post_init__(self) -> None:
-        """Refuse a negative count."""
-        if self.flop < 0 or self.masked_flop < 0:
-            msg = f"a cost of kind {self.kind} is negative"
+        """Refuse what is no count, a negative one, and a kind or phase that the contract does not know."""
+        for name, value in (("flop", self.flop), ("masked_flop", self.masked_flop)):
+            if type(value) is not int:
+                msg = f"{name} of kind {self.kind} is {value!r}, not a whole number"
+                raise TypeError(msg)
+            if value < 0:
+                msg = f"{name} of kind {self.kind} is negative: {value}"
+                raise ValueError(msg)
+        if self.kind not in KINDS:
+            msg = f"kind is {self.kind!r}, not one of {', '.join(KINDS)}"
+            raise ValueError(msg)
+        if self.phase is not None and self.phase not in PHASES:
+            msg = f"phase is {self.phase!r}, not one of {', '.join(PHASES)}"
             raise ValueError(msg)
 
 
