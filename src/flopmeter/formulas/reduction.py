@@ -255,9 +255,9 @@ def _window(call: OpCall, place: int) -> int:
 
 
 def _adaptive(data: TensorSpec, result: TensorSpec) -> int:
-    """Inputs of all windows: a product over the dimensions of the inputs of their windows."""
+    """Inputs of all windows: per dimension X, and one more for each border between windows that cuts an input."""
     return math.prod(
-        sum(-((-(index + 1) * inputs) // outputs) - index * inputs // outputs for index in range(outputs))
+        inputs + outputs - math.gcd(inputs, outputs) if outputs else 0
         for inputs, outputs in zip(data.shape, result.shape, strict=True)
     )
 

@@ -111,10 +111,20 @@ def test_average_pooling_adds_its_window_and_divides():
     assert flop_of("avg_pool2d_backward", (2, 3, 2, 2), (2, 3, 4, 4), [2, 2], [2, 2]) == 24 + 24 * 4
 
 
+def inputs_of_windows(inputs, outputs):
+    return sum(len(range(i * inputs // outputs, -(-(i + 1) * inputs // outputs))) for i in range(outputs))
+
+
+@pytest.mark.parametrize("inputs", range(13))
+@pytest.mark.parametrize("outputs", [1, 2, 3, 4, 6, 7, 12, 13])
+def test_windows_are_as_large_as_torch_makes_them(inputs, outputs):
+    found = flop_of("_adaptive_avg_pool2d", (1, 1, inputs, 1), [outputs, 1], out=[(1, 1, outputs, 1)])
+    assert found == (inputs_of_windows(inputs, outputs) if inputs else 0)
+
+
 def test_windows_of_a_given_number_of_results_may_overlap():
     """Else pooling 5 numbers into 3 counts each number once, though two windows share some."""
-    windows = [range(i * 5 // 3, -(-(i + 1) * 5 // 3)) for i in range(3)]
-    inputs = sum(map(len, windows))
+    inputs = inputs_of_windows(5, 3)
     assert inputs == 7
     assert flop_of("_adaptive_avg_pool2d", (1, 2, 5, 4), [3, 2], out=[(1, 2, 3, 2)]) == 2 * inputs * 4
     found = flop_of("_adaptive_avg_pool2d_backward", (1, 2, 3, 2), (1, 2, 5, 4))

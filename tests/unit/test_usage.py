@@ -1,0 +1,80 @@
+"""Usage: what devices spent, where missing is never zero."""
+
+import pytest
+
+from flopmeter import wire
+from flopmeter.errors import MalformedError
+from flopmeter.usage import DeviceUsage, Usage
+
+
+def device(uuid="GPU-1", **fields):
+    return DeviceUsage(**{"uuid": uuid, "name": "a device", "held_ns": 10, "busy_ns": 5, "energy_mj": 7, **fields})
+
+
+def test_stretches_of_one_device_are_added():
+    assert device() + device(held_ns=1, busy_ns=2, energy_mj=3) == device(held_ns=11, busy_ns=7, energy_mj=10)
+
+
+@pytest.mark.parametrize("figure", ["held_ns", "busy_ns", "energy_mj"])
+def test_a_figure_missing_once_is_missing_in_the_sum(figure):
+    """Else energy that was not measured for an hour is reported as if that hour had cost nothing."""
+    whole = device() + device(**{figure: None})
+    assert getattr(whole, figure) is None
+    assert whole.basis(figure) == "missing"
+    assert device().basis(figure) == "measured"
+    assert Usage.of([device(), device("GPU-2", **{figure: None})]).total(figure) is None
+
+
+def test_zero_is_a_measurement():
+    assert device(busy_ns=0).basis("busy_ns") == "measured"
+    assert Usage.of([device(busy_ns=0)]).total("busy_ns") == 0
+
+
+def test_totals_run_over_devices_and_no_device_is_no_total():
+    """Else a machine without NVIDIA devices reports zero joules."""
+    assert Usage.of([device(), device("GPU-2")]).total("energy_mj") == 14
+    assert Usage().total("energy_mj") is None
+
+
+def test_devices_are_not_mixed_up():
+    with pytest.raises(ValueError, match="GPU-2"):
+        device() + device("GPU-2")
+    with pytest.raises(TypeError):
+        device() + 1
+    with pytest.raises(TypeError):
+        Usage() + 1
+
+
+def test_devices_stand_in_the_order_of_their_ids_and_once():
+    usage = Usage.of([device("GPU-2"), device("GPU-1"), device("GPU-2")])
+    assert [one.uuid for one in usage.devices] == ["GPU-1", "GPU-2"]
+    assert usage.devices[1].held_ns == 20
+
+
+def test_notes_do_not_pile_up_over_a_long_run():
+    """Else a note that comes back each step makes every line of a ledger longer than the one before."""
+    total = device(note="a")
+    for _ in range(50):
+        total = total + device(note="b") + device(note="a") + device()
+    assert total.note == "a; b"
+    assert Usage.of([], ["x", "y", "x"]).notes == ("x", "y")
+
+
+def test_usage_survives_the_wire():
+    usage = Usage.of([device(busy_ns=None, note="no counter"), device("GPU-2")], ["no NVIDIA driver: it is a laptop"])
+    assert Usage.from_wire(wire.decode_canonical(wire.encode(usage.to_wire()))) == usage
+
+
+@pytest.mark.parametrize("wrong", ["", "-1", "1.5", True, [], "null"])
+def test_a_figure_that_is_neither_null_nor_a_count_is_refused(wrong):
+    """Else missing and zero become the same on the way."""
+    with pytest.raises(MalformedError, match="energy_mj"):
+        DeviceUsage.from_wire({**device().to_wire(), "energy_mj": wrong})
+
+
+@pytest.mark.parametrize(
+    "value", [None, {}, {"devices": []}, {"devices": [{}], "notes": []}, {"devices": [], "notes": [None]}]
+)
+def test_usage_with_a_field_missing_is_refused(value):
+    with pytest.raises(MalformedError):
+        Usage.from_wire(value)
