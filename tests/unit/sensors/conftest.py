@@ -1,0 +1,53 @@
+"""What the tests of the sensors share: run a small training program metered, and add up its ledger."""
+
+import itertools
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from flopmeter.account import Account
+from flopmeter.meter import Meter
+from flopmeter.tally import Tally
+
+Program = Callable[[Meter], object]
+
+
+@pytest.fixture
+def metered(tmp_path) -> Callable[..., Account]:
+    """Run a program inside a meter of its own, always from the same seed, and return the account."""
+    import torch
+
+    numbers = itertools.count()
+
+    def run(program: Program, **options: object) -> Account:
+        torch.manual_seed(0)
+        with Meter(tmp_path / f"run-{next(numbers)}", **options) as meter:
+            program(meter)
+        return meter.account()
+
+    return run
+
+
+def without_basis(tally: Tally) -> Tally:
+    return Tally.of((replace(count, basis="counted") for count in tally.counts), tally.uncounted)
+
+
+@pytest.fixture
+def replayed_truly(metered) -> Callable[[Program], Account]:
+    """Run a program replayed and counted throughout: equal tallies, and something must have been replayed."""
+
+    def check(program: Program) -> Account:
+        ours, exact = metered(program), metered(program, exact=True)
+        assert not exact.gaps
+        assert not ours.gaps
+        assert set(exact.passages) == {"counted"}
+        assert set(ours.passages) == {"counted", "replayed"}, "the program must give replay a chance to be wrong"
+        assert sum(ours.passages.values()) == sum(exact.passages.values())
+        assert without_basis(ours.tally) == without_basis(exact.tally)
+        assert (ours.steps, ours.tokens) == (exact.steps, exact.tokens)
+        assert ours.lower <= exact.flop
+        assert ours.upper is None or exact.flop <= ours.upper
+        return ours
+
+    return check
