@@ -135,6 +135,22 @@ def test_events_are_taken_in(run):
     assert account.upper == 7
 
 
+def test_gaps_of_one_reason_in_one_life_are_joined(run):
+    """Else a run that fails a thousand times has a report of a thousand lines."""
+    with ScriptedSegment(run) as segment:
+        for times in ("1", "4"):
+            body = {"reason": "failure", "detail": "x", "ns": "1000000000", "ceiling_flop_per_s": "7", "times": times}
+            segment.note("gap", body)
+        segment.note("gap", {"reason": "failure", "detail": "y", "ns": None, "ceiling_flop_per_s": "7"})
+        segment.end()
+    account = Account.of(run)
+    assert [(gap.detail, gap.times, gap.ns, gap.upper_flop) for gap in account.gaps] == [
+        ("x", 5, 2 * 10**9, 14),
+        ("y", 1, None, None),
+    ]
+    assert account.upper is None
+
+
 def test_usage_is_summed_per_device(run):
     device = DeviceUsage(uuid="GPU-1", name="made up", held_ns=5, busy_ns=None, energy_mj=2)
     with ScriptedSegment(run) as segment:
@@ -215,6 +231,7 @@ def test_a_gap_and_a_model_travel():
         "segment": "2",
         "ns": None,
         "upper_flop": "3",
+        "times": "1",
     }
     model = Model(parameters=3, trainable=2, embedding=1)
     assert Model.from_wire(model.to_wire()) == model
@@ -222,28 +239,25 @@ def test_a_gap_and_a_model_travel():
         Model.from_wire({"parameters": "3"})
 
 
-ODD = st.sampled_from(
-    [
-        None,
-        True,
-        "",
-        "x",
-        "0",
-        "7",
-        "-1",
-        "9" * 61,
-        "*",
-        "'text",
-        "1.5",
-        "9" * 400 + ".0",
-        "0" * 64,
-        [],
-        {},
-        ["x"],
-        [[]],
-    ]
-    + ["fp32[2,3]", "fp32[]", f"fp32[{'9' * 5000}]", "counted", "killed", "§", "2026-01-01T00:00:00.000Z", "2026-01-01"]
+ODD_TEXT = (
+    "",
+    "x",
+    "0",
+    "7",
+    "-1",
+    "9" * 61,
+    "*",
+    "'text",
+    "1.5",
+    "9" * 400 + ".0",
+    "0" * 64,
+    "§",
+    "counted",
+    "killed",
 )
+ODD_SHAPES = ("fp32[2,3]", "fp32[]", f"fp32[{'9' * 5000}]")
+ODD_DATES = ("2026-01-01T00:00:00.000Z", "2026-01-01")
+ODD = st.sampled_from([None, True, *ODD_TEXT, *ODD_SHAPES, *ODD_DATES, [], {}, ["x"], [[]]])
 
 
 def places(value, path=()):

@@ -145,6 +145,7 @@ SHAPE: dict[str, Shape] = {
                 "detail": _text,
                 "rank": _count,
                 "segment": _count,
+                "times": _count,
                 "ns": _or_null(_count),
                 "upperFlop": _or_null(_count),
             }
@@ -261,6 +262,7 @@ def _describe_coverage(account: Account) -> dict[str, wire.Wire]:
                 "detail": gap.detail,
                 "rank": wire.print_count(gap.rank),
                 "segment": wire.print_count(gap.segment),
+                "times": wire.print_count(gap.times),
                 "ns": print_known(gap.ns),
                 "upperFlop": print_known(gap.upper_flop),
             }

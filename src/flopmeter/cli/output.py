@@ -77,7 +77,7 @@ def tell_warnings() -> Iterator[None]:
         tell_others = warnings.showwarning
 
         def tell(message: Warning | str, category: type[Warning], *where: object, **more: object) -> None:
-            if category is UserWarning:
+            if category.__module__.startswith("flopmeter."):
                 print(f"flopmeter: {_harmless(str(message))}", file=sys.stderr)
             else:
                 tell_others(message, category, *where, **more)  # type: ignore[arg-type]

@@ -32,6 +32,7 @@ def bump(*path):
     return change
 
 
+GAP = {"reason": "x", "detail": "", "rank": "0", "segment": "0", "times": "1", "ns": None, "upperFlop": None}
 LIMIT = {
     "id": "made-up",
     "flop": "1000",
@@ -70,9 +71,7 @@ LIMIT = {
         lambda v: v["predicate"].update(thresholds=[{**LIMIT, "relation": "below", "flop": "1"}]),
         lambda v: v["predicate"].update(reason="threshold-crossed", thresholds=[{**LIMIT, "flop": "9" * 30}]),
         lambda v: v["predicate"].update(reason="threshold-near"),
-        lambda v: v["predicate"]["coverage"].update(
-            gaps=[{"reason": "x", "detail": "", "rank": "0", "segment": "0", "ns": None, "upperFlop": None}]
-        ),
+        lambda v: v["predicate"]["coverage"].update(gaps=[GAP]),
     ],
 )
 def test_a_figure_that_does_not_follow_is_caught(attested, forge, change):

@@ -12,7 +12,7 @@ import pytest
 from flopmeter.cli.main import main
 
 NOTICED = {1, 3}
-STRIDE = 61
+STRIDE = 131
 
 
 def ask(case) -> tuple[int, str]:

@@ -10,8 +10,8 @@ from flopmeter.account import Account
 from flopmeter.attestation.statement import Statement, Subject, Threshold
 from flopmeter.errors import CannotVerifyError, MalformedError, UnsupportedError
 from flopmeter.ledger.merge import read_run
-from flopmeter.testing.ledgers import ScriptedSegment, product_table, recorded_ledger
 from flopmeter.tally import OpCount, Tally
+from flopmeter.testing.ledgers import ScriptedSegment, product_table, recorded_ledger
 
 FILE = Subject(name="model.bin", sha256=wire.digest(b"weights"))
 

@@ -16,6 +16,10 @@ from flopmeter.attestation.keys import PublicKey
 from flopmeter.errors import SigningError
 
 
+class KeyExposedWarning(UserWarning):
+    """Others can read a private key."""
+
+
 class FileSigner:
     """Signs with a private key held in memory, as read from a file."""
 
@@ -60,7 +64,7 @@ class FileSigner:
             raise SigningError(msg, where=str(path), hint="`flopmeter keygen PATH` makes one")
         if mode & 0o077:
             text = f"{path}: others on this machine can read the private key (mode {mode:04o}); run: chmod 600 {path}"
-            warnings.warn(text, UserWarning, stacklevel=2)
+            warnings.warn(text, KeyExposedWarning, stacklevel=2)
         return cls(key)
 
 

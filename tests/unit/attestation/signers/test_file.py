@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from flopmeter.attestation.keys import PublicKey
-from flopmeter.attestation.signers.file import FileSigner, write_key_pair
+from flopmeter.attestation.signers.file import FileSigner, KeyExposedWarning, write_key_pair
 from flopmeter.errors import SigningError
 
 
@@ -47,7 +47,7 @@ def test_a_key_is_never_overwritten(tmp_path, taken):
 def test_a_key_that_others_can_read_is_warned_of(tmp_path):
     write_key_pair(tmp_path / "key")
     (tmp_path / "key").chmod(0o644)
-    with pytest.warns(UserWarning, match="chmod 600"):
+    with pytest.warns(KeyExposedWarning, match="chmod 600"):
         FileSigner.from_file(tmp_path / "key")
 
 
