@@ -5,7 +5,7 @@ Not here: laws (`regimes`), comparison with estimates (`reconciliation`), signat
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
@@ -28,7 +28,7 @@ class Gap:
     """A stretch whose work was not measured, or not in full.
 
     Units: `ns` is how long it lasted at most, None where unknown; `upper_flop` what it could have held at most, None
-    where nothing bounds it.
+    where nothing bounds it; `times` is how often it happened.
     """
 
     reason: str
@@ -37,6 +37,7 @@ class Gap:
     segment: int
     ns: int | None
     upper_flop: int | None
+    times: int = 1
 
     def to_wire(self) -> dict[str, wire.Wire]:
         """Return the gap as reports and attestations carry it."""
@@ -47,7 +48,19 @@ class Gap:
             "segment": wire.print_count(self.segment),
             "ns": _print(self.ns),
             "upper_flop": _print(self.upper_flop),
+            "times": wire.print_count(self.times),
         }
+
+    def __add__(self, other: object) -> "Gap":
+        """Join two gaps of one reason in one segment."""
+        if not isinstance(other, Gap):
+            return NotImplemented
+        return replace(
+            self,
+            ns=_added(self.ns, other.ns),
+            upper_flop=_added(self.upper_flop, other.upper_flop),
+            times=self.times + other.times,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,7 +207,7 @@ class _Sums:
     def __init__(self) -> None:
         self.counts: list[Tally] = []
         self.usage = Usage()
-        self.gaps: list[Gap] = []
+        self.gaps: dict[tuple[str, str, int, int], Gap] = {}
         self.upper: int | None = 0
         self.passages: Counter[str] = Counter()
         self.models: dict[int, Model] = {}
@@ -268,9 +281,13 @@ class _Sums:
     def _add_event(self, segment: Segment, entry: Entry) -> None:
         body = entry.body
         if entry.kind == "gap":
-            ns, ceiling = _parse(body.get("ns")), _parse(body.get("ceiling_flop_per_s"))
             self._add_gap(
-                segment, wire.parse_text(body.get("reason")), wire.parse_text(body.get("detail")), ns, ceiling
+                segment,
+                wire.parse_text(body.get("reason"), name="reason"),
+                wire.parse_text(body.get("detail"), name="detail"),
+                _parse(body.get("ns")),
+                _parse(body.get("ceiling_flop_per_s")),
+                times=wire.parse_count(body.get("times", "1"), name="times"),
             )
         elif entry.kind == "model":
             self.models[segment.rank] = Model.from_wire(body)
@@ -297,17 +314,19 @@ class _Sums:
         detail = f"last record {last}, gone on {following.header.at}{torn}; work since that record is unknown"
         self._add_gap(segment, "killed", detail, ns, ceiling)
 
-    def _add_gap(self, segment: Segment, reason: str, detail: str, ns: int | None, ceiling: int | None) -> None:
+    def _add_gap(
+        self, segment: Segment, reason: str, detail: str, ns: int | None, ceiling: int | None, *, times: int = 1
+    ) -> None:
         upper = 0 if ns == 0 else None if ns is None or ceiling is None else _product(ceiling, ns)
-        self.gaps.append(
-            Gap(reason=reason, detail=detail, rank=segment.rank, segment=segment.number, ns=ns, upper_flop=upper)
-        )
-        self.upper = None if upper is None or self.upper is None else self.upper + upper
+        rank, number = segment.rank, segment.number
+        gap = Gap(reason=reason, detail=detail, rank=rank, segment=number, ns=ns, upper_flop=upper, times=times)
+        before = self.gaps.get((reason, detail, rank, number))
+        self.gaps[reason, detail, rank, number] = gap if before is None else before + gap
+        self.upper = _added(self.upper, upper)
 
     def _raise_upper(self, closed_flop: int, open_ns: int, ceiling: int | None) -> None:
-        if self.upper is not None:
-            bounded = None if open_ns and ceiling is None else closed_flop + _product(ceiling or 0, open_ns)
-            self.upper = None if bounded is None else self.upper + bounded
+        bounded = None if open_ns and ceiling is None else closed_flop + _product(ceiling or 0, open_ns)
+        self.upper = _added(self.upper, bounded)
 
     def fields(self) -> dict[str, Any]:
         """Return the sums, named as an Account names them."""
@@ -322,7 +341,7 @@ class _Sums:
             "tally": tally,
             "usage": self.usage,
             "upper": None if self.upper is None else max(self.upper, tally.flop),
-            "gaps": tuple(self.gaps),
+            "gaps": tuple(self.gaps.values()),
             "model": next(iter(self.models.values()), None),
             "passages": dict(self.passages),
             "own_ns": self.own_ns,
@@ -361,6 +380,10 @@ def _ns_between(earlier: str, later: str) -> int:
         msg = f"{earlier!r} or {later!r} is no date"
         raise LedgerUnreadableError(msg) from error
     return round(seconds * NS_PER_S)
+
+
+def _added(one: int | None, two: int | None) -> int | None:
+    return None if one is None or two is None else one + two
 
 
 def _print(value: int | None) -> str | None:

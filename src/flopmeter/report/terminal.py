@@ -147,7 +147,8 @@ def _unknowns(account: Account) -> Iterable[RenderableType]:
         yield Text("uncounted: nothing; every operator that was seen has a formula")
     for gap in account.gaps[:MAX_LISTED]:
         bound = "unbounded" if gap.upper_flop is None else f"at most {print_flop(gap.upper_flop)}"
-        yield Text(f"gap ({gap.reason}, segment {gap.segment}, {bound}): {gap.detail}", style="yellow")
+        often = f", {gap.times:,} times" if gap.times > 1 else ""
+        yield Text(f"gap ({gap.reason}, segment {gap.segment}{often}, {bound}): {gap.detail}", style="yellow")
     for title, items in (("operators", uncounted), ("gaps", account.gaps)):
         if len(items) > MAX_LISTED:
             yield Text(f"  and {len(items) - MAX_LISTED} more {title}; --json lists all")
