@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from flopmeter.cli.output import WRONG_USAGE, build_parser, print_failure, tell_warnings
+from flopmeter.cli.output import WRONG_USAGE, build_parser, print_failure
 from flopmeter.errors import FlopmeterError
 
 COMMANDS = {
@@ -63,8 +63,7 @@ def _dispatch(words: Sequence[str]) -> int:
         parser.print_help(sys.stderr)
         return WRONG_USAGE
     name: str = parser.parse_args(words[:1]).command
-    with tell_warnings():
-        code: int = import_module(COMMANDS[name][0]).run(words[1:])
+    code: int = import_module(COMMANDS[name][0]).run(words[1:])
     return code
 
 

@@ -6,9 +6,7 @@ Not here: what is said.
 import argparse
 import json
 import sys
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 
 from flopmeter.errors import (
     CannotVerifyError,
@@ -68,22 +66,6 @@ def find_exit_code(error: BaseException) -> int:
     if isinstance(error, (CannotVerifyError, LedgerUnreadableError, LedgerTornError)):
         return CANNOT_TELL
     return WRONG_USAGE if isinstance(error, (FlopmeterError, OSError)) else CANNOT_TELL
-
-
-@contextmanager
-def tell_warnings() -> Iterator[None]:
-    """Turn our own warnings into one sentence each on standard error."""
-    with warnings.catch_warnings():
-        tell_others = warnings.showwarning
-
-        def tell(message: Warning | str, category: type[Warning], *where: object, **more: object) -> None:
-            if category.__module__.startswith("flopmeter."):
-                print(f"flopmeter: {_harmless(str(message))}", file=sys.stderr)
-            else:
-                tell_others(message, category, *where, **more)  # type: ignore[arg-type]
-
-        warnings.showwarning = tell
-        yield
 
 
 def _harmless(text: str) -> str:

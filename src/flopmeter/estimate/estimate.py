@@ -1,4 +1,7 @@
-"""Estimate: a figure, its interval, its method and its inputs."""
+"""Estimate: a figure, its interval, its method and its inputs.
+
+Not here: how each method comes to its figure.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

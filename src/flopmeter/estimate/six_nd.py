@@ -1,7 +1,7 @@
 """6ND: six operations per parameter and trained token.
 
 Source: European Commission, Guidelines on the scope of obligations for general-purpose AI models (C(2025) 5045),
-Annex A.2, after Kaplan et al. 2020 (arXiv 2001.08361).
+Annex A.2, after Kaplan et al. 2020 (arXiv 2001.08361). Not here: what was counted (`account.py`).
 """
 
 from flopmeter.estimate.estimate import Estimate

@@ -1,12 +1,10 @@
 """Exit codes and printed lines."""
 
 import json
-import warnings
 
 import pytest
 
-from flopmeter.attestation.signers.file import KeyExposedWarning
-from flopmeter.cli.output import build_parser, find_exit_code, print_failure, print_json, print_text, tell_warnings
+from flopmeter.cli.output import build_parser, find_exit_code, print_failure, print_json, print_text
 from flopmeter.errors import (
     CannotVerifyError,
     FlopmeterError,
@@ -60,18 +58,6 @@ def test_what_a_file_says_cannot_move_the_cursor(capsys):
 def test_json_is_one_object(capsys):
     print_json({"flop": "1", "parts": ["é"]})
     assert json.loads(capsys.readouterr().out) == {"flop": "1", "parts": ["é"]}
-
-
-def test_our_warnings_are_one_sentence_each(capsys):
-    with tell_warnings():
-        warnings.simplefilter("always")
-        warnings.warn("others can read the key", KeyExposedWarning, stacklevel=1)
-    assert capsys.readouterr().err == "flopmeter: others can read the key\n"
-
-
-def test_warnings_of_others_are_left_to_them():
-    with pytest.warns(UserWarning, match="somebody else"), tell_warnings():
-        warnings.warn("something of somebody else", UserWarning, stacklevel=1)
 
 
 def test_a_word_cut_short_is_not_an_option():

@@ -3,9 +3,9 @@
 Not here: keys in hardware or in somebody's cloud.
 """
 
+import logging
 import os
 import stat
-import warnings
 from pathlib import Path
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -15,9 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from flopmeter.attestation.keys import PublicKey
 from flopmeter.errors import SigningError
 
-
-class KeyExposedWarning(UserWarning):
-    """Others can read a private key."""
+_log = logging.getLogger("flopmeter")
 
 
 class FileSigner:
@@ -63,8 +61,7 @@ class FileSigner:
             msg = "this private key is not an Ed25519 key"
             raise SigningError(msg, where=str(path), hint="`flopmeter keygen PATH` makes one")
         if mode & 0o077:
-            text = f"{path}: others on this machine can read the private key (mode {mode:04o}); run: chmod 600 {path}"
-            warnings.warn(text, KeyExposedWarning, stacklevel=2)
+            _log.warning("%s: others on this machine can read the private key; run: chmod 600 %s", path, path)
         return cls(key)
 
 
