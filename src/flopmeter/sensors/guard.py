@@ -3,12 +3,9 @@
 Every method that torch or a framework calls wears `guarded`. Not here: what happens to the failure (`meter.py`).
 """
 
-import contextlib
 import functools
 from collections.abc import Callable
-from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
-
-import torch
+from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 
 class Guarded(Protocol):
@@ -32,21 +29,3 @@ def guarded(method: Callable[Concatenate[S, P], None]) -> Callable[Concatenate[S
             self.on_failure(error)
 
     return functools.update_wrapper(wrapper, method)
-
-
-class BoundaryHook:
-    """A hook on a watched module that never travels: copies and pickles of the module get one that does nothing."""
-
-    def __init__(self, call: Callable[..., None]) -> None:
-        """Wrap what is to be called."""
-        self._call = call
-
-    def __call__(self, *args: Any) -> None:
-        """Pass on, unless a compiler is tracing: then there is nothing to meter, and nothing to trace either."""
-        if torch.compiler.is_compiling():
-            return
-        self._call(*args)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Turn into a standard-library callable that takes anything and returns None."""
-        return (getattr, (contextlib.nullcontext(), "__exit__"))

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 
+from flopmeter.sensors.guard import guarded
 from flopmeter.usage import DeviceUsage, Usage
 
 PERIOD_S = 1.0
@@ -42,6 +43,7 @@ class NvmlSampler:
         self._halt = threading.Event()
         self._thread: threading.Thread | None = None
         self._status = "NVML has not answered yet"
+        self._has_ended = False
         self._pending: list[DeviceUsage] = []
         self._last: dict[str, tuple[int, int | None]] = {}
         self._names: dict[str, str] = {}
@@ -63,7 +65,7 @@ class NvmlSampler:
         """
         with self._lock:
             pending, self._pending = self._pending, []
-            return Usage.of(pending, () if self._names else (self._status,))
+            return Usage.of(pending, () if self._names and not self._has_ended else (self._status,))
 
     def identities(self) -> dict[str, dict[str, str]]:
         """Return what each device says it is, by UUID: name, serial, PCI id, driver, where NVML tells."""
@@ -77,6 +79,12 @@ class NvmlSampler:
             self._thread.join(JOIN_S)
         self._thread = None
 
+    def on_failure(self, error: Exception) -> None:
+        """Say why no more is measured; what was measured before stands."""
+        self._say(f"sampling ended: {type(error).__name__}: {_words(error)}")
+        self._has_ended = True
+
+    @guarded
     def _sample_until_halt(self) -> None:
         library = self._open()
         if library is None:

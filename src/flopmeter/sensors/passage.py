@@ -23,7 +23,8 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from flopmeter.formulas.book import FormulaBook
 from flopmeter.sensors import situation as situations
 from flopmeter.sensors.compiled import REGION, UNWATCHED, CompileWatch, adopt_compiled, is_unadopted, release_compiled
-from flopmeter.sensors.guard import BoundaryHook, guarded
+from flopmeter.sensors.guard import guarded
+from flopmeter.sensors.hook import BoundaryHook
 from flopmeter.sensors.pricing import Pricer
 from flopmeter.sensors.replay import ReplayPlan
 from flopmeter.sensors.situation import OTHER, Situation, WatchedModel, Witness
@@ -72,8 +73,8 @@ class TorchSensor:
         self._plan = ReplayPlan(exact=exact)
         self._phase = PhaseTracker()
         self._recorder = OpRecorder(self._phase.now, self.on_failure)
-        self._pricer = Pricer(book, lambda error: sink.sensor_failed(error, ns=self._priced_ns))
-        self._priced_ns = 0
+        self._pricer = Pricer(book, lambda error: sink.sensor_failed(error, ns=self._ending_ns))
+        self._ending_ns: int | None = None
         self._models: dict[int, WatchedModel] = {}
         self._handles: list[Any] = []
         self._open: _Open | None = None
@@ -163,7 +164,7 @@ class TorchSensor:
     def on_failure(self, error: Exception) -> None:
         """Mark the running passage as not fully known, and tell the meter; the passage's end tells how long it was."""
         if self._open is None:
-            self._sink.sensor_failed(error)
+            self._sink.sensor_failed(error, ns=self._ending_ns)
             return
         is_first, self._open.failed = not self._open.failed, f"{type(error).__name__}: {error}"
         if is_first:
@@ -301,7 +302,7 @@ class TorchSensor:
         passage, self._open = self._open, None
         if passage is None:
             return
-        ns = time.perf_counter_ns() - passage.started_ns
+        ns = self._ending_ns = time.perf_counter_ns() - passage.started_ns
         marks = passage.model.gradient_marks() if passage.model else ()
         changed = tuple([before != after for before, after in zip(passage.gradients, marks, strict=False)])
         witness = Witness(situations.count_nodes() - passage.nodes, changed, ended_by, passage.inner)
@@ -313,12 +314,12 @@ class TorchSensor:
             self._end_counted(passage, witness, ns, self._recorder.take())
         else:
             self._end_replayed(passage, witness, ns)
+        self._ending_ns = None
 
     @guarded
     def _end_counted(self, passage: _Open, witness: Witness, ns: int, calls: Mapping[Key, int]) -> None:
         if not calls and passage.situation is OTHER:
             return
-        self._priced_ns = ns
         table = self._pricer.table(calls)
         self._sink.passage_ran(table, basis="counted", ns=ns)
         if passage.situation is not OTHER and not passage.failed:

@@ -1,0 +1,28 @@
+"""What hangs on a user's module or on torch's optimizers, and how it behaves when the module travels.
+
+Not here: what a boundary does (`passage.py`).
+"""
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+
+class BoundaryHook:
+    """A hook on a watched module that never travels: copies and pickles of the module get one that does nothing."""
+
+    def __init__(self, call: Callable[..., None]) -> None:
+        """Wrap what is to be called."""
+        self._call = call
+
+    def __call__(self, *args: Any) -> None:
+        """Pass on, unless a compiler is tracing: then there is nothing to meter, and nothing to trace either."""
+        if torch.compiler.is_compiling():
+            return
+        self._call(*args)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Turn into a standard-library callable that takes anything and returns None."""
+        return (getattr, (contextlib.nullcontext(), "__exit__"))

@@ -1,0 +1,34 @@
+"""What hangs on a user's module never travels with it."""
+
+import contextlib
+import copy
+import pickle
+
+import pytest
+import torch
+
+from flopmeter.sensors.hook import BoundaryHook
+
+
+def repickled(hook):
+    return pickle.loads(pickle.dumps(hook))  # noqa: S301  # our own bytes
+
+
+def test_a_hook_passes_on_and_returns_nothing():
+    heard = []
+    hook = BoundaryHook(lambda *args: heard.append(args) or "something")
+    assert hook(1, 2) is None
+    assert heard == [(1, 2)]
+
+
+@pytest.mark.parametrize("travel", [copy.copy, copy.deepcopy, repickled])
+def test_a_hook_that_travels_does_nothing_and_needs_nothing_of_ours(travel):
+    """Else a saved or copied model drags the meter along, or cannot be loaded where flopmeter is not installed."""
+
+    def refuse(*_args):
+        raise AssertionError
+
+    copied = travel(BoundaryHook(refuse))
+    assert copied(torch.nn.ReLU(), (), {}) is None
+    assert b"flopmeter" not in pickle.dumps(BoundaryHook(refuse))
+    assert isinstance(copied.__self__, contextlib.nullcontext)
