@@ -22,7 +22,7 @@ from flopmeter.devices.peaks import bound_cpu
 from flopmeter.errors import FlopmeterError, LedgerError, MeterError
 from flopmeter.formulas.book import CONVENTION, FormulaBook
 from flopmeter.ledger.file import LedgerFile
-from flopmeter.recording import Recording
+from flopmeter.recording import OpenGaps, Recording
 from flopmeter.step import Table
 from flopmeter.tally import PURPOSES
 from flopmeter.units import NS_PER_S
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from flopmeter.sensors.passage import TorchSensor
 
 INTERVAL_S = 5.0
-MAX_GAPS = 1000
 
 _log = logging.getLogger("flopmeter")
 
@@ -101,7 +100,7 @@ class Meter:
         self._sensor: TorchSensor | None = None
         self._nvml: NvmlSampler | None = None
         self._events: list[tuple[str, Mapping[str, wire.Wire]]] = []
-        self._gaps = 0
+        self._gaps = OpenGaps()
         self._stepped: set[int] = set()
         self._has_explicit_steps = False
         self._is_failing = False
@@ -240,6 +239,7 @@ class Meter:
                 self._events.extend(self._alarm.settle())
                 self._flush()
             self._events.extend(self._alarm.settle())
+        self._events.extend(("gap", body) for body in self._gaps.take(is_last=True))
         self._events.append(("close", {"reason": reason}))
         self._flush()
         if self._events:
@@ -273,7 +273,6 @@ class Meter:
             raise (
                 error if isinstance(error, FlopmeterError) else MeterError(f"{type(error).__name__}: {error}")
             ) from error
-        _log.warning("metering failed, the run goes on: %s", error)
         self._gap("failure", f"{type(error).__name__}: {error}"[:500], ns)
 
     # Writing.
@@ -300,18 +299,8 @@ class Meter:
         self._purpose = name
 
     def _gap(self, reason: str, detail: str, ns: int | None) -> None:
-        self._gaps += 1
-        if self._gaps > MAX_GAPS:
-            return
-        if self._gaps == MAX_GAPS:
-            reason, detail, ns = "too many gaps", f"more than {MAX_GAPS} gaps; later ones are not listed", None
-        body: dict[str, wire.Wire] = {
-            "reason": reason,
-            "detail": detail,
-            "ns": None if ns is None else wire.print_count(ns),
-            "ceiling_flop_per_s": _print(self._ceiling()),
-        }
-        self._events.append(("gap", body))
+        if self._gaps.add(reason, detail, ns=ns, ceiling=self._ceiling()):
+            _log.warning("%s, the run goes on: %s", reason, detail)
 
     def _ceiling(self) -> int | None:
         """Return what the devices in use could have done per second at most, None where that is unknown."""
@@ -334,6 +323,7 @@ class Meter:
             self._write_steps(self._ledger)
             if self._alarm is not None:
                 self._events.extend(self._alarm.look(self._recording.total))
+            self._events.extend(("gap", body) for body in self._gaps.take())
             while self._events:
                 self._ledger.append(*self._events[0])
                 self._events.pop(0)
@@ -394,7 +384,3 @@ def _check_purpose(name: str) -> str:
         msg = f"{name!r} is no purpose; there are {', '.join(PURPOSES)}"
         raise ValueError(msg)
     return name
-
-
-def _print(value: int | None) -> str | None:
-    return None if value is None else wire.print_count(value)

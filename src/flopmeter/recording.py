@@ -1,16 +1,19 @@
-"""Recording: the open record of a running meter, from the last one written until now.
+"""Recording and OpenGaps: what a running meter has gathered since the last record that it wrote.
 
 Not here: the file it goes to (`ledger`), and where passages come from (`sensors`).
 """
 
 import time
 
+from flopmeter import wire
 from flopmeter.step import Ran, Steps, Table, Totals
 from flopmeter.tally import Tally
 from flopmeter.usage import Usage
 
 MAX_TABLES = 4096
 MAX_ROWS = 200_000
+MAX_GAP_LINES = 1000
+MAX_GAP_KINDS = 100
 
 
 class Recording:
@@ -141,3 +144,47 @@ class Recording:
         self._total = self._pending
         self._own_ns = own_ns
         self._clear(self._ended_ns)
+
+
+class OpenGaps:
+    """Adds up gaps until a record tells of them; one that repeats itself is one line with a number.
+
+    Bounded: past `MAX_GAP_KINDS` kinds in one record the rest are one kind, and past `MAX_GAP_LINES` lines they wait
+    for the last record.
+    """
+
+    def __init__(self) -> None:
+        """Start without a gap."""
+        self._open: dict[tuple[str, str, int | None], tuple[int, int | None]] = {}
+        self._known: set[tuple[str, str]] = set()
+        self._lines = 0
+
+    def add(self, reason: str, detail: str, *, ns: int | None, ceiling: int | None) -> bool:
+        """Take one gap of at most `ns`, None where its length is unknown; say whether its kind is new."""
+        key = (reason, detail, ceiling)
+        if key not in self._open and len(self._open) >= MAX_GAP_KINDS:
+            key = ("too many kinds", f"more than {MAX_GAP_KINDS} kinds of gap in one record", ceiling)
+        times, before_ns = self._open.get(key, (0, 0))
+        self._open[key] = (times + 1, None if ns is None or before_ns is None else before_ns + ns)
+        is_new = key[:2] not in self._known and len(self._known) < MAX_GAP_KINDS
+        if is_new:
+            self._known.add(key[:2])
+        return is_new
+
+    def take(self, *, is_last: bool = False) -> list[dict[str, wire.Wire]]:
+        """Return the bodies of ledger lines, and start anew."""
+        if self._lines >= MAX_GAP_LINES and not is_last:
+            return []
+        taken: list[dict[str, wire.Wire]] = [
+            {
+                "reason": reason,
+                "detail": detail,
+                "ns": None if ns is None else wire.print_count(ns),
+                "ceiling_flop_per_s": None if ceiling is None else wire.print_count(ceiling),
+                "times": wire.print_count(times),
+            }
+            for (reason, detail, ceiling), (times, ns) in self._open.items()
+        ]
+        self._lines += len(taken)
+        self._open.clear()
+        return taken
