@@ -43,7 +43,7 @@ x + w·(y − x), dropout's gradient dy·mask·scale."""
 
 BITWISE = (
     *("bitwise_and", "bitwise_or", "bitwise_xor", "bitwise_not", "bitwise_left_shift", "bitwise_right_shift"),
-    *("__and__", "__or__", "__xor__", "__lshift__", "__rshift__"),
+    *("__and__", "__or__", "__xor__", "__lshift__", "__rshift__", "__ilshift__", "__irshift__"),
 )
 
 RATES = {**{f"aten::{name}": 1 for name in ELEMENTARY}, **{f"aten::{name}": rate for name, rate in COMPOSED.items()}}

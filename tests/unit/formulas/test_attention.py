@@ -152,6 +152,38 @@ def test_a_call_that_is_not_understood_is_refused(args, options, word):
         cost_of(CPU, *args, **options)
 
 
+LOWER = {
+    "aten::_flash_attention_forward": (3, 4, 7, 8),
+    "aten::_flash_attention_backward": (6, 7, 10, 11),
+    "aten::_efficient_attention_forward": (4, 5, 8, 9),
+    "aten::_efficient_attention_backward": (6, 7, 11, 14),
+}
+
+
+def lower_call(op, *, dropout=0.0, packed=()):
+    """Call a kernel below SDPA: four tokens, two heads, no mask."""
+    *_, dropout_at, causal_at = LOWER[op]
+    args = [None] * (causal_at + 1)
+    tensors = 6 if op.endswith("backward") else 3
+    bias = {"aten::_efficient_attention_backward": 4}.get(op)
+    for place in range(tensors if bias is None else tensors + 1):
+        args[place] = (1, 4, 2, 8) if place != bias else None
+    for place in LOWER[op][:2]:
+        args[place] = (3,) if place in packed else None
+    args[dropout_at], args[causal_at] = dropout, False
+    return cost_of(op, *args)
+
+
+@pytest.mark.parametrize("op", LOWER)
+def test_the_kernels_below_sdpa_find_their_dropout_and_their_packed_lengths(op):
+    """Else dropout is free there, or packed sequences are counted as one long one."""
+    per_pair = 2 if op.endswith("forward") else 4
+    assert lower_call(op, dropout=ANY).flop - lower_call(op).flop == per_pair * 2 * 16
+    for place in LOWER[op][:2]:
+        with pytest.raises(FormulaError, match="packed"):
+            lower_call(op, packed=(place,))
+
+
 def test_packed_sequences_and_windows_are_left_uncounted_rather_than_guessed():
     """Else packed batches count pairs between sequences that never meet."""
     q = (1, 4, 2, 8)

@@ -75,6 +75,11 @@ def test_the_overrideable_form_keeps_its_arguments_one_place_earlier():
     assert found == backward((2, 4, 10), (6, 2, 3), (2, 6, 8), [True, True, True], groups=2)
 
 
+def test_without_channels_there_is_nothing_to_do():
+    assert forward((2, 3, 9), (0, 3, 3), (2, 0, 7)) == {"convolution": 0}
+    assert backward((2, 3, 9), (0, 3, 3), (2, 0, 7), [True, True, True]) == {"convolution": 0}
+
+
 @pytest.mark.parametrize(
     ("x", "w", "y", "groups"),
     [((2, 4, 10), (6, 3, 3), (2, 6, 8), 1), ((2, 4, 10), (6, 4, 3), (2, 5, 8), 1), ((2, 4), (6, 4), (2, 6), 1)],

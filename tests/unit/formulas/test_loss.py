@@ -56,6 +56,7 @@ def test_binary_cross_entropy():
     assert parts_of("binary_cross_entropy", X, X) == {"pointwise": 7 * N, "reduction": N}
     assert parts_of("binary_cross_entropy", X, X, X, NONE) == {"pointwise": 8 * N}
     op = "binary_cross_entropy_with_logits"
+    assert parts_of(op, X, X, X, None, NONE) == {"pointwise": 9 * N}
     assert parts_of(op, X, X) == {"pointwise": 8 * N, "reduction": N}
     assert parts_of(op, X, X, X, (3,), SUM) == {"pointwise": (8 + 1 + 3) * N + 3, "reduction": N - 1}
 

@@ -80,6 +80,8 @@ def test_a_group_norm():
     sums = n + (n - p) + (n - p)
     gradient = 4 * n + 2 * (p - m) + 3 * p + 6 * m + 5 * m
     assert flop_of(*call, [True, True, True]) == sums + gradient + (4 * p - 4) + (p - 4)
+    assert flop_of(*call, [True, False, False]) == sums + gradient
+    assert flop_of(*call, [False, True, False]) == sums + (4 * p - 4)
     assert flop_of(*call, [False, False, True]) == sums + (p - 4)
     assert flop_of(*call, [False, False, False]) == 0
 
@@ -91,6 +93,8 @@ def test_a_batch_norm_in_training_also_moves_its_statistics():
         assert flop_of(op, IMAGE, C, C, C, C, True, 0.1, 1e-5) == 6 * n + 2 * c + mean + variance + affine
         assert flop_of(op, IMAGE, None, None, None, None, True, 0.1, 1e-5) == 6 * n + 2 * c
         assert flop_of(op, IMAGE, C, C, C, C, False, 0.1, 1e-5) == 2 * n + 3 * c + affine
+    assert flop_of("native_batch_norm", IMAGE, None, None, C, None, True, 0.1, 1e-5) == 6 * n + 2 * c + mean
+    assert flop_of("native_batch_norm", IMAGE, None, None, None, C, True, 0.1, 1e-5) == 6 * n + 2 * c + variance
     assert flop_of("_batch_norm_with_update", IMAGE, C, C, C, C, 0.1, 1e-5) == 6 * n + 2 * c + 7 * c + affine
 
 
