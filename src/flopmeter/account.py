@@ -253,7 +253,7 @@ class _Sums:
         self, rank: int, steps: Steps, tables: Mapping[str, Table], before: Totals, ran: Counter[tuple[str, str, str]]
     ) -> Totals:
         total = before + Totals.of(steps.loose, tokens=steps.tokens, steps=steps.count)
-        closed_flop, open_ns = steps.loose.flop, steps.loose_ns if steps.loose.uncounted else 0
+        closed_flop, open_ns = steps.loose.flop, steps.loose_ns
         for item in steps.ran:
             table = tables.get(item.table)
             if table is None:
@@ -310,7 +310,7 @@ class _Sums:
             detail = f"last record {last}{torn}; the process still runs, or was killed"
             self._add_gap(segment, "not closed", detail, None, None)
             return
-        ns = max(0, _ns_between(last, following.header.at))
+        ns = _bound_ns(last, following.header.at)
         detail = f"last record {last}, gone on {following.header.at}{torn}; work since that record is unknown"
         self._add_gap(segment, "killed", detail, ns, ceiling)
 
@@ -373,13 +373,14 @@ def _product(ceiling_flop_per_s: int, ns: int) -> int:
     return -(-ceiling_flop_per_s * ns // NS_PER_S)
 
 
-def _ns_between(earlier: str, later: str) -> int:
+def _bound_ns(earlier: str, later: str) -> int | None:
+    """Return how long it was at most between two dates; None where the clock was set back meanwhile."""
     try:
         seconds = (datetime.fromisoformat(later) - datetime.fromisoformat(earlier)).total_seconds()
     except (TypeError, ValueError) as error:
         msg = f"{earlier!r} or {later!r} is no date"
         raise LedgerUnreadableError(msg) from error
-    return round(seconds * NS_PER_S)
+    return None if seconds < 0 else round(seconds * NS_PER_S) + NS_PER_S // 1000  # dates are cut to milliseconds
 
 
 def _added(one: int | None, two: int | None) -> int | None:

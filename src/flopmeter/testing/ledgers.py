@@ -91,6 +91,7 @@ class ScriptedSegment:
         basis: str = "counted",
         tokens: int = 8,
         loose: Tally | None = None,
+        loose_ns: int = 0,
         usage: Usage | None = None,
     ) -> None:
         """Append one record of one step in which each table ran so often; new tables are written before it."""
@@ -116,7 +117,7 @@ class ScriptedSegment:
             own_ns=0,
             ran=tuple(ran),
             loose=extra,
-            loose_ns=0,
+            loose_ns=loose_ns,
             usage=usage or Usage(),
             ceiling_flop_per_s=self._ceiling,
             total=self._total,
