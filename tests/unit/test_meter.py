@@ -171,9 +171,12 @@ def test_checkpoints_are_known_by_their_digests(tmp_path):
 
 
 def test_the_runs_own_exception_goes_on_its_way_and_is_named(tmp_path, trainer):
-    with pytest.raises(ZeroDivisionError), Meter(tmp_path, model=trainer.model) as meter:
-        trainer.update(meter)
-        1 / 0  # noqa: B018
+    def run():
+        with Meter(tmp_path, model=trainer.model) as meter:
+            trainer.update(meter)
+            raise ZeroDivisionError
+
+    pytest.raises(ZeroDivisionError, run)
     assert entries(tmp_path)[-1]["kind"] == "close"
     assert "ZeroDivisionError" in entries(tmp_path)[-1]["body"]["reason"]
     assert Account.of(tmp_path).steps == 1

@@ -110,9 +110,13 @@ def test_no_hook_and_no_mode_is_left_behind(tmp_path):
 def test_no_hook_and_no_mode_is_left_behind_by_an_exception(tmp_path, error):
     model = Gpt()
     before = (hooks_of(model), stack_height())
-    with pytest.raises(error), Meter(tmp_path, model=model) as meter:
-        train(model, meter=meter, steps=2)
-        raise error
+
+    def run():
+        with Meter(tmp_path, model=model) as meter:
+            train(model, meter=meter, steps=2)
+            raise error
+
+    pytest.raises(error, run)
     assert (hooks_of(model), stack_height()) == before
 
 
@@ -143,10 +147,9 @@ def test_a_model_saved_while_it_is_watched_loads_where_flopmeter_is_not_installe
 
 def test_a_copy_of_a_watched_model_is_not_watched(tmp_path):
     model = nn.Sequential(nn.Linear(2, 3))
-    with Meter(tmp_path, model=model) as meter:
-        with torch.no_grad():
-            copy.deepcopy(model)(torch.ones(1, 2))
-            model(torch.ones(1, 2))
+    with Meter(tmp_path, model=model) as meter, torch.no_grad():
+        copy.deepcopy(model)(torch.ones(1, 2))
+        model(torch.ones(1, 2))
     tally = meter.account().tally
     assert tally.select(phase="inference").contraction_flop == 2 * 2 * 3
     assert tally.select(phase="other").contraction_flop == 2 * 2 * 3, "counted all the same"

@@ -1,0 +1,142 @@
+"""The open record of a running meter, and its open gaps."""
+
+import pytest
+
+from flopmeter import recording as recordings
+from flopmeter.formulas.call import OpCall
+from flopmeter.recording import OpenGaps, Recording
+from flopmeter.step import Row, Steps, Table
+from flopmeter.tally import OpCount, Tally, Uncounted
+from flopmeter.usage import DeviceUsage, Usage
+
+
+def table(flop: int, *, uncounted: bool = False) -> Table:
+    count = OpCount(op="aten::mm", kind="matmul", phase="forward", precision="fp32", calls=1, flop=flop)
+    row = Row(call=OpCall.of("aten::mm", (1, flop), (flop, 1)), phase="forward", calls=1)
+    unknown = (Uncounted(op="mine::op", calls=1, elements=1),) if uncounted else ()
+    return Table((row,), Tally((count,), unknown))
+
+
+def close(recording: Recording, *, own_ns: int = 0) -> Steps:
+    steps = recording.steps(own_ns=own_ns, ceiling=None)
+    recording.steps_written(own_ns=own_ns)
+    return steps
+
+
+def test_passages_of_the_same_table_purpose_and_basis_are_one_line():
+    recording = Recording()
+    for basis in ("counted", "replayed", "replayed"):
+        recording.add(table(10), purpose="undeclared", basis=basis, ns=5)
+    recording.finish_step(tokens=3, samples=1)
+    steps = close(recording)
+    assert {(ran.basis, ran.times, ran.ns) for ran in steps.ran} == {("counted", 1, 5), ("replayed", 2, 10)}
+    assert (steps.total.flop, steps.total.tokens, steps.total.steps) == (30, 3, 1)
+    assert recording.flop == 30
+    assert recording.total == steps.total
+
+
+def test_totals_go_on_over_records_and_counts_begin_anew():
+    recording = Recording(first=7)
+    recording.add(table(10), purpose="undeclared", basis="counted", ns=1)
+    recording.finish_step(tokens=3, samples=0)
+    first = close(recording, own_ns=40)
+    recording.add(table(10), purpose="undeclared", basis="replayed", ns=1)
+    recording.finish_step(tokens=4, samples=0)
+    second = close(recording, own_ns=100)
+    assert (first.first, first.count, second.first, second.count) == (7, 1, 8, 1)
+    assert (first.own_ns, second.own_ns) == (40, 60)
+    assert (second.tokens, second.total.tokens, second.total.flop) == (4, 7, 20)
+    assert second.started_ns == first.ended_ns, "no moment falls between two records"
+
+
+def test_a_record_that_could_not_be_written_stays_open():
+    """Else a full disk loses the work of one interval for good."""
+    recording = Recording()
+    recording.add(table(10), purpose="undeclared", basis="counted", ns=1)
+    recording.steps(own_ns=0, ceiling=None)
+    recording.add(table(10), purpose="undeclared", basis="counted", ns=1)
+    steps = close(recording)
+    assert steps.total.flop == 20
+    assert recording.is_empty
+
+
+def test_a_table_is_written_once():
+    recording = Recording()
+    recording.add(table(10), purpose="undeclared", basis="counted", ns=1)
+    (new,) = recording.unwritten()
+    recording.table_written(new)
+    recording.add(table(10), purpose="evaluation", basis="counted", ns=1)
+    assert recording.unwritten() == ()
+
+
+@pytest.mark.parametrize(
+    ("basis", "uncounted", "loose_ns"), [("counted", False, 0), ("counted", True, 7), ("replayed", False, 7)]
+)
+def test_beyond_the_room_for_tables_work_is_counted_and_its_uncertainty_kept(monkeypatch, basis, uncounted, loose_ns):
+    monkeypatch.setattr(recordings, "MAX_TABLES", 1)
+    recording = Recording()
+    recording.add(table(10), purpose="undeclared", basis="counted", ns=5)
+    recording.add(table(20, uncounted=uncounted), purpose="evaluation", basis=basis, ns=7)
+    steps = close(recording)
+    assert len(recording.unwritten()) == 1
+    assert steps.total.flop == 30
+    assert steps.loose.select(purpose="evaluation", basis=basis).flop == 20
+    assert len(steps.loose.uncounted) == uncounted
+    assert steps.loose_ns == loose_ns
+
+
+def test_rows_are_bounded_too(monkeypatch):
+    monkeypatch.setattr(recordings, "MAX_ROWS", 2)
+    recording = Recording()
+    for flop in range(1, 6):
+        recording.add(table(flop), purpose="undeclared", basis="counted", ns=1)
+    assert len(recording.unwritten()) == 2
+    assert close(recording).total.flop == 15
+
+
+def test_devices_alone_are_worth_a_record():
+    recording = Recording()
+    assert recording.is_empty
+    recording.add_usage(Usage.of([DeviceUsage(uuid="GPU-fake", name="Fake GPU", held_ns=1)]))
+    assert not recording.is_empty
+    assert recording.is_new_device("GPU-fake")
+    assert not recording.is_new_device("GPU-fake")
+
+
+def test_a_record_survives_the_wire():
+    recording = Recording()
+    recording.add(table(10), purpose="undeclared", basis="counted", ns=1)
+    recording.finish_step(tokens=2, samples=1)
+    steps = close(recording)
+    assert Steps.from_wire(steps.to_wire()) == steps
+
+
+def test_a_gap_that_repeats_itself_is_one_line():
+    gaps = OpenGaps()
+    assert gaps.add("passage", "again", ns=5, ceiling=100)
+    assert not gaps.add("passage", "again", ns=6, ceiling=100)
+    (body,) = gaps.take()
+    assert (body["ns"], body["times"], body["ceiling_flop_per_s"]) == ("11", "2", "100")
+    assert gaps.take() == []
+
+
+def test_one_gap_of_unknown_length_makes_the_line_unknown():
+    """Else an unbounded gap would pass for a short one."""
+    gaps = OpenGaps()
+    gaps.add("passage", "again", ns=5, ceiling=100)
+    gaps.add("passage", "again", ns=None, ceiling=100)
+    assert gaps.take()[0]["ns"] is None
+
+
+def test_kinds_and_lines_are_bounded_and_the_rest_comes_at_the_end(monkeypatch):
+    monkeypatch.setattr(recordings, "MAX_GAP_KINDS", 3)
+    monkeypatch.setattr(recordings, "MAX_GAP_LINES", 4)
+    gaps = OpenGaps()
+    for index in range(10):
+        gaps.add("passage", f"kind {index}", ns=1, ceiling=None)
+    taken = gaps.take()
+    assert len(taken) == 4
+    assert sum(int(body["times"]) for body in taken) == 10
+    gaps.add("passage", "late", ns=1, ceiling=None)
+    assert gaps.take() == []
+    assert [body["detail"] for body in gaps.take(is_last=True)] == ["late"]
