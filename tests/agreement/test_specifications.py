@@ -24,9 +24,8 @@ PREDICATE = (SPEC / "predicate-v0.1.md").read_text(encoding="utf-8")
 
 def blocks(text) -> list[bytes]:
     """The blocks under the heading `Example`, as files."""
-    return [
-        found.encode() for found in re.findall(r"^```text\n(.*?)^```", text.partition("## Example")[2], re.MULTILINE | re.DOTALL)
-    ]
+    examples = text.partition("## Example")[2]
+    return [found.encode() for found in re.findall(r"^```text\n(.*?)^```", examples, re.MULTILINE | re.DOTALL)]
 
 
 @pytest.fixture
@@ -102,6 +101,5 @@ def test_the_pages_name_the_versions_reasons_and_kinds():
     assert SPEC_VERSION.rpartition(".")[0] in PREDICATE
     assert FORMAT in LEDGER
     assert [reason for reason in REASONS if f"`{reason}`" not in PREDICATE] == []
-    assert set(re.findall(r"^\| `([a-z-]+)` \| ", LEDGER.partition("## Kinds")[2].partition("###")[0], re.MULTILINE)) == set(
-        KINDS
-    )
+    kinds = LEDGER.partition("## Kinds")[2].partition("###")[0]
+    assert set(re.findall(r"^\| `([a-z-]+)` \| ", kinds, re.MULTILINE)) == set(KINDS)
