@@ -176,7 +176,8 @@ def test_the_runs_own_exception_goes_on_its_way_and_is_named(tmp_path, trainer):
             trainer.update(meter)
             raise ZeroDivisionError
 
-    pytest.raises(ZeroDivisionError, run)
+    with pytest.raises(ZeroDivisionError):
+        run()
     assert entries(tmp_path)[-1]["kind"] == "close"
     assert "ZeroDivisionError" in entries(tmp_path)[-1]["body"]["reason"]
     assert Account.of(tmp_path).steps == 1

@@ -116,7 +116,8 @@ def test_no_hook_and_no_mode_is_left_behind_by_an_exception(tmp_path, error):
             train(model, meter=meter, steps=2)
             raise error
 
-    pytest.raises(error, run)
+    with pytest.raises(error):
+        run()
     assert (hooks_of(model), stack_height()) == before
 
 
