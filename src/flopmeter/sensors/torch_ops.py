@@ -5,6 +5,7 @@ change a cost, phase. It changes no result, draws no random number and lets comp
 Not here: when it is switched on (`passage.py`), phases (`torch_phase.py`), costs (`formulas`).
 """
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -58,6 +59,7 @@ class OpRecorder(TorchDispatchMode):
         self.on_failure = on_failure
         self._calls: dict[Key, int] = {}
         self._skipped: dict[Any, bool] = {}
+        self._composite: dict[Any, bool] = {}
         self.own_ns = 0
 
     @classmethod
@@ -71,6 +73,9 @@ class OpRecorder(TorchDispatchMode):
         for kind in types:
             if hasattr(kind, "__tensor_flatten__") and not _is_fake(kind):
                 return NotImplemented  # a wrapper such as DTensor: its own local operators come back here
+        if torch.is_inference_mode_enabled() and self._is_composite(func):
+            with self:  # without autograd's layer such operators arrive whole; take them apart as torch itself would
+                return func.decompose(*args, **(kwargs or {}))
         out = func(*args, **kwargs) if kwargs else func(*args)
         begun = time.perf_counter_ns()
         skip = self._skipped.get(func)
@@ -91,6 +96,9 @@ class OpRecorder(TorchDispatchMode):
         outs = _flatten(out)
         if outs and outs[0].device.type == "meta":
             return
+        if any(tensor.is_nested for tensor in (*_flatten(args), *outs)):
+            self._note_nested(func, outs)
+            return
         key = (
             func,
             self._phase_now(),
@@ -105,6 +113,20 @@ class OpRecorder(TorchDispatchMode):
         """Remember a call of something whose inside cannot be seen: it will be listed as uncounted."""
         key = (name, self._phase_now(), (), (), tuple([(tensor.shape, tensor.dtype) for tensor in outs]), "")
         self._calls[key] = self._calls.get(key, 0) + 1
+
+    def _note_nested(self, func: Any, outs: Sequence[torch.Tensor]) -> None:
+        """Remember a call on nested tensors, which have no one shape: no formula prices it, its elements are known."""
+        sizes = tuple([((tensor.numel(),), tensor.dtype) for tensor in outs])
+        key = (f"nested::{_schema(func)[0].replace('::', '.')}", self._phase_now(), (), (), sizes, "")
+        self._calls[key] = self._calls.get(key, 0) + 1
+
+    def _is_composite(self, func: Any) -> bool:
+        found = self._composite.get(func)
+        if found is None:
+            key = torch._C.DispatchKey.CompositeImplicitAutograd  # noqa: SLF001
+            found = hasattr(func, "has_kernel_for_dispatch_key") and func.has_kernel_for_dispatch_key(key)
+            self._composite[func] = found
+        return found
 
     def take(self) -> dict[Key, int]:
         """Return what was noted since the last take."""
@@ -187,6 +209,8 @@ def _shadow(value: Any) -> Any:
     if isinstance(value, _Tensor):
         return (value.shape, value.dtype)
     if isinstance(value, float):
+        if math.isinf(value):
+            return str(value)  # the order of a norm, which then costs less
         return value if value in EXACT_SCALARS else ANY_NUMBER  # a step size may be another one at each call
     if value is None or isinstance(value, int | str):
         return value

@@ -1,0 +1,32 @@
+"""flopmeter recount."""
+
+BOOK = "FORMULAS = {'aten::mm': ('matmul', lambda call: call.tensor(0).size)}\n"
+
+
+def test_equal_is_a_yes(call, lab):
+    """If this failed, an auditor would have to believe us."""
+    done = call("recount", "run", "--json")
+    assert done.code == 0
+    assert (done.json["equal"], done.json["share"], done.json["flop"]) == (True, 1.0, "630")
+    assert done.json["recorded"]["flop"] == "630"
+    assert "equal     every operator" in call("recount", "run").out
+
+
+def test_a_book_of_ones_own_that_differs_is_a_no(call, lab):
+    """If this failed, a recount with other formulas would pass for a confirmation."""
+    (lab / "book.py").write_text(BOOK, encoding="utf-8")
+    done = call("recount", "run", "--book", "book.py", "--json")
+    assert done.code == 1
+    assert done.json["same_book"] is False
+    assert [difference["op"] for difference in done.json["differences"]] == ["aten::mm"]
+
+
+def test_a_book_that_is_none_is_one_sentence(call, lab):
+    """If this failed, a typo in a formula file would end in a traceback."""
+    for text in ("FORMULAS = 3", "FORMULA = {}", "def", "FORMULAS = {'mm': ('matmul', len)}", "import nonsense"):
+        (lab / "book.py").write_text(text, encoding="utf-8")
+        done = call("recount", "run", "--book", "book.py")
+        assert done.code != 0
+        assert "book.py" in done.err
+        assert "Traceback" not in done.err
+    assert call("recount", "run", "--book", "missing.py").code == 2

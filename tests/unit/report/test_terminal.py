@@ -1,0 +1,59 @@
+"""The report in words: what it must say, whatever it looks like."""
+
+from pathlib import Path
+
+from flopmeter.account import Account
+from flopmeter.regimes.regime import find
+from flopmeter.report.terminal import render_account
+from flopmeter.testing.ledgers import ScriptedSegment, product_table, recorded_ledger
+from flopmeter.usage import DeviceUsage, Usage
+
+
+def test_it_says_what_ran_and_how_sure_that_is(tmp_path: Path) -> None:
+    """If this failed, a person would read a figure without its interval."""
+    text = render_account(Account.of(recorded_ledger(tmp_path)), name="tiny")
+    assert "FLOP executed 630 FLOP" in text
+    assert "known to lie between 270 FLOP (counted)" in text
+    assert "4 passages counted" not in text
+    assert "5 passages counted, 6 replayed (0 audits)" in text
+    assert "uncounted: nothing" in text
+    assert "gaps: none" in text
+
+
+def test_what_is_unknown_is_said_in_words(tmp_path: Path) -> None:
+    """If this failed, an unknown would be read as a zero."""
+    with ScriptedSegment(tmp_path) as segment:
+        segment.run(product_table(unknown=7), usage=Usage((), ("no NVIDIA driver: not found",)))
+        segment.note("gap", {"reason": "failure", "detail": "a made-up fault", "ns": None, "ceiling_flop_per_s": None})
+        segment.end()
+    account = Account.of(tmp_path)
+    text = render_account(account, name="tiny", findings=[find("eu.gpai.systemic").assess(account)])
+    assert "no bound known" in text
+    assert "NVIDIA devices: no NVIDIA driver: not found; device time and energy are unknown, not zero" in text
+    assert "mylib::attn: 7 calls" in text
+    assert "gap (failure, segment 0, unbounded): a made-up fault" in text
+    assert "cannot-tell" in text
+
+
+def test_devices_stand_with_what_was_measured_and_what_was_not(tmp_path: Path) -> None:
+    """If this failed, device time would look complete where it is not."""
+    usage = Usage.of([DeviceUsage(uuid="GPU-1", name="H100", held_ns=2_000_000_000, energy_mj=5_000)])
+    with ScriptedSegment(tmp_path) as segment:
+        segment.run(product_table(), usage=usage)
+        segment.end()
+    text = render_account(Account.of(tmp_path), name="tiny")
+    (line,) = [line for line in text.splitlines() if "GPU-1" in line]
+    assert line.split() == ["H100", "GPU-1", "2", "s", "unknown", "5", "J"]
+
+
+def test_a_long_list_is_cut_and_says_so(tmp_path: Path) -> None:
+    """If this failed, a thousand gaps would hide the rest of the report."""
+    with ScriptedSegment(tmp_path) as segment:
+        for number in range(15):
+            body = {"reason": "failure", "detail": f"fault {number}", "ns": "0", "ceiling_flop_per_s": None}
+            segment.note("gap", body)
+        segment.end()
+    text = render_account(Account.of(tmp_path), name="tiny")
+    assert "fault 9" in text
+    assert "fault 10" not in text
+    assert "and 5 more gaps" in text
