@@ -22,7 +22,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 MARKED = re.compile(
     r"<!-- (?P<mark>file: (?P<name>[\w./-]+)|run|run, figures vary) -->\n"
-    r"```(?P<language>\w+)\n(?P<text>.*?)^```$",
+    r"(?:<!-- python\n(?:(?!-->).)*-->\n)?```(?P<language>\w+)\n(?P<text>.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )
 PAGES = [page for page in sorted(ROOT.glob("docs/**/*.md")) if "<!-- run" in page.read_text(encoding="utf-8")]
