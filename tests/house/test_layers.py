@@ -19,11 +19,15 @@ TRAINING_SIDE = {"sensors", "exporters", "meter", "launch", "testing", "integrat
 # Source files whose tests live elsewhere, and where.
 MIRRORED_ELSEWHERE: dict[str, str] = {
     "errors.py": "tests/house/test_errors.py",
+    "integrations/lightning.py": "tests/integrations/test_lightning.py",
+    "integrations/transformers.py": "tests/integrations/test_transformers.py",
 }
 
 # Tests of a whole room rather than of one file of it, and what they are about.
 OF_A_ROOM: dict[str, str] = {
     "attestation/test_flipped_bits.py": "any bit changed in attestation, ledger or subject is noticed",
+    "sensors/test_passage_changes.py": "what changes under a passage is never replayed unseen",
+    "test_meter_workload.py": "a metered program computes, draws and keeps what it would without the meter",
 }
 
 
