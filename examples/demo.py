@@ -41,7 +41,7 @@ class Plan:
     context: int = 128
     batch: int = 8
     accumulation: int = 2
-    steps: int = 400
+    steps: int = 300
     evaluate_every: int = 100
     evaluation_batches: int = 8
     save_every: int = 50

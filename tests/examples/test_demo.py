@@ -1,4 +1,7 @@
-"""The demo, as a user runs it: exact to the last operation, and whole again after `kill -9`."""
+"""The demo, as a user runs it: exact to the last operation, and whole again after `kill -9`.
+
+`python tests/examples/test_demo.py runs/demo` compares an uninterrupted run of the demo with the sum by hand.
+"""
 
 import importlib.util
 import json
@@ -19,8 +22,7 @@ pytestmark = pytest.mark.torch
 DEMO = Path(__file__).parents[2] / "examples" / "demo.py"
 
 
-@pytest.fixture(scope="module")
-def demo() -> ModuleType:
+def load_demo() -> ModuleType:
     spec = importlib.util.spec_from_file_location("flopmeter_demo", DEMO)
     assert spec is not None
     assert spec.loader is not None
@@ -28,6 +30,11 @@ def demo() -> ModuleType:
     sys.modules[spec.name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def demo() -> ModuleType:
+    return load_demo()
 
 
 def products_by_hand(*, layers: int, width: int, context: int, batch: int, trained: int, evaluated: int) -> int:
@@ -147,3 +154,24 @@ def _wait_for(is_there: object, seconds: float = 120) -> None:
 
 def _lines(run: Path) -> int:
     return sum(file.read_bytes().count(b"\n") for file in (run / "ledger").glob("*.jsonl"))
+
+
+def compare(run: Path) -> None:
+    """Print the products that a report names beside the sum by hand from the demo's own sizes."""
+    report = json.loads((run / "report.json").read_text())
+    steps, plan = int(report["steps"]), load_demo().Plan()
+    by_hand = products_by_hand(
+        layers=plan.layers,
+        width=plan.width,
+        context=plan.context,
+        batch=plan.batch,
+        trained=steps * plan.accumulation,
+        evaluated=steps // plan.evaluate_every * plan.evaluation_batches,
+    )
+    print(
+        f"counted {report['contraction_flop']}, by hand {by_hand}, equal: {int(report['contraction_flop']) == by_hand}"
+    )
+
+
+if __name__ == "__main__":
+    compare(Path(sys.argv[1]))
