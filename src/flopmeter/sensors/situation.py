@@ -60,6 +60,7 @@ class WatchedModel:
         self._parameters = list(self.module.parameters())
         self._children = [module._modules for module in self._modules]  # noqa: SLF001
         self._lengths = tuple(map(len, self._children))
+        self._find_ends()
         self.is_stale = False
 
     def refresh(self) -> bool:
@@ -91,18 +92,19 @@ class WatchedModel:
             given,
             tuple([module.training for module in self._modules]),
             tuple([parameter.requires_grad for parameter in self._parameters]),
-            tuple([parameter.grad is None for parameter in self._ends()]),
+            tuple([parameter.grad is None for parameter in self._find_ends()]),
             *ambient(),
         )
 
-    def _ends(self) -> list[torch.nn.Parameter]:
+    def _find_ends(self) -> list[torch.nn.Parameter]:
         trainable = [parameter for parameter in self._parameters if parameter.requires_grad]
-        return [trainable[0], trainable[-1]] if trainable else []
+        self._ends = [trainable[0], trainable[-1]] if trainable else []
+        return self._ends
 
     def gradient_marks(self) -> tuple[Any, ...]:
         """Return marks of the first and last gradient; a backward that reaches them changes them."""
         return tuple(
-            [None if p.grad is None else (id(p.grad), p.grad._version) for p in self._ends()]  # noqa: SLF001
+            [None if p.grad is None else (id(p.grad), p.grad._version) for p in self._ends]  # noqa: SLF001
         )
 
 
