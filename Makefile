@@ -11,7 +11,7 @@ OTHER := .venv-torch-$(TORCH)
 # Files whose change means: install again.
 PINS := pyproject.toml constraints.txt
 
-# Tests that hold without torch: the auditor's side, and what we promise of it.
+# Tests that hold without torch: the auditor's side, and what we promise of it. Slow ones run with all the others.
 BARE_TESTS := $(wildcard tests/unit tests/laws tests/house/test_bare.py tests/house/test_weight.py tests/house/test_front_door.py)
 
 .DEFAULT_GOAL := help
@@ -75,7 +75,7 @@ test: test-bare lint test-all
 
 test-bare: $(BARE)/.ready
 	@echo "── without torch"
-	@FLOPMETER_BARE=1 $(BARE)/bin/python -m pytest --quiet -m "not torch" $(BARE_TESTS)
+	@FLOPMETER_BARE=1 $(BARE)/bin/python -m pytest --quiet -m "not torch and not slow" $(BARE_TESTS)
 
 lint: $(VENV)/.ready-test
 	@echo "── lint"
