@@ -12,6 +12,7 @@ A page may hold, each behind a comment of its own:
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -27,6 +28,7 @@ MARKED = re.compile(
 )
 PAGES = [page for page in sorted(ROOT.glob("docs/**/*.md")) if "<!-- run" in page.read_text(encoding="utf-8")]
 SEPARATOR = "\x1e"
+TIMEOUT_S = 180
 
 # What differs from run to run: ids, dates, and what follows from the clock, the machine or the version.
 VARYING = (
@@ -61,17 +63,23 @@ def run_block(block: str, folder: Path) -> str:
     ]
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path, "COLUMNS": "100", "NO_COLOR": "1", "PYTHONWARNINGS": "error"}
-    done = subprocess.run(
+    shell = subprocess.Popen(
         ["bash", "-c", "\n".join(lines)],
         cwd=folder,
         env=environment,
-        capture_output=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
-        check=False,
-        timeout=300,
+        start_new_session=True,
     )
-    printed = done.stdout.split(SEPARATOR)
-    assert len(printed) == len(commands) + 1, done.stdout + done.stderr
+    try:
+        said, _ = shell.communicate(timeout=TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        os.killpg(shell.pid, signal.SIGKILL)  # what it started in the background, too
+        said, _ = shell.communicate()
+    printed = said.split(SEPARATOR)
+    assert len(printed) == len(commands) + 1, said
     shown = [f"$ {command}\n{text}" for command, text in zip(commands, printed, strict=False)]
     return "".join(f"{line.rstrip()}\n" for line in "".join(shown).splitlines())
 
@@ -106,6 +114,7 @@ def settle(page: str) -> list[str]:
     return blocks
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_what_is_shown_is_what_is_printed(page: Path, tmp_path: Path) -> None:
     """If this failed, a newcomer would see something else than what we promised, and doubt either."""
