@@ -17,13 +17,14 @@ BARE_TESTS := $(wildcard tests/unit tests/laws tests/house/test_bare.py tests/ho
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help python demo test test-bare test-all test-torch lint clean
+.PHONY: help python demo test test-bare test-all sweep test-torch lint clean
 
 help:
 	@echo "make demo              train a small model with the meter on; ends with a verified attestation"
 	@echo "make test              lint, types, import contracts and every test"
 	@echo "make test-bare         the auditor's side alone, without torch"
 	@echo "make test-torch TORCH=2.9.1   the torch-facing tests on another torch"
+	@echo "make sweep             what make test samples, whole: every bit of evidence flipped (ten minutes)"
 	@echo "make lint              lint, types, import contracts"
 	@echo "make clean             remove the environments and what the tools left behind"
 
@@ -44,7 +45,7 @@ define environment
 	fi
 	@touch $(1)/.unfinished
 	@echo "Installing into $(1): $(2)"
-	@$(1)/bin/python -m pip install --quiet --disable-pip-version-check $(2)
+	@$(1)/bin/python -m pip install --quiet --quiet --disable-pip-version-check $(2)
 	@rm -f $(1)/.unfinished
 endef
 
@@ -75,7 +76,7 @@ test: test-bare lint test-all
 
 test-bare: $(BARE)/.ready
 	@echo "── without torch"
-	@FLOPMETER_BARE=1 $(BARE)/bin/python -m pytest --quiet -m "not torch and not slow" $(BARE_TESTS)
+	@FLOPMETER_BARE=1 $(BARE)/bin/python -m pytest --quiet -m "not torch and not slow and not sweep" $(BARE_TESTS)
 
 lint: $(VENV)/.ready-test
 	@echo "── lint"
@@ -88,7 +89,11 @@ lint: $(VENV)/.ready-test
 
 test-all: $(VENV)/.ready-test
 	@echo "── every test"
-	@$(VENV)/bin/python -m pytest
+	@$(VENV)/bin/python -m pytest -m "not sweep"
+
+sweep: $(VENV)/.ready-test
+	@echo "── what make test samples, whole"
+	@$(VENV)/bin/python -m pytest -m sweep
 
 test-torch: | python
 	@test -n "$(TORCH)" || { echo "Say which torch: make test-torch TORCH=2.9.1" >&2; exit 2; }

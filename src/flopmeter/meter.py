@@ -4,14 +4,12 @@ The one object that a training script holds. It never raises into the run unless
 side is written down as a gap. Not here: torch (behind `sensors`), laws (`monitor`), frameworks (`integrations`).
 """
 
-import hashlib
 import logging
 import os
 import platform
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -19,13 +17,14 @@ from typing import TYPE_CHECKING, Any, Self
 from flopmeter import wire
 from flopmeter.account import Account
 from flopmeter.devices.peaks import bound_cpu
-from flopmeter.errors import FlopmeterError, LedgerError, MeterError
+from flopmeter.errors import FlopmeterError, MeterError
 from flopmeter.formulas.book import CONVENTION, FormulaBook
-from flopmeter.ledger.file import LedgerFile
-from flopmeter.recording import OpenGaps, Recording
+from flopmeter.journal import Circumstances, Journal
+from flopmeter.sensors.guard import guarded
 from flopmeter.step import Table
 from flopmeter.tally import PURPOSES
 from flopmeter.units import NS_PER_S
+from flopmeter.usage import Usage
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -63,10 +62,10 @@ class Meter:
         interval_s: how often a record is written; what a killed process loses at most.
 
     Raises:
-        LedgerLockedError: another meter writes this run.
-        LedgerBrokenError: the directory holds a ledger that does not hold together.
         UnknownRegimeError: a regime that cannot be used; said before training begins, as is a key that cannot.
         ValueError: a purpose outside the list.
+        LedgerError: in strict mode, when it starts: the ledger cannot be opened. Else this is logged, what runs is
+            kept in memory, and opening it is tried again at every record.
     """
 
     def __init__(
@@ -95,15 +94,11 @@ class Meter:
         self._strict = strict
         self._interval_ns = int(interval_s * NS_PER_S)
         self._alarm = _make_alarm(self.run_dir, regimes, signer)
-        self._recording = Recording()
-        self._ledger: LedgerFile | None = None
+        self._journal: Journal | None = None
         self._sensor: TorchSensor | None = None
         self._nvml: NvmlSampler | None = None
-        self._events: list[tuple[str, Mapping[str, wire.Wire]]] = []
-        self._gaps = OpenGaps()
         self._stepped: set[int] = set()
         self._has_explicit_steps = False
-        self._is_failing = False
         self._last_flush_ns = 0
 
     def __enter__(self) -> Self:
@@ -117,36 +112,37 @@ class Meter:
         self.close(reason="end" if kind is None else f"{kind.__name__} in the run")
 
     def start(self) -> Self:
-        """Open the ledger, test the counter, hook in; a second call changes nothing."""
-        if self._ledger is not None:
-            return self
+        """Open the ledger, test the counter, hook in; a second call changes nothing.
+
+        Whatever fails is logged, and the run goes on without being metered, or not yet.
+        """
+        if self._journal is None:
+            self._start()
+        return self
+
+    @guarded
+    def _start(self) -> None:
         from flopmeter.sensors.nvml import NvmlSampler, find_cuda_uuids  # torch comes in here
         from flopmeter.sensors.passage import TorchSensor
+        from flopmeter.sensors.ranks import find_rank
         from flopmeter.sensors.self_test import run_self_test
 
-        rank, world = _read_rank()
+        rank, world = find_rank()
         test = run_self_test(self._book)
-        self._ledger = LedgerFile(self.run_dir, rank=rank, header=self._header(world, test.torch_version))
-        former = self._ledger.former
-        own = tuple(s for s in former.segments if s.rank == rank) if former is not None else ()
-        done = Account.of(replace(former, segments=own)).steps if former is not None and own else 0
-        self._recording = Recording(first=done)
-        if rank:
-            self._alarm = None  # one rank warns for all
-        if self._alarm is not None:
-            self._alarm.start(former, own_file=self._ledger.path)
-        self._write("self-test", test.to_wire())
+        alarm = self._alarm if rank == 0 else None  # one rank warns for all
+        header = self._header(world, test.torch_version)
+        self._journal = Journal(self.run_dir, rank=rank, header=header, alarm=alarm, strict=self._strict)
+        self._journal.open()
+        self._journal.note("self-test", test.to_wire())
         if not test.has_passed:
             self._gap("self-test", "the counter gave a wrong answer to a known question on this torch build", None)
         self._nvml = NvmlSampler(find_cuda_uuids)
         self._nvml.start()
         self._sensor = TorchSensor(self, book=self._book, exact=self._exact)
         self._sensor.start()
-        self._last_flush_ns = time.monotonic_ns()
         if self._models:
             self.watch(*self._models)
         self._flush()
-        return self
 
     def watch(self, model: "torch.nn.Module | Sequence[torch.nn.Module]", *more: object) -> None:
         """Make the forward of these modules begin passages, and note the model's size.
@@ -158,22 +154,22 @@ class Meter:
         given = [*(model if isinstance(model, list | tuple) else [model]), *more]
         modules = [item for item in given if hasattr(item, "register_forward_pre_hook")]
         self._models = list({id(item): item for item in [*self._models, *modules]}.values())
-        if self._sensor is None:
+        if self._sensor is None or self._journal is None:
             return
         for module in modules:
             self._sensor.watch(module)
-        self._write("model", measure_model(self._models).to_wire())
+        self._journal.note("model", measure_model(self._models).to_wire())
 
     def step(self, tokens: int = 0, samples: int = 0) -> None:
         """Close a Step: one optimizer update has been made.
 
         Units: `tokens` and `samples` trained in this step on this rank, all micro-batches together.
         """
-        if self._sensor is None:
+        if self._sensor is None or self._journal is None:
             return
         self._has_explicit_steps = True
         self._sensor.new_step()
-        self._recording.finish_step(tokens=int(tokens), samples=int(samples))
+        self._journal.recording.finish_step(tokens=int(tokens), samples=int(samples))
         self._flush_when_due()
 
     @contextmanager
@@ -201,12 +197,13 @@ class Meter:
         root = Path(path)
         try:
             files = sorted(item for item in root.rglob("*") if item.is_file()) if root.is_dir() else [root]
-            digests = {item.relative_to(root.parent).as_posix(): digest_file(item) for item in files}
+            digests = {item.relative_to(root.parent).as_posix(): wire.digest_file(item) for item in files}
         except OSError as error:
-            self.sensor_failed(MeterError(f"cannot be read: {error.strerror}", where=str(root)))
+            self.sensor_failed(MeterError(f"cannot be read: {error.strerror}", where=str(root)), ns=0)
             return {}
-        self._write("checkpoint", {"files": [{"name": n, "sha256": d} for n, d in digests.items()]})
-        self._flush()
+        if self._journal is not None:
+            self._journal.note("checkpoint", {"files": [{"name": n, "sha256": d} for n, d in digests.items()]})
+            self._flush()
         return digests
 
     def account(self) -> Account:
@@ -218,40 +215,38 @@ class Meter:
 
     @property
     def flop(self) -> int:
-        """Floating-point operations of this segment until the last boundary.
+        """Floating-point operations since this meter started, until the last boundary.
 
         Units: FLOP.
         Basis: mixed, as `Account.flop`; cheap enough for a progress bar.
         """
-        return self._recording.flop
+        return self._journal.recording.flop if self._journal is not None else 0
 
     def close(self, *, reason: str = "end") -> None:
         """Take the hooks away, write the last record and let go of the ledger; twice is fine."""
-        if self._sensor is None or self._ledger is None or self._nvml is None:
+        if self._journal is None:
             return
-        self._sensor.stop()
+        self._close(reason)
+        self._sensor = self._journal = None
+
+    @guarded
+    def _close(self, reason: str) -> None:
+        if self._journal is None:
+            return
+        if self._sensor is not None:
+            self._sensor.stop()
         if self._stepped and not self._has_explicit_steps:
-            self._recording.finish_step(tokens=0, samples=0)
-        self._nvml.stop()
-        self._flush()
-        if self._alarm is not None:
-            for _ in range(2):  # what is being signed, and what became due meanwhile
-                self._events.extend(self._alarm.settle())
-                self._flush()
-            self._events.extend(self._alarm.settle())
-        self._events.extend(("gap", body) for body in self._gaps.take(is_last=True))
-        self._events.append(("close", {"reason": reason}))
-        self._flush()
-        if self._events:
-            _log.error("%s: the last %d records could not be written", self.run_dir, len(self._events))
-        self._ledger.close()
-        self._sensor = self._ledger = None
+            self._journal.recording.finish_step(tokens=0, samples=0)
+        if self._nvml is not None:
+            self._nvml.stop()
+        self._journal.close(reason=reason, **self._circumstances())
 
     # What the sensor calls.
 
     def passage_ran(self, table: Table, *, basis: str, ns: int) -> None:
         """Take one passage from the sensor."""
-        self._recording.add(table, purpose=self._purpose, basis=basis, ns=ns)
+        if self._journal is not None:
+            self._journal.recording.add(table, purpose=self._purpose, basis=basis, ns=ns)
 
     def passage_lost(self, *, reason: str, ns: int | None) -> None:
         """Take note of a passage whose work is not known in full."""
@@ -259,11 +254,11 @@ class Meter:
 
     def optimizer_steps(self, optimizer_id: int) -> None:
         """Where `step` is never called, end a Step when an optimizer that has stepped steps again."""
-        if self._has_explicit_steps:
+        if self._has_explicit_steps or self._journal is None:
             return
         if optimizer_id in self._stepped:
             self._stepped.clear()
-            self._recording.finish_step(tokens=0, samples=0)
+            self._journal.recording.finish_step(tokens=0, samples=0)
             self._flush_when_due()
         self._stepped.add(optimizer_id)
 
@@ -274,6 +269,10 @@ class Meter:
                 error if isinstance(error, FlopmeterError) else MeterError(f"{type(error).__name__}: {error}")
             ) from error
         self._gap("failure", f"{type(error).__name__}: {error}"[:500], ns)
+
+    def on_failure(self, error: Exception) -> None:
+        """Hear of a failure at the start or the end, from `guarded`."""
+        self.sensor_failed(error)
 
     # Writing.
 
@@ -299,65 +298,33 @@ class Meter:
         self._purpose = name
 
     def _gap(self, reason: str, detail: str, ns: int | None) -> None:
-        if self._gaps.add(reason, detail, ns=ns, ceiling=self._ceiling()):
-            _log.warning("%s, the run goes on: %s", reason, detail)
+        if self._journal is not None:
+            self._journal.note_gap(reason, detail, ns=ns, ceiling=self._ceiling())
+        else:
+            _log.error("nothing is metered, the run goes on: %s", detail)
 
     def _ceiling(self) -> int | None:
         """Return what the devices in use could have done per second at most, None where that is unknown."""
         devices = {"cpu"} if self._sensor is None else self._sensor.devices
         return bound_cpu(os.cpu_count() or 1) if devices == {"cpu"} else None
 
-    def _write(self, kind: str, body: Mapping[str, wire.Wire]) -> None:
-        self._events.append((kind, body))
-
     def _flush_when_due(self) -> None:
         if time.monotonic_ns() - self._last_flush_ns >= self._interval_ns:
             self._flush()
 
     def _flush(self) -> None:
-        """Write what is open and make it durable; what cannot be written is kept and tried again."""
-        if self._ledger is None:
-            return
         self._last_flush_ns = time.monotonic_ns()
-        try:
-            self._write_steps(self._ledger)
-            if self._alarm is not None:
-                self._events.extend(self._alarm.look(self._recording.total))
-            self._events.extend(("gap", body) for body in self._gaps.take())
-            while self._events:
-                self._ledger.append(*self._events[0])
-                self._events.pop(0)
-            self._ledger.sync()
-            if self._alarm is not None:
-                self._alarm.raise_now()
-            self._is_failing = False
-        except LedgerError as error:
-            if self._strict:
-                raise
-            if not self._is_failing:
-                _log.warning("the ledger cannot be written, the run goes on and it is tried again: %s", error)
-            self._is_failing = True
+        if self._journal is not None:
+            for uuid, fields in self._nvml.identities().items() if self._nvml is not None else ():
+                self._journal.note_device(uuid, fields)
+            self._journal.flush(**self._circumstances())
 
-    def _write_steps(self, ledger: LedgerFile) -> None:
-        """Write tables not yet written, then the record that names them; it stays open if one of them fails."""
-        for table in self._recording.unwritten():
-            ledger.append("table", table.to_wire())
-            self._recording.table_written(table)
-        if self._nvml is not None:
-            self._recording.add_usage(self._nvml.read())
-            for uuid, fields in self._nvml.identities().items():
-                if self._recording.is_new_device(uuid):
-                    self._events.append(("device", {"uuid": uuid, **fields}))
-        if not self._recording.is_empty:
-            own_ns = self._sensor.own_ns if self._sensor is not None else 0
-            ledger.append("steps", self._recording.steps(own_ns=own_ns, ceiling=self._ceiling()).to_wire())
-            self._recording.steps_written(own_ns=own_ns)
-
-
-def digest_file(path: Path) -> str:
-    """Return the SHA-256 of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    def _circumstances(self) -> Circumstances:
+        return {
+            "usage": self._nvml.read() if self._nvml is not None else Usage(),
+            "own_ns": self._sensor.own_ns if self._sensor is not None else 0,
+            "ceiling": self._ceiling(),
+        }
 
 
 def _make_alarm(
@@ -369,14 +336,6 @@ def _make_alarm(
     from flopmeter.alarm import Alarm  # loads regimes and signing, which few runs need
 
     return Alarm.of(run_dir, regimes, signer)
-
-
-def _read_rank() -> tuple[int, int]:
-    """Return rank and world size as torchrun gives them; 0 and 1 without it."""
-    try:
-        return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    except ValueError:
-        return 0, 1
 
 
 def _check_purpose(name: str) -> str:

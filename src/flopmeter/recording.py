@@ -23,17 +23,20 @@ class Recording:
     is counted and cannot be counted again.
     """
 
-    def __init__(self, *, first: int = 0) -> None:
-        """Start empty; `first` is the index of the next step."""
+    def __init__(self) -> None:
+        """Start empty."""
+        self._flop = 0
+        self._tables: dict[str, tuple[Table, Totals]] = {}
+        self._rows = 0
+        self._own_ns = 0
+        self.begin_segment(first=0)
+        self._clear(time.monotonic_ns())
+
+    def begin_segment(self, *, first: int) -> None:
+        """Begin a new ledger file, in which no table stands yet; what is open stays open. `first` is the next step."""
         self._first = first
         self._total = Totals()
-        self._flop = 0
-        self._known: dict[str, Totals] = {}
-        self._unwritten: dict[str, Table] = {}
-        self._rows = 0
-        self._devices: set[str] = set()
-        self._own_ns = 0
-        self._clear(time.monotonic_ns())
+        self._written: set[str] = set()
 
     def _clear(self, now_ns: int) -> None:
         self._ran: dict[tuple[str, str, str], list[int]] = {}
@@ -45,7 +48,7 @@ class Recording:
 
     @property
     def flop(self) -> int:
-        """Operations of this segment until now.
+        """Operations since this recording began.
 
         Units: FLOP.
         """
@@ -64,12 +67,11 @@ class Recording:
     def add(self, table: Table, *, purpose: str, basis: str, ns: int) -> None:
         """Take one passage."""
         name = table.name
-        totals = self._known.get(name)
-        if totals is None:
-            totals = Totals.of(table.tally)
-            if len(self._known) < MAX_TABLES and self._rows < MAX_ROWS:
-                self._known[name] = totals
-                self._unwritten[name] = table
+        known = self._tables.get(name)
+        totals = known[1] if known is not None else Totals.of(table.tally)
+        if known is None:
+            if len(self._tables) < MAX_TABLES and self._rows < MAX_ROWS:
+                self._tables[name] = (table, totals)
                 self._rows += len(table.rows)
             else:
                 self._loose.append(table.tally.labelled(purpose=purpose, basis=basis))
@@ -93,19 +95,14 @@ class Recording:
         """Take what the devices spent."""
         self._usage += usage
 
-    def is_new_device(self, uuid: str) -> bool:
-        """Say once for each device that it is new."""
-        is_new = uuid not in self._devices
-        self._devices.add(uuid)
-        return is_new
-
     def unwritten(self) -> tuple[Table, ...]:
-        """Return the tables that no record has named yet."""
-        return tuple(self._unwritten.values())
+        """Return the tables that this record names and that do not stand in the segment yet."""
+        named = dict.fromkeys(name for name, _, _ in self._ran)
+        return tuple(self._tables[name][0] for name in named if name not in self._written)
 
     def table_written(self, table: Table) -> None:
-        """Forget a table that now stands in the ledger."""
-        self._unwritten.pop(table.name, None)
+        """Remember that a table stands in the segment."""
+        self._written.add(table.name)
 
     def steps(self, *, own_ns: int, ceiling: int | None) -> Steps:
         """Return the open record, its totals included; it stays open until `steps_written`."""
@@ -119,7 +116,7 @@ class Recording:
         )
         total = self._total + Totals.of(loose, tokens=self._tokens, steps=self._count)
         for item in ran:
-            total += self._known[item.table] * item.times
+            total += self._tables[item.table][1] * item.times
         self._ended_ns = time.monotonic_ns()
         self._pending = total
         return Steps(

@@ -11,6 +11,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import NoReturn, TypeAlias
 
 from flopmeter.errors import MalformedError
@@ -83,6 +84,12 @@ def decode_canonical(data: bytes) -> Wire:
 def digest(data: bytes) -> str:
     """Return the SHA-256 of the bytes, as 64 lowercase hexadecimal digits."""
     return hashlib.sha256(data).hexdigest()
+
+
+def digest_file(path: Path) -> str:
+    """Return the SHA-256 of a file's content; OSError where it cannot be read."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def print_count(value: int) -> str:

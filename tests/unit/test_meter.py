@@ -17,6 +17,7 @@ from flopmeter.account import Account
 from flopmeter.errors import FormulaError, LedgerLockedError, MeterError
 from flopmeter.formulas.book import FormulaBook
 from flopmeter.ledger.chain import read_segment
+from flopmeter.ledger.file import LedgerFile
 from flopmeter.meter import Meter
 
 FORWARD = 2 * 3 * 4 * 2
@@ -86,9 +87,46 @@ def test_closing_twice_and_using_it_afterwards_changes_nothing(tmp_path, trainer
     assert meter.account().steps == 1
 
 
-def test_a_second_meter_on_the_same_run_is_refused(tmp_path):
+def test_a_second_meter_on_the_same_run_is_refused_in_strict_mode(tmp_path):
     with Meter(tmp_path), pytest.raises(LedgerLockedError):
-        Meter(tmp_path).start()
+        Meter(tmp_path, strict=True).start()
+
+
+def test_a_run_that_cannot_be_recorded_yet_goes_on_and_is_recorded_later(tmp_path, trainer, caplog):
+    """If this failed, a meter that finds its directory locked or full would stop somebody's training."""
+    other = LedgerFile(tmp_path, header={"book": "another"})
+    with Meter(tmp_path, model=trainer.model, interval_s=0) as meter:
+        trainer.update(meter)
+        assert "nothing is recorded until" in caplog.text
+        other.append("close", {"reason": "end"})
+        other.close()
+        trainer.update(meter)
+    account = Account.of(tmp_path)
+    assert (account.steps, len(account.heads)) == (2, 2)
+    assert account.tally.contraction_flop == 4 * FORWARD
+    assert account.gaps == ()
+
+
+def test_a_disk_that_refuses_once_costs_nothing(tmp_path, trainer, monkeypatch):
+    """If this failed, one bad moment of a file system would end a run's record."""
+    sync, refused = os.fdatasync, []
+
+    def refuse_once(descriptor):
+        if not refused and os.path.realpath(f"/proc/self/fd/{descriptor}").endswith("0-0.jsonl"):
+            refused.append(descriptor)
+            raise OSError(5, "Input/output error")
+        sync(descriptor)
+
+    with Meter(tmp_path, model=trainer.model, interval_s=0) as meter:
+        trainer.update(meter)
+        monkeypatch.setattr("os.fdatasync", refuse_once)
+        for _ in range(5):
+            trainer.update(meter)
+    account = Account.of(tmp_path)
+    assert refused
+    assert (account.steps, len(account.heads)) == (6, 2)
+    assert account.tally.contraction_flop == 6 * 2 * FORWARD
+    assert [gap.reason for gap in account.gaps] == ["killed"]
 
 
 def test_a_run_goes_on_in_a_new_segment(tmp_path, trainer):

@@ -247,12 +247,12 @@ def test_ever_new_shapes_stay_within_their_room(tmp_path, monkeypatch):
         for index in range(300):
             model(torch.ones(1 + index, 4))
             meter.step()
-        sensor, recording = meter._sensor, meter._recording
+        sensor, recording = meter._sensor, meter._journal.recording
         assert len(sensor._pricer._by_calls) <= 20
         assert len(sensor._pricer._tables) <= 20
         assert len(sensor._plan._places) <= 20
         assert len(sensor._plan._variants) <= 20
-        assert len(recording._known) <= 20
+        assert len(recording._tables) <= 20
     account = meter.account()
     assert account.tally.contraction_flop == sum(2 * 16 * (1 + index) for index in range(300)), "and nothing is lost"
     assert account.steps == 300

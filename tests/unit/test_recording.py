@@ -36,7 +36,8 @@ def test_passages_of_the_same_table_purpose_and_basis_are_one_line():
 
 
 def test_totals_go_on_over_records_and_counts_begin_anew():
-    recording = Recording(first=7)
+    recording = Recording()
+    recording.begin_segment(first=7)
     recording.add(table(10), purpose="undeclared", basis="counted", ns=1)
     recording.finish_step(tokens=3, samples=0)
     first = close(recording, own_ns=40)
@@ -77,8 +78,8 @@ def test_beyond_the_room_for_tables_work_is_counted_and_its_uncertainty_kept(mon
     recording = Recording()
     recording.add(table(10), purpose="undeclared", basis="counted", ns=5)
     recording.add(table(20, uncounted=uncounted), purpose="evaluation", basis=basis, ns=7)
-    steps = close(recording)
     assert len(recording.unwritten()) == 1
+    steps = close(recording)
     assert steps.total.flop == 30
     assert steps.loose.select(purpose="evaluation", basis=basis).flop == 20
     assert len(steps.loose.uncounted) == uncounted
@@ -99,8 +100,20 @@ def test_devices_alone_are_worth_a_record():
     assert recording.is_empty
     recording.add_usage(Usage.of([DeviceUsage(uuid="GPU-fake", name="Fake GPU", held_ns=1)]))
     assert not recording.is_empty
-    assert recording.is_new_device("GPU-fake")
-    assert not recording.is_new_device("GPU-fake")
+
+
+def test_a_new_segment_names_its_tables_again_and_counts_from_nothing():
+    """If this failed, a ledger file that took over from another would speak of tables that it does not hold."""
+    recording = Recording()
+    recording.add(table(10), purpose="undeclared", basis="counted", ns=5)
+    recording.table_written(recording.unwritten()[0])
+    assert close(recording).total.flop == 10
+    recording.add(table(10), purpose="undeclared", basis="replayed", ns=5)
+    assert recording.unwritten() == ()
+    recording.begin_segment(first=3)
+    assert len(recording.unwritten()) == 1
+    steps = close(recording)
+    assert (steps.first, steps.total.flop, recording.flop) == (3, 10, 20)
 
 
 def test_a_record_survives_the_wire():

@@ -3,11 +3,11 @@
 Not here: whether a ledger or a statement knows them.
 """
 
-import hashlib
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from flopmeter import wire
 from flopmeter.attestation.statement import Subject
 
 
@@ -20,7 +20,9 @@ def hash_subjects(paths: Iterable[Path | str]) -> tuple[Subject, ...]:
     Raises:
         OSError: a path cannot be read, or a directory holds no file.
     """
-    return tuple(Subject(name=name, sha256=_hash(file)) for path in paths for name, file in _files(Path(path)))
+    return tuple(
+        Subject(name=name, sha256=wire.digest_file(file)) for path in paths for name, file in _files(Path(path))
+    )
 
 
 def _files(path: Path) -> Iterator[tuple[str, Path]]:
@@ -37,8 +39,3 @@ def _files(path: Path) -> Iterator[tuple[str, Path]]:
 
 def _fail(error: OSError) -> None:
     raise error
-
-
-def _hash(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

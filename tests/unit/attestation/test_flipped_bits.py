@@ -60,13 +60,13 @@ def tear(case):
     torn.write_bytes(torn.read_bytes() + b'{"at":"2026-01-01T00:00')
 
 
-@pytest.mark.parametrize("stride", [STRIDE, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stride", [STRIDE, pytest.param(1, marks=pytest.mark.sweep)])
 def test_a_flipped_bit_of_the_attestation_is_noticed(attested, stride):
     """Else a statement could be changed after it was signed, or have many spellings."""
     sweep(attested, attested.file, expected=NOTICED, stride=stride)
 
 
-@pytest.mark.parametrize("stride", [STRIDE, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stride", [STRIDE, pytest.param(1, marks=pytest.mark.sweep)])
 @pytest.mark.parametrize("changes", [{}, {"lives": 2, "is_closed": False}], ids=["finished", "killed twice"])
 def test_a_flipped_bit_of_any_ledger_file_is_noticed(tmp_path, attest_run, changes, stride):
     """Else the record could be changed while its signature still holds."""

@@ -1,0 +1,160 @@
+"""Journal: everything that a running meter writes, and what it does when it cannot.
+
+Keeps the open record, gaps and events until the ledger has them; opens the ledger when it can, and a new segment when
+the disk has refused to make one durable. Not here: the file (`ledger`), sensors (`meter`), laws (`alarm`).
+"""
+
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, TypedDict
+
+from flopmeter import wire
+from flopmeter.account import Account
+from flopmeter.errors import LedgerError
+from flopmeter.ledger.file import LedgerFile
+from flopmeter.recording import OpenGaps, Recording
+from flopmeter.usage import Usage
+
+if TYPE_CHECKING:
+    from flopmeter.alarm import Alarm
+
+_log = logging.getLogger("flopmeter")
+
+
+class Circumstances(TypedDict):
+    """What a record says besides what ran: device usage, the meter's own time, what the devices could do at most."""
+
+    usage: Usage
+    own_ns: int
+    ceiling: int | None
+
+
+class Journal:
+    """What one meter has written and has still to write; nothing is dropped before it is written.
+
+    `alarm` watches the totals as they are written; None where no regime is watched.
+    """
+
+    def __init__(
+        self,
+        run_dir: Path,
+        *,
+        rank: int,
+        header: Mapping[str, wire.Wire],
+        alarm: "Alarm | None" = None,
+        strict: bool = False,
+    ) -> None:
+        """Remember what to write where; nothing is opened before `open`."""
+        self._run_dir = run_dir
+        self._rank = rank
+        self._header = header
+        self._alarm = alarm
+        self._strict = strict
+        self._ledger: LedgerFile | None = None
+        self._events: list[tuple[str, Mapping[str, wire.Wire]]] = []
+        self._gaps = OpenGaps()
+        self._devices: set[str] = set()
+        self._is_failing = False
+        self._pid = os.getpid()
+        self.recording = Recording()
+
+    def open(self) -> None:
+        """Open the ledger; where that fails, say so and try again at each `flush`.
+
+        Raises:
+            LedgerError: in strict mode, the ledger cannot be opened.
+        """
+        try:
+            self._open_segment()
+        except LedgerError as error:
+            self._fail(error, "nothing is recorded until the ledger can be opened")
+
+    def note(self, kind: str, body: Mapping[str, wire.Wire]) -> None:
+        """Keep an event for the next flush."""
+        self._events.append((kind, body))
+
+    def note_device(self, uuid: str, fields: Mapping[str, str]) -> None:
+        """Keep a device's identity for the next flush, once."""
+        if uuid not in self._devices:
+            self._devices.add(uuid)
+            self.note("device", {"uuid": uuid, **fields})
+
+    def note_gap(self, reason: str, detail: str, *, ns: int | None, ceiling: int | None) -> None:
+        """Keep a gap of at most `ns` for the next flush; the first of a kind is logged."""
+        if self._gaps.add(reason, detail, ns=ns, ceiling=ceiling):
+            _log.warning("%s, the run goes on: %s", reason, detail)
+
+    def flush(self, *, usage: Usage, own_ns: int, ceiling: int | None) -> None:
+        """Write what is open and make it durable; what cannot be written is kept and tried again.
+
+        Raises:
+            LedgerError: in strict mode, the ledger cannot be written.
+        """
+        if os.getpid() != self._pid:
+            return  # a forked child has no part in this ledger
+        self.recording.add_usage(usage)
+        try:
+            ledger = self._ledger if self._ledger is not None and self._ledger.is_open else self._open_segment()
+            for table in self.recording.unwritten():
+                ledger.append("table", table.to_wire())
+                self.recording.table_written(table)
+            if not self.recording.is_empty:
+                ledger.append("steps", self.recording.steps(own_ns=own_ns, ceiling=ceiling).to_wire())
+                self.recording.steps_written(own_ns=own_ns)
+            if self._alarm is not None:
+                self._events.extend(self._alarm.look(self.recording.total))
+            self._events.extend(("gap", body) for body in self._gaps.take())
+            self._write_events(ledger)
+            ledger.sync()
+            if self._alarm is not None:
+                self._alarm.raise_now()
+            self._is_failing = False
+        except LedgerError as error:
+            self._fail(error, "the run goes on and it is tried again")
+
+    def close(self, *, reason: str, usage: Usage, own_ns: int, ceiling: int | None) -> None:
+        """Write the last records and let go of the ledger; what cannot be written is said, and lost."""
+        if os.getpid() != self._pid:
+            return
+        self.flush(usage=usage, own_ns=own_ns, ceiling=ceiling)
+        if self._alarm is not None:
+            for _ in range(2):  # what is being signed, and what became due meanwhile
+                self._events.extend(self._alarm.settle())
+                self.flush(usage=Usage(), own_ns=own_ns, ceiling=ceiling)
+            self._events.extend(self._alarm.settle())
+        self._events.extend(("gap", body) for body in self._gaps.take(is_last=True))
+        self.note("close", {"reason": reason})
+        self.flush(usage=Usage(), own_ns=own_ns, ceiling=ceiling)
+        if self._ledger is not None:
+            self._ledger.close()
+        if self._events or not self.recording.is_empty:
+            _log.error("%s: what ran since the last record could not be written and is lost", self._run_dir)
+
+    def _open_segment(self) -> LedgerFile:
+        if self._ledger is not None:
+            self._ledger.close()
+            self._ledger = None
+        ledger = LedgerFile(self._run_dir, rank=self._rank, header=self._header)
+        former = ledger.former
+        own = tuple(s for s in former.segments if s.rank == self._rank) if former is not None else ()
+        done = Account.of(replace(former, segments=own)).steps if former is not None and own else 0
+        self.recording.begin_segment(first=done)
+        if self._alarm is not None:
+            self._alarm.start(former, own_file=ledger.path)
+        self._ledger = ledger
+        return ledger
+
+    def _write_events(self, ledger: LedgerFile) -> None:
+        while self._events:
+            ledger.append(*self._events[0])
+            self._events.pop(0)
+
+    def _fail(self, error: LedgerError, consequence: str) -> None:
+        if self._strict:
+            raise error
+        if not self._is_failing:
+            _log.error("%s; %s", error, consequence)
+        self._is_failing = True

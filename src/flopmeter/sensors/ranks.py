@@ -1,0 +1,18 @@
+"""Which rank this process is, and of how many; asked of torch where it knows, else of the launcher's environment.
+
+Not here: talking to other ranks, which the meter never does.
+"""
+
+import os
+
+import torch
+
+
+def find_rank() -> tuple[int, int]:
+    """Return rank and world size; 0 and 1 for a process on its own."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    try:
+        return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    except ValueError:
+        return 0, 1
