@@ -12,9 +12,10 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from flopmeter import wire
 from flopmeter.account import Account
 from flopmeter.integrations.lightning import FlopmeterCallback
-from flopmeter.meter import Meter, digest_file
+from flopmeter.meter import Meter
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's and its friends' own; ours have tests of their own
 
@@ -132,7 +133,7 @@ def test_checkpoints_that_lightning_keeps_are_subjects(tmp_path, trainer_of):
     trainer_of(FlopmeterCallback(tmp_path / "run"), keeper).fit(Task(), loader())
     subjects = Account.of(tmp_path / "run").subjects
     files = list((tmp_path / "out").glob("*.ckpt"))
-    assert set(subjects) == {digest_file(path) for path in files}
+    assert set(subjects) == {wire.digest_file(path) for path in files}
     assert len(files) == EPOCHS + 1
 
 

@@ -8,9 +8,10 @@ import torch
 from torch.utils.data import Dataset
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
 
+from flopmeter import wire
 from flopmeter.account import Account
 from flopmeter.integrations.transformers import FlopmeterCallback
-from flopmeter.meter import Meter, digest_file
+from flopmeter.meter import Meter
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the libraries' own; ours have tests of their own
 
@@ -160,7 +161,7 @@ def test_weight_files_are_subjects_and_other_files_are_not(tmp_path, trainer_of)
     trainer_of(FlopmeterCallback(tmp_path / "run"), save_strategy="epoch").train()
     files = list((tmp_path / "out").glob("checkpoint-*/model.safetensors"))
     assert len(files) == 2
-    assert set(Account.of(tmp_path / "run").subjects) == {digest_file(path) for path in files}
+    assert set(Account.of(tmp_path / "run").subjects) == {wire.digest_file(path) for path in files}
 
 
 class FailingModel(GPT2LMHeadModel):
