@@ -223,7 +223,7 @@ class _Sums:
         total = Totals()
         ran: Counter[tuple[str, str, str]] = Counter()
         loose: list[Tally] = []
-        ceiling: int | None = None
+        ceiling = _parse(segment.header.body.get("ceiling_flop_per_s"))
         for entry in segment.entries:
             where = f"{segment.path}:{entry.seq + 1}"
             try:

@@ -11,13 +11,14 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
+from operator import index
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from flopmeter import wire
 from flopmeter.account import Account
 from flopmeter.devices.peaks import bound_cpu
-from flopmeter.errors import FlopmeterError, MeterError
+from flopmeter.errors import FlopmeterError, MeterError, UncountedOpError
 from flopmeter.formulas.book import CONVENTION, FormulaBook
 from flopmeter.journal import Circumstances, Journal
 from flopmeter.sensors.guard import guarded
@@ -59,7 +60,8 @@ class Meter:
         signer: key that signs an attestation at each warning: a path, `file:PATH`, or a Signer.
         book: the formulas; the standard book by default.
         strict: raise what fails on our side instead of recording a gap.
-        interval_s: how often a record is written; what a killed process loses at most.
+        interval_s: a record is written at the end of a step once this long has passed, the first one after the first
+            step; a killed process loses what ran since the last record.
 
     Raises:
         UnknownRegimeError: a regime that cannot be used; said before training begins, as is a key that cannot.
@@ -93,11 +95,13 @@ class Meter:
         self._book = book or FormulaBook.standard()
         self._strict = strict
         self._interval_ns = int(interval_s * NS_PER_S)
-        self._alarm = _make_alarm(self.run_dir, regimes, signer)
+        self._alarm = _make_alarm(self.run_dir, [regimes] if isinstance(regimes, str | Path) else regimes, signer)
         self._journal: Journal | None = None
         self._sensor: TorchSensor | None = None
         self._nvml: NvmlSampler | None = None
         self._stepped: set[int] = set()
+        self._tokens_so_far: int | None = None
+        self._is_idle_known = False
         self._has_explicit_steps = False
         self._last_flush_ns = 0
 
@@ -124,13 +128,14 @@ class Meter:
     def _start(self) -> None:
         from flopmeter.sensors.nvml import NvmlSampler, find_cuda_uuids  # torch comes in here
         from flopmeter.sensors.passage import TorchSensor
-        from flopmeter.sensors.ranks import find_rank
+        from flopmeter.sensors.ranks import find_rank, is_cuda_build
         from flopmeter.sensors.self_test import run_self_test
 
+        self._tokens_so_far = None
         rank, world = find_rank()
         test = run_self_test(self._book)
         alarm = self._alarm if rank == 0 else None  # one rank warns for all
-        header = self._header(world, test.torch_version)
+        header = self._header(world, test.torch_version, has_cuda=is_cuda_build())
         self._journal = Journal(self.run_dir, rank=rank, header=header, alarm=alarm, strict=self._strict)
         self._journal.open()
         self._journal.note("self-test", test.to_wire())
@@ -143,6 +148,7 @@ class Meter:
         if self._models:
             self.watch(*self._models)
         self._flush()
+        self._last_flush_ns = 0  # the first step is written at once
 
     def watch(self, model: "torch.nn.Module | Sequence[torch.nn.Module]", *more: object) -> None:
         """Make the forward of these modules begin passages, and note the model's size.
@@ -166,11 +172,30 @@ class Meter:
         Units: `tokens` and `samples` trained in this step on this rank, all micro-batches together.
         """
         if self._sensor is None or self._journal is None:
+            if not self._is_idle_known:
+                self._is_idle_known = True
+                _log.warning("step() was called while nothing is metered; use `with Meter(…)`, or start()")
             return
         self._has_explicit_steps = True
         self._sensor.new_step()
-        self._journal.recording.finish_step(tokens=int(tokens), samples=int(samples))
+        self.trained(tokens=tokens, samples=samples)
+        self._journal.recording.finish_step()
         self._flush_when_due()
+
+    def trained(self, *, tokens: int = 0, samples: int = 0, tokens_so_far: int | None = None) -> None:
+        """Add tokens and samples to the step that is open, without closing it.
+
+        `tokens_so_far` is for frameworks that keep a running total: what is new since it was last told is added, and
+        the first telling adds nothing.
+
+        Raises:
+            TypeError, ValueError: a number that is not whole, or negative.
+        """
+        if tokens_so_far is not None:
+            before, self._tokens_so_far = self._tokens_so_far, _check_count(tokens_so_far)
+            tokens += self._tokens_so_far - (self._tokens_so_far if before is None else before)
+        if self._journal is not None:
+            self._journal.recording.add_tokens(tokens=_check_count(tokens), samples=_check_count(samples))
 
     @contextmanager
     def purpose(self, name: str) -> Iterator[None]:
@@ -236,7 +261,7 @@ class Meter:
         if self._sensor is not None:
             self._sensor.stop()
         if self._stepped and not self._has_explicit_steps:
-            self._journal.recording.finish_step(tokens=0, samples=0)
+            self._journal.recording.finish_step()
         if self._nvml is not None:
             self._nvml.stop()
         self._journal.close(reason=reason, **self._circumstances())
@@ -244,7 +269,10 @@ class Meter:
     # What the sensor calls.
 
     def passage_ran(self, table: Table, *, basis: str, ns: int) -> None:
-        """Take one passage from the sensor."""
+        """Take one passage from the sensor; in strict mode, refuse one with an operator that has no formula."""
+        if self._strict and table.tally.uncounted:
+            msg = f"{table.tally.uncounted[0].op} has no formula"
+            raise UncountedOpError(msg, hint="FormulaBook.with_formula gives it one; without strict=True it is listed")
         if self._journal is not None:
             self._journal.recording.add(table, purpose=self._purpose, basis=basis, ns=ns)
 
@@ -258,7 +286,7 @@ class Meter:
             return
         if optimizer_id in self._stepped:
             self._stepped.clear()
-            self._journal.recording.finish_step(tokens=0, samples=0)
+            self._journal.recording.finish_step()
             self._flush_when_due()
         self._stepped.add(optimizer_id)
 
@@ -276,7 +304,7 @@ class Meter:
 
     # Writing.
 
-    def _header(self, world: int, torch_version: str) -> dict[str, wire.Wire]:
+    def _header(self, world: int, torch_version: str, *, has_cuda: bool) -> dict[str, wire.Wire]:
         return {
             "book": self._book.digest,
             "convention": CONVENTION,
@@ -289,6 +317,7 @@ class Meter:
                 "torch": torch_version,
                 "python": platform.python_version(),
             },
+            "ceiling_flop_per_s": None if has_cuda else wire.print_count(bound_cpu(os.cpu_count() or 1)),
             "host": {"system": platform.system(), "machine": platform.machine(), "cores": str(os.cpu_count() or 1)},
         }
 
@@ -331,11 +360,22 @@ def _make_alarm(
     run_dir: Path, regimes: "Sequence[Regime | Path | str]", signer: "Signer | Path | str | None"
 ) -> "Alarm | None":
     """Look the regimes and the key up now, so that a wrong name is said before training begins."""
+    if signer is not None and not regimes:
+        msg = "a signer signs warnings about regimes, and none is named; give regimes=[…] too"
+        raise ValueError(msg)
     if not regimes:
         return None
     from flopmeter.alarm import Alarm  # loads regimes and signing, which few runs need
 
     return Alarm.of(run_dir, regimes, signer)
+
+
+def _check_count(value: int) -> int:
+    whole = index(value)  # TypeError for what is not whole
+    if whole < 0:
+        msg = f"{whole} is negative; tokens and samples are counted from 0"
+        raise ValueError(msg)
+    return whole
 
 
 def _check_purpose(name: str) -> str:

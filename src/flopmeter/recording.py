@@ -62,7 +62,7 @@ class Recording:
     @property
     def is_empty(self) -> bool:
         """Say whether nothing ran since the last record."""
-        return not (self._ran or self._loose or self._count or self._usage.devices)
+        return not (self._ran or self._loose or self._count or self._tokens or self._samples or self._usage.devices)
 
     def add(self, table: Table, *, purpose: str, basis: str, ns: int) -> None:
         """Take one passage."""
@@ -85,11 +85,14 @@ class Recording:
         cell[1] += ns
         self._flop += totals.flop
 
-    def finish_step(self, *, tokens: int, samples: int) -> None:
-        """Count one finished step."""
-        self._count += 1
+    def add_tokens(self, *, tokens: int, samples: int) -> None:
+        """Take what was trained in the step that is open."""
         self._tokens += tokens
         self._samples += samples
+
+    def finish_step(self) -> None:
+        """Count one finished step."""
+        self._count += 1
 
     def add_usage(self, usage: Usage) -> None:
         """Take what the devices spent."""

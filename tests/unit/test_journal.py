@@ -18,7 +18,8 @@ NOTHING: Circumstances = {"usage": Usage(), "own_ns": 0, "ceiling": 1000}
 def run(journal: Journal, times: int = 1) -> None:
     for _ in range(times):
         journal.recording.add(product_table(), purpose="undeclared", basis="counted", ns=10)
-        journal.recording.finish_step(tokens=4, samples=1)
+        journal.recording.add_tokens(tokens=4, samples=1)
+        journal.recording.finish_step()
 
 
 def test_everything_is_written_and_closed(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from flopmeter.account import Account
-from flopmeter.errors import FormulaError, LedgerLockedError, MeterError
+from flopmeter.errors import FormulaError, LedgerLockedError, MeterError, UncountedOpError
 from flopmeter.formulas.book import FormulaBook
 from flopmeter.ledger.chain import read_segment
 from flopmeter.ledger.file import LedgerFile
@@ -398,3 +398,51 @@ def test_a_killed_run_is_opened_verified_and_gone_on_with(tmp_path, death):
     assert gap.upper_flop > 0
     segments = [read_segment(path) for path in sorted((tmp_path / "ledger").glob("*.jsonl"))]
     assert [segment.is_closed for segment in segments] == [False, True]
+
+
+@pytest.mark.parametrize(("tokens", "error"), [(-1, ValueError), (1.5, TypeError), ("7", TypeError), (None, TypeError)])
+def test_tokens_are_whole_and_not_negative(tmp_path, tokens, error):
+    """If this failed, 6ND would be computed from nonsense."""
+    with Meter(tmp_path) as meter, pytest.raises(error):
+        meter.step(tokens=tokens)
+
+
+def test_tokens_can_be_told_in_parts_and_as_a_running_total(tmp_path):
+    """If this failed, frameworks that count tokens themselves would need arithmetic in their callbacks."""
+    with Meter(tmp_path) as meter:
+        meter.trained(tokens_so_far=100)
+        meter.trained(tokens=3)
+        meter.trained(tokens=4, samples=1)
+        meter.step(samples=1)
+        meter.trained(tokens_so_far=150)
+        meter.step()
+    account = Account.of(tmp_path)
+    assert (account.tokens, account.samples, account.steps) == (57, 2, 2)
+
+
+def test_a_signer_without_a_regime_is_a_mistake(tmp_path):
+    """If this failed, somebody would wait for attestations that nobody asks for."""
+    with pytest.raises(ValueError, match="regimes"):
+        Meter(tmp_path, signer="key")
+
+
+def test_one_regime_needs_no_list(tmp_path):
+    """If this failed, a single id would be read letter by letter."""
+    Meter(tmp_path, regimes="eu.gpai.systemic")
+
+
+def test_strict_mode_refuses_an_operator_without_a_formula(tmp_path, trainer):
+    """If this failed, strictness would let uncounted work pass."""
+    entries = {op: entry for op, entry in FormulaBook.standard().entries.items() if op != "aten::addmm"}
+    book = FormulaBook(entries=entries, digest="0" * 64)
+    layer, one = nn.Linear(2, 2), torch.ones(1, 2)
+    with pytest.raises(UncountedOpError, match="aten::addmm"), Meter(tmp_path, strict=True, book=book, model=layer):
+        layer(one)
+
+
+def test_a_step_outside_of_metering_is_said_once(tmp_path, caplog):
+    """If this failed, a forgotten `with` would be found after the run."""
+    meter = Meter(tmp_path)
+    meter.step()
+    meter.step()
+    assert caplog.text.count("nothing is metered") == 1

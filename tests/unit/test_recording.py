@@ -27,7 +27,8 @@ def test_passages_of_the_same_table_purpose_and_basis_are_one_line():
     recording = Recording()
     for basis in ("counted", "replayed", "replayed"):
         recording.add(table(10), purpose="undeclared", basis=basis, ns=5)
-    recording.finish_step(tokens=3, samples=1)
+    recording.add_tokens(tokens=3, samples=1)
+    recording.finish_step()
     steps = close(recording)
     assert {(ran.basis, ran.times, ran.ns) for ran in steps.ran} == {("counted", 1, 5), ("replayed", 2, 10)}
     assert (steps.total.flop, steps.total.tokens, steps.total.steps) == (30, 3, 1)
@@ -39,10 +40,12 @@ def test_totals_go_on_over_records_and_counts_begin_anew():
     recording = Recording()
     recording.begin_segment(first=7)
     recording.add(table(10), purpose="undeclared", basis="counted", ns=1)
-    recording.finish_step(tokens=3, samples=0)
+    recording.add_tokens(tokens=3, samples=0)
+    recording.finish_step()
     first = close(recording, own_ns=40)
     recording.add(table(10), purpose="undeclared", basis="replayed", ns=1)
-    recording.finish_step(tokens=4, samples=0)
+    recording.add_tokens(tokens=4, samples=0)
+    recording.finish_step()
     second = close(recording, own_ns=100)
     assert (first.first, first.count, second.first, second.count) == (7, 1, 8, 1)
     assert (first.own_ns, second.own_ns) == (40, 60)
@@ -119,7 +122,8 @@ def test_a_new_segment_names_its_tables_again_and_counts_from_nothing():
 def test_a_record_survives_the_wire():
     recording = Recording()
     recording.add(table(10), purpose="undeclared", basis="counted", ns=1)
-    recording.finish_step(tokens=2, samples=1)
+    recording.add_tokens(tokens=2, samples=1)
+    recording.finish_step()
     steps = close(recording)
     assert Steps.from_wire(steps.to_wire()) == steps
 

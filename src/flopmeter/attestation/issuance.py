@@ -114,7 +114,8 @@ def write_atomically(path: Path, data: bytes) -> None:
             os.close(descriptor)
     except OSError as error:
         msg = f"cannot be written: {error.strerror}"
-        raise SigningError(msg, where=str(path)) from error
+        hint = "" if path.parent.is_dir() else f"make the directory {path.parent} first"
+        raise SigningError(msg, where=str(path), hint=hint) from error
 
 
 def _refuse_strangers(subjects: tuple[Subject, ...], account: Account, run_dir: Path | str) -> None:

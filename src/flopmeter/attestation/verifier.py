@@ -180,7 +180,7 @@ def _check_recorded(statement: Statement) -> str:
         names = ", ".join(subject.name for subject in statement.subjects if subject.sha256 in unknown)
         msg = f"the ledger never saw {names}: that this run made it is the signer's word alone"
         raise CannotVerifyError(msg)
-    return "the signer found every subject in the ledger"
+    return "the signer says that its ledger recorded every subject"
 
 
 def _check_subjects(statement: Statement, subjects: Sequence[Subject] | None) -> str:

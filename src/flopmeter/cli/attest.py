@@ -61,7 +61,8 @@ def run(argv: Sequence[str]) -> int:
         )
         return DONE
     print_text(f"signed   {print_flop(statement.flop)} of a run that is {statement.status}")
-    print_text(f"about    {', '.join(subject.name for subject in statement.subjects)}")
+    subjects = ", ".join(subject.name for subject in statement.subjects)
+    print_text(f"about    {subjects if args.subject else 'the run itself; --subject names weight files'}")
     print_text(f"by       key {signer.key_id[:12]}…")
     print_text(f"in       {args.out}")
     return DONE

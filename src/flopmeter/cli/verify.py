@@ -72,7 +72,8 @@ def _read_ledger(path: str) -> "RunLedger | LedgerError":
 
 def _print(verified: Verified) -> None:
     for item in verified.checks:
-        print_text(f"{_SIGNS[item.verdict]} {item.name:<18} {item.detail}")
+        sign = _SIGNS[item.verdict] if item.is_required or item.verdict != "cannot-tell" else "–"
+        print_text(f"{sign} {item.name:<18} {item.detail}")
     flop = None if verified.statement is None else verified.statement.flop
     words = {
         "yes": f"yes: {print_flop(flop)}, {verified.assurance}",

@@ -1,10 +1,9 @@
 """Callback for Lightning: `Trainer(callbacks=[FlopmeterCallback("runs/tiny")])`.
 
-Works with `lightning` and with `pytorch_lightning`, whichever the program has imported. Not here: `validate`, `test`
-and `predict` outside of a fit, which are not metered, and figures.
+Works with `lightning` and with `pytorch_lightning`, whichever the program has imported. Not here: figures, and
+`validate`, `test` and `predict` outside of a fit, which are not metered.
 """
 
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -34,69 +33,55 @@ Callback: Any = _find_package().Callback
 
 
 class FlopmeterCallback(Callback):
-    """Meters `Trainer.fit` into `run_dir`, validation and the sanity check included, with purpose `evaluation`.
+    """Meters `Trainer.fit` into `run_dir`; validation in it, the sanity check included, has the purpose `evaluation`.
 
-    Watched are the LightningModule and its children that have parameters: a `training_step` may call `self(x)` or
-    `self.model(x)`, and Lightning calls the step itself as a plain method. The outermost one called begins a passage.
-    A Step ends with the batch in which `global_step` advanced. Checkpoints of ModelCheckpoint are recorded before the
-    next batch, `last.ckpt` at the end; for one saved by hand call `callback.meter.checkpoint(path)`.
-
-    Args:
-        run_dir: where the ledger lies, as for `Meter`.
-        tokens: how many tokens a batch trains; without it tokens are unknown.
-        meter_options: as for `Meter`.
+    Watched are the LightningModule and its children that have parameters, because Lightning calls `training_step` as
+    a plain method. A Step ends with the batch in which `global_step` advanced. Checkpoints of ModelCheckpoint are
+    recorded; for one saved by hand call `callback.meter.checkpoint(path)`.
+    `tokens` says how many tokens a batch trains; `meter_options` are those of `Meter`.
     """
 
-    def __init__(
-        self, run_dir: Path | str, *, tokens: Callable[[Any], int] | None = None, **meter_options: Any
-    ) -> None:
-        """Check the options; metering begins with the fit."""
+    def __init__(self, run_dir: Path | str, *, tokens: Callable[[Any], int] | None = None, **meter_options: Any):
         self.meter = Meter(run_dir, **meter_options)
         self._tokens_of = tokens or (lambda _batch: 0)
-        self._tokens = self._updates = 0
+        self._update: int | None = None
         self._recorded: set[str] = set()
         self._evaluation = ExitStack()
 
     def on_fit_start(self, trainer: Any, pl_module: torch.nn.Module) -> None:
-        """Start the meter."""
-        self._tokens, self._updates, self._recorded = 0, trainer.global_step, set()
+        self._update, self._recorded = trainer.global_step, set()
         self.meter.start().watch([pl_module, *_children_called(pl_module)])
 
     def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
-        """Record the checkpoints that were saved since the last batch."""
         self._record(trainer, "best_model_path")
 
     def on_train_batch_end(self, trainer: Any, _module: Any, _out: Any, batch: Any, _index: int) -> None:
-        """Close a Step if this batch ended in an optimizer update."""
-        self._tokens += self._tokens_of(batch)
-        if trainer.global_step != self._updates:
-            self.meter.step(tokens=self._tokens)
-            self._tokens, self._updates = 0, trainer.global_step
+        self.meter.trained(tokens=self._tokens_of(batch))
+        if trainer.global_step != self._update:
+            self._update = trainer.global_step
+            self.meter.step()
 
-    def on_validation_start(self, _trainer: Any, _module: Any) -> None:
-        """Label what follows as evaluation, if it happens inside a fit."""
+    def on_validation_start(self, *_: Any) -> None:
         self._evaluation.enter_context(self.meter.purpose("evaluation"))
 
-    def on_validation_end(self, _trainer: Any, _module: Any) -> None:
-        """Go back to the purpose before."""
+    def on_validation_end(self, *_: Any) -> None:
         self._evaluation.close()
 
     def on_fit_end(self, trainer: Any, _module: Any) -> None:
-        """Record the checkpoints and close the meter."""
         self.on_exception(trainer, None, None)
 
     def on_exception(self, trainer: Any, _module: Any, exception: BaseException | None) -> None:
-        """Record the checkpoints made so far and close the meter."""
         self._evaluation.close()
         self._record(trainer, "best_model_path", "last_model_path")
         self.meter.close(reason=f"{type(exception).__name__} in the run" if exception else "end")
 
     def _record(self, trainer: Any, *names: str) -> None:
-        saved = {getattr(callback, name, "") for callback in trainer.checkpoint_callbacks for name in names}
-        new = sorted(saved - self._recorded - {""}) if trainer.is_global_zero else []
-        for path in filter(os.path.exists, new):
-            self.meter.checkpoint(path)
-        self._recorded.update(new)
+        for path in sorted(
+            {getattr(callback, name, "") for callback in trainer.checkpoint_callbacks for name in names}
+        ):
+            if trainer.is_global_zero and path not in self._recorded and Path(path).is_file():
+                self._recorded.add(path)
+                self.meter.checkpoint(path)
 
 
 def _children_called(module: torch.nn.Module) -> Iterator[torch.nn.Module]:

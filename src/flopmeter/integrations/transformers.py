@@ -1,6 +1,6 @@
 """Callback for the Trainer of transformers: `Trainer(…, callbacks=[FlopmeterCallback("runs/tiny")])`.
 
-Not here: `evaluate` and `predict` outside of `train`, which are not metered, and figures.
+Not here: figures, and `evaluate` and `predict` outside of `train`, which are not metered.
 """
 
 import atexit
@@ -20,73 +20,57 @@ WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "adapter_model*.bin")
 
 
 class FlopmeterCallback(TrainerCallback):
-    """Meters `Trainer.train` into `run_dir`, evaluations that the Trainer makes in it with purpose `evaluation`.
+    """Meters `Trainer.train` into `run_dir`; evaluations that the Trainer makes in it have the purpose `evaluation`.
 
     A Step is one optimizer update. Tokens are those that the Trainer counts (`include_num_input_tokens_seen`), over
-    all ranks, and stand with rank 0; else they are unknown. Weight files are recorded as they are saved.
-    The Trainer tells nobody of an exception: the meter closes when the interpreter exits, or at the end of
-    `with FlopmeterCallback(…) as callback:` around it.
-
-    Args:
-        run_dir: where the ledger lies, as for `Meter`.
-        meter_options: as for `Meter`.
+    all ranks, and stand with rank 0; else they are unknown. Weight files are recorded as they are saved. The Trainer
+    tells nobody of an exception: the meter closes when the interpreter exits, or at the end of
+    `with FlopmeterCallback(…) as callback:` around it. `meter_options` are those of `Meter`.
     """
 
     def __init__(self, run_dir: Path | str, **meter_options: Any) -> None:
-        """Check the options; metering begins with the training."""
         self.meter = Meter(run_dir, **meter_options)
-        self._tokens = 0
         self._evaluation = ExitStack()
 
     def __enter__(self) -> Self:
-        """Return the callback; the meter is closed at the end, whatever happens."""
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Close."""
         self._close(f"{kind.__name__} in the run" if kind else "end")
 
     def on_train_begin(self, args: Any, state: Any, _control: Any, **given: Any) -> None:
-        """Start the meter."""
         self._close("training began anew")
         self.meter.start().watch(given["model"])
         atexit.register(self._close, "exit before the training ended")
-        self._tokens = state.num_input_tokens_seen
+        self.meter.trained(tokens_so_far=state.num_input_tokens_seen)
         if args.eval_on_start:
             self._begin_evaluation()
 
     def on_step_begin(self, *_: Any, **__: Any) -> None:
-        """Make sure that training is not called evaluation."""
         self._evaluation.close()
 
     def on_step_end(self, _args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Close a Step; what follows is evaluation if the Trainer has decided so."""
-        seen = state.num_input_tokens_seen
-        self.meter.step(tokens=seen - self._tokens if state.is_world_process_zero else 0)
-        self._tokens = seen
+        if state.is_world_process_zero:
+            self.meter.trained(tokens_so_far=state.num_input_tokens_seen)
+        self.meter.step()
         self.on_epoch_end(None, None, control)
 
     def on_epoch_end(self, _args: Any, _state: Any, control: Any, **_: Any) -> None:
-        """Label what follows as evaluation if the Trainer has decided so."""
         if control.should_evaluate:
             self._begin_evaluation()
 
     def on_prediction_step(self, *_: Any, **__: Any) -> None:
-        """Label an evaluation that nobody announced; its first batch has passed."""
         self._begin_evaluation()
 
     def on_evaluate(self, *_: Any, **__: Any) -> None:
-        """Go back to the purpose before."""
         self._evaluation.close()
 
     def on_save(self, args: Any, state: Any, _control: Any, **_: Any) -> None:
-        """Record the weight files that were saved."""
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         for path in sorted(path for name in WEIGHTS for path in folder.glob(name)) if args.should_save else ():
             self.meter.checkpoint(path)
 
     def on_train_end(self, *_: Any, **__: Any) -> None:
-        """Close the meter."""
         self._close("end")
 
     def _begin_evaluation(self) -> None:

@@ -103,7 +103,11 @@ def read_run(run_dir: Path | str) -> RunLedger:
     files = sorted(folder.glob("*.jsonl")) if folder.is_dir() else []
     if not files:
         msg = "no ledger here"
-        raise LedgerMissingError(msg, where=str(path), hint="name the directory that was given to Meter or --out")
+        raise LedgerMissingError(
+            msg,
+            where=str(path),
+            hint="name the directory that was given to Meter; its ledger/ appears when metering starts",
+        )
     segments = sorted((_read(file) for file in files), key=lambda segment: (segment.rank, segment.number))
     runs = sorted({segment.run for segment in segments})
     if len(runs) > 1:

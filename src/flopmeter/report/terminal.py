@@ -49,18 +49,18 @@ def render_account(account: Account, *, name: str, findings: Sequence[Finding] =
 
 def _head(account: Account, name: str) -> Iterable[RenderableType]:
     yield Text.assemble(("run ", "dim"), (name, "bold"), f"  {account.run[:12]}  {account.started} to {account.ended}")
-    counts = f"{account.steps:,} steps, {account.tokens:,} tokens, {account.ranks} {_plural('rank', account.ranks)}"
+    tokens = f"{account.tokens:,} tokens" if account.tokens else "tokens not told"
+    counts = f"{account.steps:,} steps, {tokens}, {account.ranks} {_plural('rank', account.ranks)}"
     if account.model is not None:
         counts += f", {account.model.parameters:,} parameters"
     yield Text(counts)
     yield Text()
     yield Text.assemble(("FLOP executed ", "bold"), (print_flop(account.flop, digits=4), "bold cyan"))
-    upper = print_flop(account.upper) if account.upper is not None else "no bound known"
+    yield Text(f"  {_sureness(account)}")
     passages = account.passages
-    yield Text(f"  known to lie between {print_flop(account.lower)} (counted) and {upper}")
     yield Text(
         f"  {passages.get('counted', 0):,} passages counted, {passages.get('replayed', 0):,} replayed"
-        f" (0 audits), {passages.get('modelled', 0):,} assumed; meter's own code took"
+        f" (0 audits), {passages.get('modelled', 0):,} modelled; meter's own code took"
         f" {print_ratio(account.overhead_fraction)} of the metered time"
     )
     if account.int_op:
@@ -68,6 +68,14 @@ def _head(account: Account, name: str) -> Iterable[RenderableType]:
             f"  besides {account.int_op:,} integer operations; masked attention pairs left out:"
             f" {print_flop(account.tally.masked_flop)}"
         )
+
+
+def _sureness(account: Account) -> str:
+    if account.upper is None:
+        return f"known to be at least {print_flop(account.lower)} (counted); nothing bounds the rest"
+    if account.lower == account.upper:
+        return "known exactly: everything was counted"
+    return f"known to lie between {print_flop(account.lower)} (counted) and {print_flop(account.upper)}"
 
 
 def _split(tally: Tally, dimension: str, order: Sequence[str]) -> Table:

@@ -8,6 +8,11 @@ import os
 import torch
 
 
+def is_cuda_build() -> bool:
+    """Say whether this torch could use a GPU at all; asks no driver, because asking can break a later fork."""
+    return torch.version.cuda is not None or torch.version.hip is not None
+
+
 def find_rank() -> tuple[int, int]:
     """Return rank and world size; 0 and 1 for a process on its own."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():

@@ -21,7 +21,7 @@ def test_the_same_in_words(call, attested):
     done = call("verify", "a.json", "--key", "key.pub")
     assert done.code == 0
     assert done.out.splitlines()[-1] == "verdict: yes: 630 FLOP, self-declared"
-    assert "? ledger" in done.out
+    assert "– ledger" in done.out
 
 
 def test_a_changed_subject_is_a_no(call, attested):

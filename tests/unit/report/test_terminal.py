@@ -28,7 +28,7 @@ def test_what_is_unknown_is_said_in_words(tmp_path: Path) -> None:
         segment.end()
     account = Account.of(tmp_path)
     text = render_account(account, name="tiny", findings=[find("eu.gpai.systemic").assess(account)])
-    assert "no bound known" in text
+    assert "nothing bounds the rest" in text
     assert "NVIDIA devices: no NVIDIA driver: not found; device time and energy are unknown, not zero" in text
     assert "mylib::attn: 7 calls" in text
     assert "gap (failure, segment 0, unbounded): a made-up fault" in text

@@ -55,8 +55,14 @@ class FileSigner:
         try:
             key = load_pem_private_key(data, password=None)
         except (ValueError, TypeError, UnsupportedAlgorithm) as error:  # TypeError: it is encrypted
-            msg = "this is no private key in PEM that can be read without a password"
-            raise SigningError(msg, where=str(path), hint="`flopmeter keygen PATH` makes one") from error
+            is_public = b"PUBLIC KEY" in data
+            msg = (
+                "this is a public key"
+                if is_public
+                else "this is no private key in PEM that can be read without a password"
+            )
+            hint = "sign with the private one beside it" if is_public else "`flopmeter keygen PATH` makes one"
+            raise SigningError(msg, where=str(path), hint=hint) from error
         if not isinstance(key, Ed25519PrivateKey):
             msg = "this private key is not an Ed25519 key"
             raise SigningError(msg, where=str(path), hint="`flopmeter keygen PATH` makes one")
