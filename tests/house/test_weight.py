@@ -52,7 +52,8 @@ def attested(tmp_path):
     recording = Recording()
     for _ in range(10):
         recording.add(table, purpose="undeclared", basis="counted", ns=1000)
-        recording.finish_step(tokens=8, samples=1)
+        recording.add_tokens(tokens=8, samples=1)
+        recording.finish_step()
     ledger = LedgerFile(run, header=header)
     ledger.append("table", table.to_wire())
     ledger.append("steps", recording.steps(own_ns=0, ceiling=None).to_wire())

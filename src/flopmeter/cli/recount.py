@@ -7,8 +7,17 @@ import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 
-from flopmeter.cli.output import CANNOT_TELL, DONE, NO, build_parser, print_json, print_text
-from flopmeter.errors import FlopmeterError
+from flopmeter.cli.output import (
+    CANNOT_TELL,
+    DONE,
+    NO,
+    WRONG_USAGE,
+    build_parser,
+    print_failure,
+    print_json,
+    print_text,
+)
+from flopmeter.errors import FormulaError
 from flopmeter.formulas.book import FormulaBook
 from flopmeter.recount import Recount
 from flopmeter.units import print_flop, print_ratio
@@ -24,7 +33,12 @@ def run(argv: Sequence[str]) -> int:
         help="a Python file of yours with FORMULAS = {'namespace::op': (kind, formula)}, put over the standard book",
     )
     args = parser.parse_args(argv)
-    recount = Recount.of(args.run, read_book(Path(args.book)) if args.book else FormulaBook.standard())
+    try:
+        book = read_book(Path(args.book)) if args.book else FormulaBook.standard()
+    except FormulaError as error:
+        print_failure(error)
+        return WRONG_USAGE
+    recount = Recount.of(args.run, book)
     if args.json:
         print_json(describe(recount))
     else:
@@ -38,14 +52,14 @@ def read_book(path: Path) -> FormulaBook:
     """Return the standard book with the formulas of a file over it. The file is Python and is run.
 
     Raises:
-        FlopmeterError: the file has no usable FORMULAS.
+        FormulaError: the file has no usable FORMULAS.
     """
     if not path.is_file():
         raise FileNotFoundError(2, "no such file", str(path))
     spec = importlib.util.spec_from_file_location("flopmeter_private_book", path)
     if spec is None or spec.loader is None:
         msg = "is no Python file"
-        raise FlopmeterError(msg, where=str(path))
+        raise FormulaError(msg, where=str(path))
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
@@ -54,7 +68,7 @@ def read_book(path: Path) -> FormulaBook:
             book = book.with_formula(op, formula, kind=kind)
     except (AttributeError, ImportError, NameError, SyntaxError, TypeError, ValueError) as error:
         msg = f"holds no usable FORMULAS: {error}"
-        raise FlopmeterError(
+        raise FormulaError(
             msg, where=str(path), hint="write FORMULAS = {'namespace::op': ('matmul', formula)}"
         ) from error
     return book

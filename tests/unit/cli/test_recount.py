@@ -26,7 +26,7 @@ def test_a_book_that_is_none_is_one_sentence(call, lab):
     for text in ("FORMULAS = 3", "FORMULA = {}", "def", "FORMULAS = {'mm': ('matmul', len)}", "import nonsense"):
         (lab / "book.py").write_text(text, encoding="utf-8")
         done = call("recount", "run", "--book", "book.py")
-        assert done.code != 0
+        assert done.code == 2
         assert "book.py" in done.err
         assert "Traceback" not in done.err
     assert call("recount", "run", "--book", "missing.py").code == 2
