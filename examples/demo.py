@@ -41,8 +41,8 @@ class Plan:
     context: int = 128
     batch: int = 8
     accumulation: int = 2
-    steps: int = 300
-    evaluate_every: int = 100
+    steps: int = 200
+    evaluate_every: int = 50
     evaluation_batches: int = 8
     save_every: int = 50
 
