@@ -32,6 +32,8 @@ from flopmeter.sensors.torch_ops import Key, OpRecorder
 from flopmeter.sensors.torch_phase import PhaseTracker, is_in_backward
 from flopmeter.step import Table
 
+LIFTED = "something took the counter off torch's stack of modes"
+
 
 class PassageSink(Protocol):
     """What the meter offers the sensor."""
@@ -152,7 +154,7 @@ class TorchSensor:
             if self._open is not None and self._is_ours():
                 self._end("meter")
         finally:
-            self._recorder.switch_off()
+            self._recorder.retire()
             self._compiles.stop()
             for handle in self._handles:
                 handle.remove()
@@ -289,14 +291,16 @@ class TorchSensor:
 
     def _begin(self, situation: Situation, *, place: int, model: WatchedModel | None = None) -> None:
         is_counted = situation is OTHER or self._plan.is_to_be_counted(situation, place)
-        if is_counted and not self._recorder.is_on:
-            self._recorder.switch_on()
-        elif not is_counted:
+        is_noted = self._recorder.switch_on() if is_counted else False
+        if not is_counted:
             self._recorder.switch_off()
+        self._recorder.take()  # what was noted between passages belongs to none
         gradients = model.gradient_marks() if model else ()
         self._open = _Open(
             situation, place, is_counted, time.perf_counter_ns(), situations.count_nodes(), gradients, model
         )
+        if is_counted and not is_noted:
+            self._open.failed = LIFTED
 
     def _end(self, ended_by: str) -> None:
         passage, self._open = self._open, None
@@ -307,7 +311,7 @@ class TorchSensor:
         changed = tuple([before != after for before, after in zip(passage.gradients, marks, strict=False)])
         witness = Witness(situations.count_nodes() - passage.nodes, changed, ended_by, passage.inner)
         if passage.is_counted and not self._recorder.is_on:
-            passage.failed = passage.failed or "something took the counter off torch's stack of modes"
+            passage.failed = passage.failed or LIFTED
         if passage.failed:
             self._sink.passage_lost(reason=passage.failed, ns=ns)
         if passage.is_counted:

@@ -60,6 +60,8 @@ class OpRecorder(TorchDispatchMode):
         self._calls: dict[Key, int] = {}
         self._skipped: dict[Any, bool] = {}
         self._composite: dict[Any, bool] = {}
+        self._was_put_on = False
+        self._is_retired = False
         self.own_ns = 0
 
     @classmethod
@@ -70,6 +72,8 @@ class OpRecorder(TorchDispatchMode):
     def __torch_dispatch__(  # torch's own name
         self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
+        if self._is_retired:
+            return func(*args, **(kwargs or {}))
         for kind in types:
             if hasattr(kind, "__tensor_flatten__") and not _is_fake(kind):
                 return NotImplemented  # a wrapper such as DTensor: its own local operators come back here
@@ -138,21 +142,36 @@ class OpRecorder(TorchDispatchMode):
         """Say whether the mode is on this thread's stack."""
         return any(mode is self for mode in _stack())
 
-    def switch_on(self) -> None:
-        """Go below every mode of the user's, so that theirs may come and go above us in any order."""
+    def switch_on(self) -> bool:
+        """Go below every mode of the user's, so that theirs may come and go above us in any order.
+
+        Returns whether calls are noted now: where someone lifted all modes for a while, ours will be put back with
+        the others, and a second one beside it would note everything twice.
+        """
+        if self.is_on:
+            return True
+        if self._was_put_on:
+            return False
         with _user_modes_lifted():
             _push_mode(self)
+        self._was_put_on = True
+        return True
 
     def switch_off(self) -> None:
-        """Leave the stack, wherever on it we are."""
+        """Leave the stack, wherever on it we are, and however often."""
         lifted = []
         while self.is_on:
+            self._was_put_on = False
             top = _pop_mode()
-            if top is self:
-                break
-            lifted.append(top)
+            if top is not self:
+                lifted.append(top)
         for mode in reversed(lifted):
             _push_mode(mode)
+
+    def retire(self) -> None:
+        """Leave for good; if someone puts us back later, calls pass through unseen."""
+        self.switch_off()
+        self._is_retired = True
 
 
 def rows_of(calls: Mapping[Key, int]) -> tuple[Row, ...]:
