@@ -5,6 +5,7 @@ Not here: whether an attestation holds (`verifier.py`).
 """
 
 import os
+import stat
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from flopmeter.attestation.arithmetic import check_arithmetic
 from flopmeter.attestation.envelope import Attestation, encode_pae
 from flopmeter.attestation.signers.signer import Signer
 from flopmeter.attestation.statement import Statement, Subject, Threshold
-from flopmeter.errors import MismatchError, SigningError
+from flopmeter.errors import CannotVerifyError, MismatchError, SigningError
 from flopmeter.ledger.merge import RunLedger, read_run
 
 
@@ -29,20 +30,25 @@ def issue(
     allow_unrecorded: bool = False,
     thresholds: Iterable[Threshold] = (),
     issuer: str | None = None,
+    spared: Iterable[Path | str] = (),
 ) -> Attestation:
     """Sign what the ledger of a run holds now, write it to `out`, and return it.
 
     `live` means that the ledger is still being written: the statement is then as of its last record. Status and
     reason are derived from the ledger where they are not given. Sequence number and predecessor are those that the
-    ledger records. `out` appears whole or not at all.
+    ledger records. `out` appears whole or not at all; `spared` are paths
+    that it may not be, such as the key and the subjects.
 
     Raises:
         LedgerError: the ledger is missing, broken or unreadable; nothing is signed.
         MismatchError: a subject that the ledger never saw, and `allow_unrecorded` was not said; or a reason that
             the figures do not bear out.
-        SigningError: the signer failed, or the file cannot be written.
+        SigningError: the signer failed, or the file cannot be written, or something else is there.
     """
+    refuse_place(Path(out), run_dir=Path(run_dir), spared=[Path(path) for path in spared])
     ledger = read_run(run_dir)
+    if status is None:
+        live = live and not _is_over(ledger)  # its meter closed the ledger, and is about to let go of it
     account = Account.of(ledger, live=live)
     named = tuple(subjects)
     if not allow_unrecorded:
@@ -86,8 +92,65 @@ def derive_status(ledger: RunLedger, *, live: bool) -> str:
     """Return `running`, `finished` where every rank's last life ended in order, or `interrupted`."""
     if live:
         return "running"
+    return "finished" if _is_over(ledger) else "interrupted"
+
+
+def refuse_place(path: Path, *, run_dir: Path, spared: Iterable[Path] = ()) -> None:
+    """Refuse to write an attestation over anything but an earlier one.
+
+    Raises:
+        SigningError: something that is no attestation lies there, or the place is a ledger's, or spared.
+    """
+    hint = "name a new file, or an earlier attestation, which is replaced"
+    for other in spared:
+        if _is_within(path, other):
+            msg = f"an attestation may not take the place of {other}, which it is made with or about"
+            raise SigningError(msg, where=str(path), hint=hint)
+    if os.path.realpath(run_dir / "ledger") in map(str, _resolved(path).parents):
+        msg = "this place is the ledger's, and an attestation may not lie in it"
+        raise SigningError(msg, where=str(path), hint=hint)
+    try:
+        mode = path.lstat().st_mode
+    except OSError:
+        return  # nothing is there; whether something can be written shows when it is
+    if not stat.S_ISREG(mode):
+        msg = "what is there is no regular file, and is not replaced"
+        raise SigningError(msg, where=str(path), hint=hint)
+    if not _holds_attestation(path):
+        msg = "the file that is there is no attestation, and is not overwritten"
+        raise SigningError(msg, where=str(path), hint=hint)
+
+
+def _resolved(path: Path) -> Path:
+    """Follow the links of the directories, and not one that the file itself may be."""
+    return Path(os.path.realpath(path.parent)) / path.name
+
+
+def _is_within(path: Path, other: Path) -> bool:
+    if other.is_dir():  # a new file beside the weights is no weight file; one that was there was read as one
+        return path.exists() and Path(os.path.realpath(other)) in _resolved(path).parents
+    try:
+        return _resolved(path) in (_resolved(other), Path(os.path.realpath(other))) or path.samefile(other)
+    except OSError:
+        return False
+
+
+def _holds_attestation(path: Path) -> bool:
+    start = b'{"dsseEnvelope":'  # canonical, so that weights need not be read whole to be told apart
+    try:
+        with path.open("rb") as file:
+            head = file.read(len(start))
+            if head != start:
+                return False
+            Statement.from_bytes(Attestation.from_bytes(head + file.read()).payload)
+    except (OSError, CannotVerifyError):
+        return False
+    return True
+
+
+def _is_over(ledger: RunLedger) -> bool:
     closed = {segment.rank: segment.is_closed for segment in ledger.segments}
-    return "finished" if all(closed.values()) else "interrupted"
+    return all(closed.values())
 
 
 def write_atomically(path: Path, data: bytes) -> None:

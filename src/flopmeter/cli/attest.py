@@ -4,9 +4,10 @@ Not here: reading, stating and signing (`attestation/issuance.py`).
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from flopmeter import wire
-from flopmeter.attestation.issuance import issue
+from flopmeter.attestation.issuance import issue, refuse_place
 from flopmeter.attestation.signers.signer import open_signer
 from flopmeter.attestation.statement import Statement
 from flopmeter.attestation.subjects import hash_subjects
@@ -35,6 +36,9 @@ def run(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--issuer", metavar="NAME", help="who you are, in your own words")
     args = parser.parse_args(argv)
+    key = args.key.removeprefix("file:")
+    spared = [args.key, key, f"{key}.pub", *args.subject]
+    refuse_place(Path(args.out), run_dir=Path(args.run), spared=map(Path, spared))  # before anything large is read
     signer = open_signer(args.key)
     attestation = issue(
         args.run,
@@ -44,6 +48,7 @@ def run(argv: Sequence[str]) -> int:
         subjects=hash_subjects(args.subject),
         allow_unrecorded=args.allow_unrecorded_subject,
         issuer=args.issuer,
+        spared=spared,
     )
     statement = Statement.from_bytes(attestation.payload)
     if args.json:

@@ -1,6 +1,7 @@
 """From a run directory to a file, or to nothing at all."""
 
 import json
+import os
 
 import pytest
 
@@ -104,3 +105,70 @@ def test_a_place_that_cannot_be_written_is_said(tmp_path, name):
     with pytest.raises(SigningError, match="cannot be written"):
         write_atomically(tmp_path / name, b"data")
     assert list(tmp_path.iterdir()) == []
+
+
+def lay(kind, path, run):
+    """Put something at a path that is no attestation."""
+    match kind:
+        case "text":
+            path.write_bytes(b"mine")
+        case "link":
+            path.symlink_to(path.with_name("nowhere"))
+        case "pipe":
+            os.mkfifo(path)
+        case "directory":
+            path.mkdir()
+        case "half an attestation":
+            issue(run, throwaway_signer(), out=path, live=False)
+            path.write_bytes(path.read_bytes()[:-1])
+
+
+@pytest.mark.parametrize("kind", ["text", "link", "pipe", "directory", "half an attestation"])
+def test_nothing_but_an_attestation_is_replaced(run, tmp_path, kind):
+    """Else a slip of the hand costs somebody a private key, or a model."""
+    out = tmp_path / "a.json"
+    lay(kind, out, run)
+    before = sorted((path.name, path.lstat().st_mode, path.lstat().st_size) for path in tmp_path.iterdir())
+
+    class Untouched:
+        public_key = throwaway_signer().public_key
+        key_id = public_key.key_id
+
+        def sign(self, message):
+            pytest.fail("it was signed before the place was looked at")
+
+    with pytest.raises(SigningError, match=r"a\.json.*name a new file"):
+        issue(run, Untouched(), out=out, live=False)
+    assert before == sorted((path.name, path.lstat().st_mode, path.lstat().st_size) for path in tmp_path.iterdir())
+
+
+def test_an_earlier_attestation_is_replaced(run, tmp_path):
+    """Else a meter that warns of the same level after a restart could not."""
+    for _ in range(2):
+        issue(run, throwaway_signer(), out=tmp_path / "a.json", live=False)
+
+
+@pytest.mark.parametrize("place", ["ledger/a.json", "ledger/deep/a.json", "other/a.json"])
+def test_a_ledger_is_no_place_for_an_attestation(run, tmp_path, place):
+    """Else a file appears among lines that others will check."""
+    (run / "ledger" / "deep").mkdir()
+    (run / "other").symlink_to(run / "ledger")
+    with pytest.raises(SigningError, match="ledger"):
+        issue(run, throwaway_signer(), out=run / place, live=False)
+
+
+def test_a_spared_path_is_refused_even_where_it_would_be_new(run, tmp_path):
+    """Else an attestation is found where a public key is looked for."""
+    with pytest.raises(SigningError, match="take the place"):
+        issue(run, throwaway_signer(), out=tmp_path / "key.pub", live=False, spared=[tmp_path / "key.pub"])
+    (tmp_path / "weights").mkdir()
+    inside = tmp_path / "weights" / "a.json"
+    issue(run, throwaway_signer(), out=inside, live=False)
+    with pytest.raises(SigningError, match="take the place"):
+        issue(run, throwaway_signer(), out=inside, live=False, spared=[tmp_path / "weights"])
+
+
+def test_a_ledger_closed_a_moment_ago_is_finished_and_not_running(run, tmp_path):
+    """Else what is signed between the last line and the end of its meter is refuted by that line."""
+    issued = issue(run, throwaway_signer(), out=tmp_path / "a.json", live=True)
+    assert json.loads(issued.payload)["predicate"]["stage"]["status"] == "finished"

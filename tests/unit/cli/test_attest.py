@@ -85,3 +85,24 @@ def test_a_key_that_others_can_read_is_warned_of(call, lab, caplog):
     (lab / "key").chmod(0o644)
     assert call("attest", "run", "--key", "key", "--out", "a.json").code == 0
     assert "chmod 600 key" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "out", ["key", "key.pub", "checkpoint/model.bin", "run/ledger/0-0.jsonl", "checkpoint", "link"]
+)
+def test_what_an_attestation_is_made_of_is_never_overwritten(call, lab, out):
+    """Else one wrong word costs the key, the weights or the ledger, and says that all went well."""
+    (lab / "link").symlink_to("nowhere")
+    before = {path: path.read_bytes() for path in sorted(lab.rglob("*")) if path.is_file()}
+    done = call("attest", "run", "--key", "file:key", "--subject", "checkpoint", "--out", out)
+    assert done.code == 2
+    assert done.err.count("\n") == 1
+    assert "name a new file" in done.err
+    assert before == {path: path.read_bytes() for path in sorted(lab.rglob("*")) if path.is_file()}
+    assert (lab / "link").is_symlink()
+
+
+def test_an_attestation_is_made_again_in_its_place(call, lab):
+    """Else a script that attests every night fails on its second."""
+    for _ in range(2):
+        assert call("attest", "run", "--key", "key", "--subject", "checkpoint", "--out", "a.json").code == 0
