@@ -4,15 +4,19 @@ Needs nothing but the statement. Not here: comparison with a ledger (`verifier.p
 """
 
 from collections.abc import Mapping
+from datetime import datetime
 
 from flopmeter import wire
 from flopmeter.attestation.predicate import BOUNDS, SPLITS
 from flopmeter.attestation.statement import Statement, Threshold
-from flopmeter.errors import MismatchError
+from flopmeter.errors import MismatchError, UnsupportedError
+from flopmeter.formulas.book import CONVENTION
 from flopmeter.ledger.merge import join_heads
-from flopmeter.tally import CONTRACTIONS
+from flopmeter.tally import BASES, CONTRACTIONS, KINDS, PHASES, PURPOSES
 
 Fields = Mapping[str, wire.Wire]
+
+_NAMES = {"phase": PHASES, "kind": KINDS, "purpose": PURPOSES, "basis": BASES}
 
 
 def check_arithmetic(statement: Statement) -> str:
@@ -20,19 +24,62 @@ def check_arithmetic(statement: Statement) -> str:
 
     Raises:
         MismatchError: one does not follow from the others; the message names both values.
+        UnsupportedError: none does, and one follows by a rule that this version does not know.
     """
-    for part in (_check_splits, _check_bounds, _check_methods, _check_model, _check_record, _check_stage):
+    for part in (
+        _check_names,
+        _check_dates,
+        _check_splits,
+        _check_bounds,
+        _check_methods,
+        _check_model,
+        _check_record,
+        _check_stage,
+    ):
         part(statement)
     rules = [_check_threshold(threshold, statement) for threshold in _objects(statement.predicate["thresholds"])]
     _check_reason(statement)
+    convention = wire.parse_text(statement.part("compute")["convention"])
+    if convention != CONVENTION:
+        rules.insert(0, f"compute.convention is {convention[:40]!r}, this version knows {CONVENTION!r}")
+    unknown = "; ".join(rule for rule in rules if rule)
+    if unknown:  # last, so that what is wrong is a no all the same
+        raise UnsupportedError(unknown)
     methods = [
         f"the figure of method {wire.parse_text(method['method'])} was not computed again"
         for method in _objects(statement.part("compute")["methods"])
         if method["method"] not in ("counted", "6nd") and method["flop"] is not None
     ]
-    return "; ".join(
-        ["sums, bounds, 6ND and thresholds follow from each other", *(rule for rule in rules if rule), *methods]
-    )
+    return "; ".join(["sums, bounds, 6ND and thresholds follow from each other", *methods])
+
+
+def _check_names(statement: Statement) -> None:
+    """A part under a name that the contract does not have would be counted, and be nobody's."""
+    splits = wire.parse_object(statement.part("compute")["by"])
+    for dimension, known in _NAMES.items():
+        strange = sorted(set(wire.parse_object(splits[dimension])) - set(known))
+        if strange:
+            msg = f"compute.by.{dimension} names {strange[0][:60]!r}, not one of {', '.join(known)}"
+            raise MismatchError(msg)
+
+
+def _check_dates(statement: Statement) -> None:
+    stage = statement.part("stage")
+    started, as_of = (_moment(stage, name) for name in ("startedOn", "asOf"))
+    if started > as_of:
+        msg = f"stage.startedOn is {stage['startedOn']}, after stage.asOf, {stage['asOf']}"
+        raise MismatchError(msg)
+
+
+def _moment(stage: Fields, name: str) -> tuple[datetime, str]:
+    """Return a date so that it compares: to the second, and the digits below."""
+    text = wire.parse_text(stage[name])
+    whole, _, digits = text.removesuffix("Z").partition(".")
+    try:
+        return datetime.fromisoformat(whole), digits.rstrip("0")
+    except ValueError as error:
+        msg = f"stage.{name} is {text[:40]}, which is no date: {error}"
+        raise MismatchError(msg) from error
 
 
 def _check_splits(statement: Statement) -> None:
@@ -54,6 +101,11 @@ def _check_bounds(statement: Statement) -> None:
     lower, flop, upper = (_known(compute, name) for name in ("lower", "flop", "upper"))
     if lower is None or flop is None or lower > flop or (upper is not None and flop > upper):
         msg = f"compute.flop {flop} does not lie between its bounds {lower} and {upper}"
+        raise MismatchError(msg)
+    basis = wire.parse_object(wire.parse_object(compute["by"])["basis"])
+    counted = _count(basis, "counted") if "counted" in basis else 0
+    if lower > counted:
+        msg = f"compute.lower is {lower}, more than the {counted} that compute.by.basis calls counted"
         raise MismatchError(msg)
     gaps = _objects(statement.part("coverage")["gaps"])
     if upper is not None:

@@ -205,13 +205,13 @@ def _check_ledger(statement: Statement, ledger: "RunLedger | LedgerError | None"
         raise CannotVerifyError(msg)
     if isinstance(ledger, LedgerError):
         raise ledger
+    if not statement.heads:
+        msg = "ledger.heads names no file, so nothing says which lines this is about"
+        raise MismatchError(msg)
     cut = ledger.cut_at(statement.heads)
     _check_nothing_left_out(statement, ledger, cut)
     account = Account.of(cut, live=statement.status == "running")
-    status = "finished" if all(_last_of_ranks(cut)) else "interrupted"
-    if statement.status not in ("running", status):
-        msg = f"stage.status is {statement.status}, the ledger as of these heads was {status}"
-        raise MismatchError(msg)
+    _check_status(statement.status, ledger, cut)
     for name, expected in describe(account, ledger=cut, status=statement.status).items():
         _compare(name, statement.part(name), expected)
     said = (statement.predicate["sequence"], statement.predicate["previous"])
@@ -244,6 +244,19 @@ def _check_nothing_left_out(statement: Statement, ledger: RunLedger, cut: RunLed
         msg = f"{', '.join(missing)} began before {as_of} and is not among ledger.heads"
         if statement.status == "running":  # a rank that was just starting is read a moment too late
             raise CannotVerifyError(msg)
+        raise MismatchError(msg)
+
+
+def _check_status(said: str, ledger: RunLedger, cut: RunLedger) -> None:
+    """An open end is of a run that went on or that broke off; only lines that came later tell which."""
+    is_over = all(_last_of_ranks(cut))
+    if (said == "finished") != is_over:
+        msg = f"stage.status is {said}, the ledger as of these heads was {'finished' if is_over else 'not finished'}"
+        raise MismatchError(msg)
+    whole = {segment.path.name: len(segment.entries) for segment in ledger.segments}
+    went_on = [s.path.name for s in cut.segments if len(s.entries) < whole[s.path.name]]
+    if said == "interrupted" and went_on:
+        msg = f"stage.status is interrupted, and {', '.join(went_on)} went on after that"
         raise MismatchError(msg)
 
 

@@ -2,16 +2,18 @@
 
 import json
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from flopmeter import wire
+from flopmeter.account import Account
 from flopmeter.attestation.envelope import Attestation, encode_pae
 from flopmeter.attestation.issuance import issue
 from flopmeter.attestation.policy import Policy
-from flopmeter.attestation.statement import Subject
+from flopmeter.attestation.statement import Statement, Subject
 from flopmeter.attestation.subjects import hash_subjects
 from flopmeter.attestation.verifier import verify
 from flopmeter.errors import LedgerBrokenError, LedgerUnreadableError
@@ -338,6 +340,45 @@ def test_a_ledger_with_a_part_left_out_is_a_no(tmp_path, attest_run, forge, head
     case = attest_run(tmp_path, ranks=2, lives=2)
     verified = verify(forge(case.data, redo_heads(heads)), case.policy, ledger=read_run(case.run))
     assert answer(verified, "ledger").verdict == verified.verdict == "no"
+
+
+def test_a_statement_on_no_line_at_all_is_a_no(attested, forge):
+    """Else a forged file makes the verifier stumble where it should refuse."""
+    early = "2000-01-01T00:00:00.000Z"
+
+    def change(value):
+        redo_heads(lambda heads: [])(value)
+        value["predicate"]["stage"].update(startedOn=early, asOf=early, finishedOn=early)
+
+    verified = verify(forge(attested.data, change), attested.policy, ledger=read_run(attested.run))
+    assert answer(verified, "ledger").verdict == verified.verdict == "no"
+
+
+def restate(case, forge, status, *, lines):
+    """Return a statement of a status over the first lines of a run of one file, every figure its own."""
+    ledger = read_run(case.run)
+    segment = ledger.segments[0]
+    entries = segment.entries[: len(segment.entries) if lines is None else lines]
+    cut = replace(ledger, segments=(replace(segment, entries=entries, torn=None),))
+    account = Account.of(cut, live=status == "running")
+    statement = Statement.about(account, ledger=cut, reason="heartbeat", sequence=0, previous=None, status=status)
+    return forge(case.data, lambda value: (value.clear(), value.update(json.loads(statement.data))))
+
+
+@pytest.mark.parametrize(
+    ("status", "lines", "verdict"),
+    [
+        ("running", 5, "yes"),
+        ("running", None, "no"),
+        ("interrupted", 5, "no"),
+        ("interrupted", None, "no"),
+        ("finished", None, "yes"),
+    ],
+)
+def test_a_status_that_the_lines_refute_is_a_no(attested, forge, status, lines, verdict):
+    """Else a run that had ended is said to go on, or one that went on to have broken off."""
+    data = restate(attested, forge, status, lines=lines)
+    assert verify(data, attested.policy, ledger=read_run(attested.run)).verdict == verdict
 
 
 def test_a_middle_life_cut_short_is_a_no(tmp_path, attest_run, forge):
