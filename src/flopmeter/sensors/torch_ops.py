@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 import torch
+from torch.overrides import enable_reentrant_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode, _pop_mode, _push_mode
 
 from flopmeter.formulas.call import AnyNumber, Arg, OpCall, TensorSpec, derive_precision
@@ -36,6 +37,11 @@ EXACT_SCALARS = (-1, 0, 1, 2, 3, 0.5, -0.5)
 ANY_NUMBER = AnyNumber()
 TF32_OPS = frozenset({"aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::addbmm", "aten::mv", "aten::dot"})
 _SKIPPED_NAMESPACES = frozenset({"profiler"})
+_VIEW_NAMESPACES = frozenset({"aten", "prims"})
+_COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd  # noqa: SLF001
+_ASK_FOR_MODES = frozenset({"aten::linalg_svdvals"})
+"""Composite operators that take another way below a mode; run whole, they take the way that they take without one."""
+
 _INFRA_KEYS = (
     torch._C._TorchDispatchModeKey.FAKE,  # noqa: SLF001
     torch._C._TorchDispatchModeKey.PROXY,  # noqa: SLF001
@@ -78,8 +84,10 @@ class OpRecorder(TorchDispatchMode):
             if hasattr(kind, "__tensor_flatten__") and not _is_fake(kind):
                 return NotImplemented  # a wrapper such as DTensor: its own local operators come back here
         if torch.is_inference_mode_enabled() and self._is_composite(func):
-            with self:  # without autograd's layer such operators arrive whole; take them apart as torch itself would
-                return func.decompose(*args, **(kwargs or {}))
+            # Without autograd's layer such operators arrive whole. Torch's own kernel takes them apart, never a
+            # decomposition written in Python, and in the state in which it would have run without us: else bits differ.
+            with self, enable_reentrant_dispatch():
+                return func._op_dk(_COMPOSITE, *args, **(kwargs or {}))  # noqa: SLF001
         out = func(*args, **kwargs) if kwargs else func(*args)
         begun = time.perf_counter_ns()
         skip = self._skipped.get(func)
@@ -127,9 +135,7 @@ class OpRecorder(TorchDispatchMode):
     def _is_composite(self, func: Any) -> bool:
         found = self._composite.get(func)
         if found is None:
-            key = torch._C.DispatchKey.CompositeImplicitAutograd  # noqa: SLF001
-            found = hasattr(func, "has_kernel_for_dispatch_key") and func.has_kernel_for_dispatch_key(key)
-            self._composite[func] = found
+            found = self._composite[func] = _is_composite(func)
         return found
 
     def take(self) -> dict[Key, int]:
@@ -159,14 +165,16 @@ class OpRecorder(TorchDispatchMode):
 
     def switch_off(self) -> None:
         """Leave the stack, wherever on it we are, and however often."""
-        lifted = []
-        while self.is_on:
-            self._was_put_on = False
-            top = _pop_mode()
-            if top is not self:
-                lifted.append(top)
-        for mode in reversed(lifted):
-            _push_mode(mode)
+        lifted: list[Any] = []
+        try:
+            while self.is_on:
+                self._was_put_on = False
+                # One statement: an interrupt in between would lose a mode of the user's.
+                lifted.append(_pop_mode())
+        finally:
+            for mode in reversed(lifted):
+                if mode is not self:
+                    _push_mode(mode)
 
     def retire(self) -> None:
         """Leave for good; if someone puts us back later, calls pass through unseen."""
@@ -251,9 +259,18 @@ def name_dtype(dtype: torch.dtype) -> str:
     return DTYPES.get(dtype) or str(dtype).removeprefix("torch.")
 
 
+def _is_composite(func: Any) -> bool:
+    """Say whether torch's own kernel of an operator only calls other operators."""
+    if not hasattr(func, "_op_dk") or func.name() in _ASK_FOR_MODES:
+        return False
+    return bool(torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), _COMPOSITE))  # noqa: SLF001
+
+
 def _is_skipped(func: Any) -> bool:
-    """Views run nothing; profiler marks are no operators."""
-    return bool(getattr(func, "is_view", False)) or getattr(func, "namespace", "") in _SKIPPED_NAMESPACES
+    """Views run nothing, where torch itself says that one is a view; profiler marks are no operators."""
+    namespace = getattr(func, "namespace", "")
+    is_view = namespace in _VIEW_NAMESPACES and bool(getattr(func, "is_view", False))
+    return is_view or namespace in _SKIPPED_NAMESPACES
 
 
 def _is_fake(kind: type) -> bool:
@@ -277,10 +294,10 @@ def _stack() -> Iterator[Any]:
 def _user_modes_lifted() -> Iterator[None]:
     """Take the user's own modes off for a moment; torch's internal ones stay where torch wants them."""
     internal = sum(torch._C._get_dispatch_mode(key) is not None for key in _INFRA_KEYS)  # noqa: SLF001
-    lifted = []
-    while torch._C._len_torch_dispatch_stack() > internal:  # noqa: SLF001
-        lifted.append(_pop_mode())
+    lifted: list[Any] = []
     try:
+        while torch._C._len_torch_dispatch_stack() > internal:  # noqa: SLF001
+            lifted.append(_pop_mode())
         yield
     finally:
         for mode in reversed(lifted):

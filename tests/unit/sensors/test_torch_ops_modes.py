@@ -1,10 +1,17 @@
 """Modes that come and go around ours: torch itself lifts them all for a while, and puts them back."""
 
+import pytest
 import torch
 from torch import nn
-from torch.utils._python_dispatch import _disable_current_modes, _pop_mode
+from torch.utils._python_dispatch import (
+    BaseTorchDispatchMode,
+    _disable_current_modes,
+    _get_current_dispatch_mode_stack,
+    _pop_mode,
+)
 
 from flopmeter import Account, Meter
+from flopmeter.sensors.torch_ops import OpRecorder
 
 
 def test_modes_that_torch_lifts_for_a_while_come_back_once(tmp_path):
@@ -36,3 +43,25 @@ def test_a_meter_closed_while_modes_are_lifted_stays_silent(tmp_path):
     assert recorder.take() == {}
     while torch._C._len_torch_dispatch_stack() >= depth:
         _pop_mode()
+
+
+def test_an_interrupt_while_we_leave_the_stack_keeps_the_modes_of_the_user(monkeypatch):
+    """If this failed, Ctrl-C in a notebook could take away a mode that the user had switched on."""
+    recorder, users = OpRecorder(lambda: "other", lambda _error: None), BaseTorchDispatchMode()
+    pops = []
+
+    def interrupted():
+        pops.append(1)
+        if len(pops) == 2:
+            raise KeyboardInterrupt
+        return _pop_mode()
+
+    recorder.switch_on()
+    with users:
+        monkeypatch.setattr("flopmeter.sensors.torch_ops._pop_mode", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            recorder.switch_off()
+        monkeypatch.undo()
+        assert users in _get_current_dispatch_mode_stack()
+    recorder.switch_off()
+    assert not recorder.is_on
