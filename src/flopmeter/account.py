@@ -4,7 +4,7 @@ Not here: laws (`regimes`), comparison with estimates (`reconciliation`), signat
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -21,6 +21,8 @@ from flopmeter.step import Steps, Table, Totals
 from flopmeter.tally import Tally
 from flopmeter.units import NS_PER_S
 from flopmeter.usage import Usage
+
+MAX_WORLD = 1_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,12 +57,8 @@ class Gap:
         """Join two gaps of one reason in one segment."""
         if not isinstance(other, Gap):
             return NotImplemented
-        return replace(
-            self,
-            ns=_added(self.ns, other.ns),
-            upper_flop=_added(self.upper_flop, other.upper_flop),
-            times=self.times + other.times,
-        )
+        ns, upper = _added(self.ns, other.ns), _added(self.upper_flop, other.upper_flop)
+        return replace(self, ns=ns, upper_flop=upper, times=self.times + other.times)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,6 +136,7 @@ class Account:
         for segment, following in zip(ledger.segments, [*ledger.segments[1:], None], strict=True):
             same_rank = following is not None and following.rank == segment.rank
             sums.add_segment(segment, following if same_rank else None, live=live)
+        sums.add_missing_ranks(ledger.segments)
         return cls(**sums.fields(), run=ledger.run, **_circumstances(ledger))
 
     @property
@@ -249,6 +248,16 @@ class _Sums:
         if not segment.is_closed and not (live and following is None):
             self._add_unclosed(segment, following, ceiling)
 
+    def add_missing_ranks(self, segments: Sequence[Segment]) -> None:
+        """A rank that a header speaks of and that left no file has done unknown work."""
+        found = {segment.rank for segment in segments}
+        world = max((_parse(segment.header.body.get("world")) or 0 for segment in segments), default=0)
+        missing = [str(rank) for rank in range(min(world, MAX_WORLD)) if rank not in found]
+        if missing:
+            some = ", ".join(missing[:8]) + (" …" if len(missing) > 8 else "")
+            detail = f"{len(missing)} of {world} ranks left no ledger here: {some}"
+            self._add_gap(segments[0], "missing ranks", detail, None, None)
+
     def _add_steps(
         self, rank: int, steps: Steps, tables: Mapping[str, Table], before: Totals, ran: Counter[tuple[str, str, str]]
     ) -> Totals:
@@ -318,10 +327,9 @@ class _Sums:
         self, segment: Segment, reason: str, detail: str, ns: int | None, ceiling: int | None, *, times: int = 1
     ) -> None:
         upper = 0 if ns == 0 else None if ns is None or ceiling is None else _product(ceiling, ns)
-        rank, number = segment.rank, segment.number
-        gap = Gap(reason=reason, detail=detail, rank=rank, segment=number, ns=ns, upper_flop=upper, times=times)
-        before = self.gaps.get((reason, detail, rank, number))
-        self.gaps[reason, detail, rank, number] = gap if before is None else before + gap
+        key = (reason, detail, segment.rank, segment.number)
+        gap = Gap(reason=reason, detail=detail, rank=key[2], segment=key[3], ns=ns, upper_flop=upper, times=times)
+        self.gaps[key] = self.gaps[key] + gap if key in self.gaps else gap
         self.upper = _added(self.upper, upper)
 
     def _raise_upper(self, closed_flop: int, open_ns: int, ceiling: int | None) -> None:
@@ -354,18 +362,14 @@ class _Sums:
 
 
 def _circumstances(ledger: RunLedger) -> dict[str, Any]:
+    books: Iterable[wire.Wire] = (segment.header.body.get("book") for segment in ledger.segments)
     return {
         "ranks": len({segment.rank for segment in ledger.segments}),
-        "books": _texts(ledger, "book"),
+        "books": tuple(dict.fromkeys(book for book in books if isinstance(book, str))),
         "started": ledger.segments[0].header.at,
         "ended": max(segment.entries[-1].at for segment in ledger.segments),
         "heads": ledger.heads,
     }
-
-
-def _texts(ledger: RunLedger, name: str) -> tuple[str, ...]:
-    found: Iterable[wire.Wire] = (segment.header.body.get(name) for segment in ledger.segments)
-    return tuple(dict.fromkeys(value for value in found if isinstance(value, str)))
 
 
 def _product(ceiling_flop_per_s: int, ns: int) -> int:

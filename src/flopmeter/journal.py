@@ -6,8 +6,9 @@ the disk has refused to make one durable. Not here: the file (`ledger`), sensors
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
@@ -58,6 +59,8 @@ class Journal:
         self._gaps = OpenGaps()
         self._devices: set[str] = set()
         self._is_failing = False
+        self._is_flushing = False
+        self._in_flight: tuple[LedgerFile, int, Callable[[], None]] | None = None
         self._pid = os.getpid()
         self.recording = Recording()
 
@@ -93,17 +96,25 @@ class Journal:
         Raises:
             LedgerError: in strict mode, the ledger cannot be written.
         """
-        if os.getpid() != self._pid:
-            return  # a forked child has no part in this ledger
-        self.recording.add_usage(usage)
+        if os.getpid() != self._pid or self._is_flushing:
+            return  # a forked child has no part in this ledger; a signal handler comes in the middle and has to wait
+        self._is_flushing = True
         try:
+            self._flush(usage, own_ns, ceiling)
+        finally:
+            self._is_flushing = False
+
+    def _flush(self, usage: Usage, own_ns: int, ceiling: int | None) -> None:
+        self.recording.add_usage(usage)
+        self.recording.close_record(own_ns=own_ns, ceiling=ceiling)
+        try:
+            self._settle()
             ledger = self._ledger if self._ledger is not None and self._ledger.is_open else self._open_segment()
             for table in self.recording.unwritten():
-                ledger.append("table", table.to_wire())
-                self.recording.table_written(table)
-            if not self.recording.is_empty:
-                ledger.append("steps", self.recording.steps(own_ns=own_ns, ceiling=ceiling).to_wire())
-                self.recording.steps_written(own_ns=own_ns)
+                self._append(ledger, "table", table.to_wire(), partial(self.recording.table_written, table))
+            steps = self.recording.waiting()
+            if steps is not None:
+                self._append(ledger, "steps", steps.to_wire(), partial(self.recording.steps_written, steps))
             if self._alarm is not None:
                 self._events.extend(self._alarm.look(self.recording.total))
             self._events.extend(("gap", body) for body in self._gaps.take())
@@ -149,7 +160,33 @@ class Journal:
 
     def _write_events(self, ledger: LedgerFile) -> None:
         while self._events:
-            ledger.append(*self._events[0])
+            event = self._events[0]
+            try:
+                self._append(ledger, *event, partial(self._event_written, event))
+            except (TypeError, ValueError) as error:  # it cannot be encoded, now or ever
+                self._event_written(event)
+                self.note_gap(
+                    "record", f"a line of kind {event[0]} could not be encoded: {error!r}"[:300], ns=0, ceiling=0
+                )
+
+    def _append(
+        self, ledger: LedgerFile, kind: str, body: Mapping[str, wire.Wire], note_written: Callable[[], None]
+    ) -> None:
+        """Write a line and note that it is written, so that an interrupt between the two is made good later."""
+        self._in_flight = (ledger, ledger.entries, note_written)
+        ledger.append(kind, body)
+        note_written()
+        self._in_flight = None
+
+    def _settle(self) -> None:
+        if self._in_flight is not None:
+            ledger, entries, note_written = self._in_flight
+            if ledger.entries > entries:
+                note_written()
+            self._in_flight = None
+
+    def _event_written(self, event: tuple[str, Mapping[str, wire.Wire]]) -> None:
+        if self._events and self._events[0] is event:
             self._events.pop(0)
 
     def _fail(self, error: LedgerError, consequence: str) -> None:

@@ -7,6 +7,7 @@ side is written down as a gap. Not here: torch (behind `sensors`), laws (`monito
 import logging
 import os
 import platform
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from flopmeter.sensors.passage import TorchSensor
 
 INTERVAL_S = 5.0
+MAX_COUNT = 10**24
 
 _log = logging.getLogger("flopmeter")
 
@@ -86,7 +88,7 @@ class Meter:
         interval_s: float = INTERVAL_S,
     ) -> None:
         """Check the arguments; nothing is opened or hooked before the `with`, or `start`."""
-        self.run_dir = Path(run_dir)
+        self.run_dir = Path(run_dir).absolute()  # the program may change its directory
         self._models: list[Any] = [] if model is None else list(model) if isinstance(model, list | tuple) else [model]
         self._optimizer = optimizer
         self._exact = exact
@@ -102,6 +104,7 @@ class Meter:
         self._stepped: set[int] = set()
         self._tokens_so_far: int | None = None
         self._is_idle_known = False
+        self._thread = threading.get_ident()
         self._has_explicit_steps = False
         self._last_flush_ns = 0
 
@@ -121,7 +124,11 @@ class Meter:
         Whatever fails is logged, and the run goes on without being metered, or not yet.
         """
         if self._journal is None:
-            self._start()
+            try:
+                self._start()
+            except BaseException:  # Ctrl-C, or strict mode: nobody will call close
+                self.close(reason="interrupted at the start")
+                raise
         return self
 
     @guarded
@@ -132,6 +139,7 @@ class Meter:
         from flopmeter.sensors.self_test import run_self_test
 
         self._tokens_so_far = None
+        self._thread = threading.get_ident()
         rank, world = find_rank()
         test = run_self_test(self._book)
         alarm = self._alarm if rank == 0 else None  # one rank warns for all
@@ -155,10 +163,13 @@ class Meter:
 
         Optimizers may be named too; they are seen anyway.
         """
+        self._watch([*(model if isinstance(model, list | tuple) else [model]), *more])
+
+    @guarded
+    def _watch(self, given: list[object]) -> None:
         from flopmeter.sensors.model import measure_model
 
-        given = [*(model if isinstance(model, list | tuple) else [model]), *more]
-        modules = [item for item in given if hasattr(item, "register_forward_pre_hook")]
+        modules: list[Any] = [item for item in given if hasattr(item, "register_forward_pre_hook")]
         self._models = list({id(item): item for item in [*self._models, *modules]}.values())
         if self._sensor is None or self._journal is None:
             return
@@ -204,7 +215,11 @@ class Meter:
         Raises:
             ValueError: a purpose outside the list.
         """
-        outer, inner = self._purpose, _check_purpose(name)
+        inner = _check_purpose(name)
+        if threading.get_ident() != self._thread:
+            yield  # only the thread that started the meter is metered
+            return
+        outer = self._purpose
         self._switch_purpose(inner)
         try:
             yield
@@ -222,7 +237,7 @@ class Meter:
         root = Path(path)
         try:
             files = sorted(item for item in root.rglob("*") if item.is_file()) if root.is_dir() else [root]
-            digests = {item.relative_to(root.parent).as_posix(): wire.digest_file(item) for item in files}
+            digests = {_print_name(item.relative_to(root.parent)): wire.digest_file(item) for item in files}
         except OSError as error:
             self.sensor_failed(MeterError(f"cannot be read: {error.strerror}", where=str(root)), ns=0)
             return {}
@@ -275,6 +290,7 @@ class Meter:
             raise UncountedOpError(msg, hint="FormulaBook.with_formula gives it one; without strict=True it is listed")
         if self._journal is not None:
             self._journal.recording.add(table, purpose=self._purpose, basis=basis, ns=ns)
+            self._flush_when_due()  # generation and evaluation may go on for hours without a step
 
     def passage_lost(self, *, reason: str, ns: int | None) -> None:
         """Take note of a passage whose work is not known in full."""
@@ -287,7 +303,6 @@ class Meter:
         if optimizer_id in self._stepped:
             self._stepped.clear()
             self._journal.recording.finish_step()
-            self._flush_when_due()
         self._stepped.add(optimizer_id)
 
     def sensor_failed(self, error: Exception, *, ns: int | None = None) -> None:
@@ -301,8 +316,6 @@ class Meter:
     def on_failure(self, error: Exception) -> None:
         """Hear of a failure at the start or the end, from `guarded`."""
         self.sensor_failed(error)
-
-    # Writing.
 
     def _header(self, world: int, torch_version: str, *, has_cuda: bool) -> dict[str, wire.Wire]:
         return {
@@ -361,8 +374,7 @@ def _make_alarm(
 ) -> "Alarm | None":
     """Look the regimes and the key up now, so that a wrong name is said before training begins."""
     if signer is not None and not regimes:
-        msg = "a signer signs warnings about regimes, and none is named; give regimes=[…] too"
-        raise ValueError(msg)
+        raise ValueError("a signer signs warnings about regimes, and none is named; give regimes=[…] too")
     if not regimes:
         return None
     from flopmeter.alarm import Alarm  # loads regimes and signing, which few runs need
@@ -372,14 +384,17 @@ def _make_alarm(
 
 def _check_count(value: int) -> int:
     whole = index(value)  # TypeError for what is not whole
-    if whole < 0:
-        msg = f"{whole} is negative; tokens and samples are counted from 0"
-        raise ValueError(msg)
+    if not 0 <= whole < MAX_COUNT:
+        raise ValueError("tokens and samples of a step are counted from 0 to 10^24")
     return whole
+
+
+def _print_name(path: Path) -> str:
+    """Return a file's name as text that can travel, whatever bytes it is made of."""
+    return os.fsencode(path.as_posix()).decode("utf-8", errors="backslashreplace")
 
 
 def _check_purpose(name: str) -> str:
     if name not in PURPOSES:
-        msg = f"{name!r} is no purpose; there are {', '.join(PURPOSES)}"
-        raise ValueError(msg)
+        raise ValueError(f"{name!r} is no purpose; there are {', '.join(PURPOSES)}")
     return name

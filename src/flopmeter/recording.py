@@ -4,6 +4,7 @@ Not here: the file it goes to (`ledger`), and where passages come from (`sensors
 """
 
 import time
+from typing import NamedTuple
 
 from flopmeter import wire
 from flopmeter.step import Ran, Steps, Table, Totals
@@ -14,6 +15,31 @@ MAX_TABLES = 4096
 MAX_ROWS = 200_000
 MAX_GAP_LINES = 1000
 MAX_GAP_KINDS = 100
+
+
+class _Record:
+    """What ran since the record before: still open, or closed and waiting to be written."""
+
+    def __init__(self, started_ns: int) -> None:
+        self.started_ns = self.ended_ns = started_ns
+        self.ran: dict[tuple[str, str, str], list[int]] = {}
+        self.loose: list[Tally] = []
+        self.loose_ns = self.count = self.tokens = self.samples = self.own_ns = 0
+        self.usage = Usage()
+        self.ceiling: int | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        return not (self.ran or self.loose or self.count or self.tokens or self.samples or self.usage.devices)
+
+
+class _State(NamedTuple):
+    """Replaced as one value, so that an interrupt finds a record waiting, or written, and never half of it."""
+
+    first: int
+    total: Totals
+    waiting: _Record | None
+    open: _Record
 
 
 class Recording:
@@ -29,22 +55,13 @@ class Recording:
         self._tables: dict[str, tuple[Table, Totals]] = {}
         self._rows = 0
         self._own_ns = 0
-        self.begin_segment(first=0)
-        self._clear(time.monotonic_ns())
+        self._written: set[str] = set()
+        self._state = _State(0, Totals(), None, _Record(time.monotonic_ns()))
 
     def begin_segment(self, *, first: int) -> None:
         """Begin a new ledger file, in which no table stands yet; what is open stays open. `first` is the next step."""
-        self._first = first
-        self._total = Totals()
-        self._written: set[str] = set()
-
-    def _clear(self, now_ns: int) -> None:
-        self._ran: dict[tuple[str, str, str], list[int]] = {}
-        self._loose: list[Tally] = []
-        self._loose_ns = 0
-        self._usage = Usage()
-        self._count = self._tokens = self._samples = 0
-        self._started_ns = now_ns
+        self._written = set()
+        self._state = self._state._replace(first=first, total=Totals())
 
     @property
     def flop(self) -> int:
@@ -57,93 +74,103 @@ class Recording:
     @property
     def total(self) -> Totals:
         """Totals of this segment as of the last record."""
-        return self._total
+        return self._state.total
 
     @property
     def is_empty(self) -> bool:
-        """Say whether nothing ran since the last record."""
-        return not (self._ran or self._loose or self._count or self._tokens or self._samples or self._usage.devices)
+        """Say whether nothing ran since the last record that was written."""
+        return self._state.waiting is None and self._state.open.is_empty
 
     def add(self, table: Table, *, purpose: str, basis: str, ns: int) -> None:
         """Take one passage."""
-        name = table.name
+        name, record = table.name, self._state.open
         known = self._tables.get(name)
         totals = known[1] if known is not None else Totals.of(table.tally)
+        self._flop += totals.flop
         if known is None:
-            if len(self._tables) < MAX_TABLES and self._rows < MAX_ROWS:
-                self._tables[name] = (table, totals)
-                self._rows += len(table.rows)
-            else:
-                self._loose.append(table.tally.labelled(purpose=purpose, basis=basis))
-                self._loose_ns += 0 if basis == "counted" and not table.tally.uncounted else ns
-                self._flop += totals.flop
+            if len(self._tables) >= MAX_TABLES or self._rows >= MAX_ROWS:
+                record.loose.append(table.tally.labelled(purpose=purpose, basis=basis))
+                record.loose_ns += 0 if basis == "counted" and not table.tally.uncounted else ns
                 return
-        cell = self._ran.get((name, purpose, basis))
+            self._tables[name] = (table, totals)
+            self._rows += len(table.rows)
+        cell = record.ran.get((name, purpose, basis))
         if cell is None:
-            cell = self._ran[name, purpose, basis] = [0, 0]
+            cell = record.ran[name, purpose, basis] = [0, 0]
         cell[0] += 1
         cell[1] += ns
-        self._flop += totals.flop
 
     def add_tokens(self, *, tokens: int, samples: int) -> None:
         """Take what was trained in the step that is open."""
-        self._tokens += tokens
-        self._samples += samples
+        self._state.open.tokens += tokens
+        self._state.open.samples += samples
 
     def finish_step(self) -> None:
         """Count one finished step."""
-        self._count += 1
+        self._state.open.count += 1
 
     def add_usage(self, usage: Usage) -> None:
         """Take what the devices spent."""
-        self._usage += usage
+        self._state.open.usage += usage
+
+    def close_record(self, *, own_ns: int, ceiling: int | None) -> None:
+        """Close the open record, unless one still waits to be written or nothing ran; what runs next is another."""
+        state = self._state
+        if state.waiting is not None or state.open.is_empty:
+            return
+        record = state.open
+        record.ended_ns = time.monotonic_ns()
+        record.own_ns, self._own_ns = max(0, own_ns - self._own_ns), own_ns
+        record.ceiling = ceiling
+        self._state = state._replace(waiting=record, open=_Record(record.ended_ns))
 
     def unwritten(self) -> tuple[Table, ...]:
-        """Return the tables that this record names and that do not stand in the segment yet."""
-        named = dict.fromkeys(name for name, _, _ in self._ran)
+        """Return the tables that the waiting record names and that do not stand in the segment yet."""
+        record = self._state.waiting
+        named = dict.fromkeys(name for name, _, _ in record.ran) if record is not None else ()
         return tuple(self._tables[name][0] for name in named if name not in self._written)
 
     def table_written(self, table: Table) -> None:
         """Remember that a table stands in the segment."""
         self._written.add(table.name)
 
-    def steps(self, *, own_ns: int, ceiling: int | None) -> Steps:
-        """Return the open record, its totals included; it stays open until `steps_written`."""
+    def waiting(self) -> Steps | None:
+        """Return the record that waits to be written, its totals included; None where none does."""
+        first, total, record, _ = self._state
+        if record is None:
+            return None
         loose = Tally.of(
-            (count for tally in self._loose for count in tally.counts),
-            (seen for tally in self._loose for seen in tally.uncounted),
+            (count for tally in record.loose for count in tally.counts),
+            (seen for tally in record.loose for seen in tally.uncounted),
         )
         ran = tuple(
             Ran(table=table, purpose=purpose, basis=basis, times=times, ns=ns)
-            for (table, purpose, basis), (times, ns) in sorted(self._ran.items())
+            for (table, purpose, basis), (times, ns) in sorted(record.ran.items())
         )
-        total = self._total + Totals.of(loose, tokens=self._tokens, steps=self._count)
+        total += Totals.of(loose, tokens=record.tokens, steps=record.count)
         for item in ran:
             total += self._tables[item.table][1] * item.times
-        self._ended_ns = time.monotonic_ns()
-        self._pending = total
         return Steps(
-            first=self._first,
-            count=self._count,
-            tokens=self._tokens,
-            samples=self._samples,
-            started_ns=self._started_ns,
-            ended_ns=self._ended_ns,
-            own_ns=max(0, own_ns - self._own_ns),
+            first=first,
+            count=record.count,
+            tokens=record.tokens,
+            samples=record.samples,
+            started_ns=record.started_ns,
+            ended_ns=record.ended_ns,
+            own_ns=record.own_ns,
             ran=ran,
             loose=loose,
-            loose_ns=self._loose_ns,
-            usage=self._usage,
-            ceiling_flop_per_s=ceiling,
+            loose_ns=record.loose_ns,
+            usage=record.usage,
+            ceiling_flop_per_s=record.ceiling,
             total=total,
         )
 
-    def steps_written(self, *, own_ns: int) -> None:
-        """Begin the next record."""
-        self._first += self._count
-        self._total = self._pending
-        self._own_ns = own_ns
-        self._clear(self._ended_ns)
+    def steps_written(self, steps: Steps) -> None:
+        """Note that the waiting record, handed out as these steps, stands in the ledger; again changes nothing."""
+        state = self._state
+        if state.waiting is not None and state.waiting.started_ns == steps.started_ns:
+            self._state = _State(state.first + steps.count, steps.total, None, state.open)
 
 
 class OpenGaps:

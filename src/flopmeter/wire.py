@@ -21,6 +21,7 @@ Wire: TypeAlias = "str | bool | Sequence[Wire] | Mapping[str, Wire] | None"
 
 MAX_BYTES = 64 * 1024 * 1024
 MAX_DEPTH = 64
+MAX_COUNT = 10**60
 _COUNT = re.compile(r"(0|[1-9][0-9]{0,59})\Z")
 _DIGEST = re.compile(r"[0-9a-f]{64}\Z")
 
@@ -94,8 +95,8 @@ def digest_file(path: Path) -> str:
 
 def print_count(value: int) -> str:
     """Return a count as it travels: a decimal string without sign or leading zero."""
-    if value < 0:
-        msg = f"a count is not negative: {value}"
+    if not 0 <= value < MAX_COUNT:
+        msg = "a count has up to 60 digits and no sign"
         raise ValueError(msg)
     return str(value)
 

@@ -331,3 +331,17 @@ def test_a_shape_of_thousands_of_digits_is_refused(run):
     reseal(run, grow)
     with pytest.raises(LedgerUnreadableError):
         Account.of(run)
+
+
+def test_a_rank_that_left_no_ledger_is_a_gap_without_a_bound(tmp_path):
+    """If this failed, half of a run on two machines would pass for the whole."""
+    header = {"book": "made-up", "convention": "fm-1", "world": "3"}
+    for rank in (0, 2):
+        with ScriptedSegment(tmp_path, rank=rank, header=header) as segment:
+            segment.run(product_table())
+            segment.end()
+    account = Account.of(tmp_path)
+    assert account.upper is None
+    assert [(gap.reason, gap.detail) for gap in account.gaps] == [
+        ("missing ranks", "1 of 3 ranks left no ledger here: 1")
+    ]

@@ -1,5 +1,7 @@
 """Journal: what is written, and what becomes of it when it cannot be."""
 
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -83,5 +85,114 @@ def test_a_forked_child_writes_nothing(tmp_path: Path, monkeypatch: pytest.Monke
         journal.flush(**NOTHING)
         journal.close(reason="end", **NOTHING)
     assert Account.of(tmp_path, live=True).flop == 0
+    journal.close(reason="end", **NOTHING)
+    assert Account.of(tmp_path).flop == 60
+
+
+class InterruptedWrites:
+    """`os`, whose n-th write, or what follows it, is met by Ctrl-C after the bytes have reached the file."""
+
+    def __init__(self, number: int) -> None:
+        self.number, self.count = number, 0
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(os, name)
+
+    def write(self, descriptor: int, data: bytes) -> int:
+        written = os.write(descriptor, data)
+        self.count += 1
+        if self.count == self.number:
+            raise KeyboardInterrupt
+        return written
+
+
+@pytest.mark.parametrize("number", range(2, 9))
+def test_ctrl_c_while_a_line_is_written_breaks_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """If this failed, one Ctrl-C at a bad moment would make a whole run's ledger worthless."""
+    journal = Journal(tmp_path, rank=0, header=HEADER)
+    interrupted = 0
+    monkeypatch.setattr("flopmeter.ledger.file.os", InterruptedWrites(number))
+    journal.open()
+    for _ in range(4):
+        run(journal)
+        journal.note("self-test", {"passed": True})
+        try:
+            journal.flush(**NOTHING)
+        except KeyboardInterrupt:
+            interrupted += 1
+    journal.close(reason="end", **NOTHING)
+    account = Account.of(tmp_path)
+    assert interrupted == 1
+    assert (account.steps, account.flop, account.gaps) == (4, 240, ())
+    assert len(account.self_tests) == 4
+    assert Journal(tmp_path, rank=0, header=HEADER).open() is None
+
+
+def test_an_interrupt_between_a_line_and_its_note_writes_it_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If this failed, work would be booked twice and the totals would no longer follow."""
+    journal = Journal(tmp_path, rank=0, header=HEADER)
+    journal.open()
+    run(journal)
+
+    def interrupt(_steps: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(journal.recording, "steps_written", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        journal.flush(**NOTHING)
+    monkeypatch.undo()
+    journal._in_flight = (*journal._in_flight[:2], lambda: journal.recording.steps_written(journal.recording.waiting()))
+    run(journal)
+    journal.close(reason="end", **NOTHING)
+    assert Account.of(tmp_path).flop == 120
+
+
+def test_a_line_that_cannot_be_encoded_is_a_gap_and_not_the_end(tmp_path: Path) -> None:
+    """If this failed, one strange file name would stop a training."""
+    journal = Journal(tmp_path, rank=0, header=HEADER)
+    journal.open()
+    journal.note("checkpoint", {"files": [{"name": "\udcff", "sha256": "0" * 64}]})
+    run(journal)
+    journal.flush(**NOTHING)
+    journal.close(reason="end", **NOTHING)
+    account = Account.of(tmp_path)
+    assert account.flop == 60
+    assert [(gap.reason, gap.upper_flop) for gap in account.gaps] == [("record", 0)]
+
+
+def test_a_deleted_file_is_noticed_and_another_begun(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """If this failed, a cleaned-up scratch directory would swallow the rest of a run without a word."""
+    journal = Journal(tmp_path, rank=0, header=HEADER)
+    journal.open()
+    run(journal)
+    journal.flush(**NOTHING)
+    shutil.rmtree(tmp_path / "ledger")
+    run(journal)
+    journal.flush(**NOTHING)
+    assert "deleted" in caplog.text
+    run(journal)
+    journal.close(reason="end", **NOTHING)
+    assert Account.of(tmp_path).flop == 60
+
+
+def test_a_signal_handler_in_the_middle_of_a_flush_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If this failed, a handler that records a checkpoint would tear the record that is being written."""
+    journal = Journal(tmp_path, rank=0, header=HEADER)
+    journal.open()
+    run(journal)
+    sync = LedgerFile.sync
+
+    def handler_comes_in(ledger: LedgerFile) -> None:
+        journal.note("checkpoint", {"files": []})
+        journal.flush(**NOTHING)
+        sync(ledger)
+
+    monkeypatch.setattr(LedgerFile, "sync", handler_comes_in)
+    journal.flush(**NOTHING)
+    monkeypatch.undo()
     journal.close(reason="end", **NOTHING)
     assert Account.of(tmp_path).flop == 60

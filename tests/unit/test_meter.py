@@ -6,7 +6,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -446,3 +448,69 @@ def test_a_step_outside_of_metering_is_said_once(tmp_path, caplog):
     meter.step()
     meter.step()
     assert caplog.text.count("nothing is metered") == 1
+
+
+def test_ctrl_c_while_the_meter_starts_leaves_nothing_behind(tmp_path, monkeypatch):
+    """If this failed, the next start in this process would find the ledger locked and our mode on torch's stack."""
+    depth = torch._C._len_torch_dispatch_stack()
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as moment:
+        moment.setattr("flopmeter.sensors.model.measure_model", interrupt)
+        meter = Meter(tmp_path, model=nn.Linear(2, 2))
+        with pytest.raises(KeyboardInterrupt):
+            meter.start()
+    assert torch._C._len_torch_dispatch_stack() == depth
+    with Meter(tmp_path, strict=True):
+        pass
+    assert len(Account.of(tmp_path).heads) == 2
+
+
+def test_work_without_steps_is_recorded_as_it_goes(tmp_path):
+    """If this failed, hours of generation would be lost with the process that did them."""
+    with Meter(tmp_path, interval_s=0) as meter, torch.no_grad():
+        for _ in range(3):
+            torch.mm(torch.ones(2, 3), torch.ones(3, 4))
+            with meter.purpose("data-generation"):
+                torch.mm(torch.ones(2, 3), torch.ones(3, 4))
+        assert Account.of(tmp_path, live=True).flop >= 5 * 2 * 2 * 3 * 4
+
+
+def test_a_purpose_on_another_thread_labels_nothing_here(tmp_path):
+    """If this failed, an evaluation thread would turn training into evaluation."""
+    with Meter(tmp_path) as meter, ThreadPoolExecutor(1) as pool:
+        inside, go_on = threading.Event(), threading.Event()
+
+        def evaluate():
+            with meter.purpose("evaluation"):
+                inside.set()
+                go_on.wait()
+
+        future = pool.submit(evaluate)
+        inside.wait()
+        torch.mm(torch.ones(2, 3), torch.ones(3, 4))
+        go_on.set()
+        future.result()
+    assert set(Account.of(tmp_path).tally.by("purpose")) == {"undeclared"}
+
+
+def test_the_program_may_change_its_directory(tmp_path, monkeypatch):
+    """If this failed, a script that calls chdir would write half of its ledger somewhere else."""
+    monkeypatch.chdir(tmp_path)
+    with Meter("run", interval_s=0) as meter:
+        (tmp_path / "elsewhere").mkdir()
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        meter.step()
+        assert meter.account().steps == 1
+
+
+def test_a_file_name_that_is_no_text_is_recorded(tmp_path):
+    """If this failed, a checkpoint with a strange name would end the training."""
+    path = os.fsdecode(os.fsencode(tmp_path) + b"/model-\xff.pt")
+    Path(path).write_bytes(b"weights")
+    with Meter(tmp_path / "run") as meter:
+        meter.checkpoint(path)
+        meter.step()
+    assert list(Account.of(tmp_path / "run").subjects.values()) == ["model-\\xff.pt"]

@@ -18,9 +18,16 @@ def table(flop: int, *, uncounted: bool = False) -> Table:
 
 
 def close(recording: Recording, *, own_ns: int = 0) -> Steps:
-    steps = recording.steps(own_ns=own_ns, ceiling=None)
-    recording.steps_written(own_ns=own_ns)
+    recording.close_record(own_ns=own_ns, ceiling=None)
+    steps = recording.waiting()
+    assert steps is not None
+    recording.steps_written(steps)
     return steps
+
+
+def unwritten(recording: Recording) -> tuple[Table, ...]:
+    recording.close_record(own_ns=0, ceiling=None)
+    return recording.unwritten()
 
 
 def test_passages_of_the_same_table_purpose_and_basis_are_one_line():
@@ -53,24 +60,31 @@ def test_totals_go_on_over_records_and_counts_begin_anew():
     assert second.started_ns == first.ended_ns, "no moment falls between two records"
 
 
-def test_a_record_that_could_not_be_written_stays_open():
-    """Else a full disk loses the work of one interval for good."""
+def test_a_record_that_could_not_be_written_waits_and_what_runs_meanwhile_is_another():
+    """Else a full disk loses the work of one interval for good, or an interrupt writes it twice."""
     recording = Recording()
     recording.add(table(10), purpose="undeclared", basis="counted", ns=1)
-    recording.steps(own_ns=0, ceiling=None)
+    recording.close_record(own_ns=0, ceiling=None)
     recording.add(table(10), purpose="undeclared", basis="counted", ns=1)
-    steps = close(recording)
-    assert steps.total.flop == 20
+    recording.close_record(own_ns=0, ceiling=None)
+    waiting = recording.waiting()
+    assert waiting.total.flop == 10
+    recording.steps_written(waiting)
+    recording.steps_written(waiting)
+    assert not recording.is_empty
+    assert close(recording).total.flop == 20
     assert recording.is_empty
+    assert recording.waiting() is None
 
 
 def test_a_table_is_written_once():
     recording = Recording()
     recording.add(table(10), purpose="undeclared", basis="counted", ns=1)
-    (new,) = recording.unwritten()
+    (new,) = unwritten(recording)
     recording.table_written(new)
+    close(recording)
     recording.add(table(10), purpose="evaluation", basis="counted", ns=1)
-    assert recording.unwritten() == ()
+    assert unwritten(recording) == ()
 
 
 @pytest.mark.parametrize(
@@ -81,7 +95,7 @@ def test_beyond_the_room_for_tables_work_is_counted_and_its_uncertainty_kept(mon
     recording = Recording()
     recording.add(table(10), purpose="undeclared", basis="counted", ns=5)
     recording.add(table(20, uncounted=uncounted), purpose="evaluation", basis=basis, ns=7)
-    assert len(recording.unwritten()) == 1
+    assert len(unwritten(recording)) == 1
     steps = close(recording)
     assert steps.total.flop == 30
     assert steps.loose.select(purpose="evaluation", basis=basis).flop == 20
@@ -94,7 +108,7 @@ def test_rows_are_bounded_too(monkeypatch):
     recording = Recording()
     for flop in range(1, 6):
         recording.add(table(flop), purpose="undeclared", basis="counted", ns=1)
-    assert len(recording.unwritten()) == 2
+    assert len(unwritten(recording)) == 2
     assert close(recording).total.flop == 15
 
 
@@ -109,12 +123,12 @@ def test_a_new_segment_names_its_tables_again_and_counts_from_nothing():
     """If this failed, a ledger file that took over from another would speak of tables that it does not hold."""
     recording = Recording()
     recording.add(table(10), purpose="undeclared", basis="counted", ns=5)
-    recording.table_written(recording.unwritten()[0])
+    recording.table_written(unwritten(recording)[0])
     assert close(recording).total.flop == 10
     recording.add(table(10), purpose="undeclared", basis="replayed", ns=5)
-    assert recording.unwritten() == ()
+    assert unwritten(recording) == ()
     recording.begin_segment(first=3)
-    assert len(recording.unwritten()) == 1
+    assert len(unwritten(recording)) == 1
     steps = close(recording)
     assert (steps.first, steps.total.flop, recording.flop) == (3, 10, 20)
 

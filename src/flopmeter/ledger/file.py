@@ -79,7 +79,7 @@ class LedgerFile:
         self.former = former
         self.path = self._folder / f"{rank}-{self.segment}.jsonl"
         unnamed = self.path.with_suffix(".new")  # gets its name once the header is durable: no reader meets half of one
-        self._seq, self._prev, self._size = 0, GENESIS, 0
+        self._at = (0, GENESIS, 0)
         body = {
             **header,
             "format": FORMAT,
@@ -102,12 +102,12 @@ class LedgerFile:
     @property
     def entries(self) -> int:
         """Lines written to this segment."""
-        return self._seq
+        return self._at[0]
 
     @property
     def head(self) -> str:
         """Digest of the last line written."""
-        return self._prev
+        return self._at[1]
 
     @property
     def is_open(self) -> bool:
@@ -123,19 +123,20 @@ class LedgerFile:
         if self._fd < 0:
             msg = "closed"
             raise LedgerError(msg, where=str(self.path))
-        entry = Entry(kind=kind, seq=self._seq, prev=self._prev, at=self._now(), body=body)
+        seq, prev, size = self._at
+        entry = Entry(kind=kind, seq=seq, prev=prev, at=self._now(), body=body)
         line = entry.to_line()
         try:
+            if os.fstat(self._fd).st_size != size:
+                os.ftruncate(self._fd, size)  # a line whose writing was interrupted, Ctrl-C say, before it was noted
             written = os.write(self._fd, line)
             if written != len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
-            os.ftruncate(self._fd, self._size)
-            msg = f"line {self._seq + 1} could not be written: {error.strerror}"
+            os.ftruncate(self._fd, size)
+            msg = f"line {seq + 1} could not be written: {error.strerror}"
             raise LedgerError(msg, where=str(self.path), hint="free some space; the meter tries again") from error
-        self._size += len(line)
-        self._seq += 1
-        self._prev = entry.digest
+        self._at = (seq + 1, entry.digest, size + len(line))  # one assignment: an interrupt finds it done or undone
         return entry
 
     def sync(self) -> None:
@@ -149,6 +150,8 @@ class LedgerFile:
             return
         try:
             os.fdatasync(self._fd)
+            if os.fstat(self._fd).st_nlink == 0:
+                raise OSError(errno.ENOENT, "the file was deleted while it was written")
         except OSError as error:
             self._give_up()
             msg = f"could not be made durable: {error.strerror}"
