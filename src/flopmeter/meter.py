@@ -62,8 +62,8 @@ class Meter:
         signer: key that signs an attestation at each warning: a path, `file:PATH`, or a Signer.
         book: the formulas; the standard book by default.
         strict: raise what fails on our side instead of recording a gap.
-        interval_s: a record is written at the end of a step once this long has passed, the first one after the first
-            step; a killed process loses what ran since the last record.
+        interval_s: a record is written at the end of a passage once this long has passed, the first one at once; a
+            killed process loses what ran since the last record.
 
     Raises:
         UnknownRegimeError: a regime that cannot be used; said before training begins, as is a key that cannot.
