@@ -17,8 +17,9 @@ from flopmeter.cli.output import (
     print_json,
     print_text,
 )
-from flopmeter.errors import FormulaError
+from flopmeter.errors import FlopmeterError, FormulaError
 from flopmeter.formulas.book import FormulaBook
+from flopmeter.ledger.merge import read_run
 from flopmeter.recount import Recount
 from flopmeter.units import print_flop, print_ratio
 
@@ -35,10 +36,10 @@ def run(argv: Sequence[str]) -> int:
     args = parser.parse_args(argv)
     try:
         book = read_book(Path(args.book)) if args.book else FormulaBook.standard()
+        recount = _recount(args.run, book, where=args.book)
     except FormulaError as error:
         print_failure(error)
         return WRONG_USAGE
-    recount = Recount.of(args.run, book)
     if args.json:
         print_json(describe(recount))
     else:
@@ -66,12 +67,26 @@ def read_book(path: Path) -> FormulaBook:
         book = FormulaBook.standard()
         for op, (kind, formula) in sorted(module.FORMULAS.items()):
             book = book.with_formula(op, formula, kind=kind)
-    except (AttributeError, ImportError, NameError, SyntaxError, TypeError, ValueError) as error:
-        msg = f"holds no usable FORMULAS: {error}"
+    except (Exception, SystemExit) as error:
+        msg = f"holds no usable FORMULAS: {type(error).__name__}: {error}"
         raise FormulaError(
             msg, where=str(path), hint="write FORMULAS = {'namespace::op': ('matmul', formula)}"
         ) from error
     return book
+
+
+def _recount(run: str, book: FormulaBook, *, where: str | None) -> Recount:
+    """Recount with formulas that may be somebody's own; what they refuse is uncounted, what else they do an error."""
+    ledger = read_run(run)
+    try:
+        return Recount.of(ledger, book)
+    except FlopmeterError:
+        raise
+    except (Exception, SystemExit) as error:
+        if where is None:
+            raise
+        msg = f"a formula failed: {type(error).__name__}: {error}"
+        raise FormulaError(msg, where=where, hint="a formula returns a count, or raises FormulaError") from error
 
 
 def describe(recount: Recount) -> dict[str, object]:

@@ -1,5 +1,7 @@
 """flopmeter recount."""
 
+import pytest
+
 BOOK = "FORMULAS = {'aten::mm': ('matmul', lambda call: call.tensor(0).size)}\n"
 
 
@@ -30,3 +32,29 @@ def test_a_book_that_is_none_is_one_sentence(call, lab):
         assert "book.py" in done.err
         assert "Traceback" not in done.err
     assert call("recount", "run", "--book", "missing.py").code == 2
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "import sys; sys.exit(0)",
+        "raise SystemExit",
+        "raise KeyError(1)",
+        "1/0",
+        "open('nope')",
+        "[][0]",
+        "assert False",
+        "def f(): f()\nf()",
+        "FORMULAS = {'aten::mm': ('matmul', lambda call: exit(0))}",
+        "FORMULAS = {'aten::mm': ('matmul', lambda call: open('nope'))}",
+        "def f(call): raise Exception\nFORMULAS = {'aten::mm': ('matmul', f)}",
+    ],
+)
+def test_whatever_a_book_raises_is_one_sentence_and_never_a_yes(call, lab, text):
+    """If this failed, a book that ends the program would pass for one that confirms every figure."""
+    (lab / "book.py").write_text(text, encoding="utf-8")
+    done = call("recount", "run", "--book", "book.py")
+    assert done.code == 2, done.err
+    assert done.err.count("\n") == 1
+    assert "book.py" in done.err
+    assert "fault in flopmeter" not in done.err
