@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from flopmeter.cli.output import WRONG_USAGE, build_parser, print_failure
+from flopmeter.cli.output import WRONG_USAGE, accept_any_text, build_parser, print_failure
 from flopmeter.errors import FlopmeterError
 
 COMMANDS = {
@@ -25,6 +25,7 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0 yes or done, 1 no, 2 wrong usage, 3 cannot tell."""
     words = list(sys.argv[1:] if argv is None else argv)
+    accept_any_text()
     try:
         return _dispatch(words)
     except KeyboardInterrupt:

@@ -4,6 +4,7 @@ Not here: what is said.
 """
 
 import argparse
+import io
 import json
 import sys
 from collections.abc import Mapping
@@ -35,9 +36,21 @@ def build_parser(command: str, summary: str, *, epilog: str = "", takes_json: bo
     return parser
 
 
+def accept_any_text() -> None:
+    """Let a terminal or a file that lacks a character have its escape, so that no good answer fails in printing."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def print_json(value: Mapping[str, object]) -> None:
     """Print one JSON object on standard output."""
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    try:
+        text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(value, indent=2)
+    print(text)
 
 
 def print_text(line: str) -> None:

@@ -1,13 +1,20 @@
 """The table, the dispatch, and what a user sees when something is wrong."""
 
+import io
+import json
+import os
 import subprocess
 import sys
 
 import pytest
 
+from flopmeter.attestation.issuance import issue
+from flopmeter.attestation.signers.file import FileSigner, write_key_pair
 from flopmeter.cli import main as door
 from flopmeter.cli.main import COMMANDS, main
+from flopmeter.cli.output import print_json
 from flopmeter.errors import LedgerBrokenError
+from flopmeter.testing.ledgers import recorded_ledger
 
 
 def test_the_table_holds_strings_alone():
@@ -85,3 +92,31 @@ def test_the_module_is_the_command():
         [sys.executable, "-m", "flopmeter", "--version"], capture_output=True, check=False, timeout=60
     )
     assert done.returncode == 0
+
+
+@pytest.mark.parametrize("words", [["verify", "a.json", "--key", "key.pub"], ["report", "run"], ["doctor", "--json"]])
+def test_a_terminal_that_lacks_a_character_still_gets_the_answer(tmp_path, words):
+    """Else a true attestation is a failure wherever the language of the machine is C."""
+    run = recorded_ledger(tmp_path / "run")
+    write_key_pair(tmp_path / "key")
+    issue(run, FileSigner.from_file(tmp_path / "key"), out=tmp_path / "a.json", live=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "flopmeter", *words],
+        capture_output=True,
+        check=False,
+        timeout=120,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONIOENCODING": "ascii", "LC_ALL": "C"},
+    )
+    assert done.returncode in (0, 3) if words[0] == "doctor" else done.returncode == 0, done.stderr
+    assert done.stdout.isascii()
+    assert b"flopmeter:" not in done.stderr
+
+
+def test_json_is_json_whatever_the_terminal_lacks(monkeypatch):
+    """Else a name with an accent is written as an escape that no reader of JSON knows."""
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii", errors="backslashreplace")
+    monkeypatch.setattr(sys, "stdout", stream)
+    print_json({"name": "Zoë"})
+    stream.flush()
+    assert json.loads(stream.buffer.getvalue()) == {"name": "Zoë"}
