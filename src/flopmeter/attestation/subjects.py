@@ -9,6 +9,7 @@ from pathlib import Path
 
 from flopmeter import wire
 from flopmeter.attestation.statement import Subject
+from flopmeter.ledger.chain import refuse_special
 
 
 def hash_subjects(paths: Iterable[Path | str]) -> tuple[Subject, ...]:
@@ -18,7 +19,7 @@ def hash_subjects(paths: Iterable[Path | str]) -> tuple[Subject, ...]:
     meter names what it records.
 
     Raises:
-        OSError: a path cannot be read, or a directory holds no file.
+        OSError: a path cannot be read, is no regular file, or a directory holds no file.
     """
     return tuple(
         Subject(name=name, sha256=wire.digest_file(file)) for path in paths for name, file in _files(Path(path))
@@ -28,12 +29,14 @@ def hash_subjects(paths: Iterable[Path | str]) -> tuple[Subject, ...]:
 def _files(path: Path) -> Iterator[tuple[str, Path]]:
     path = Path(os.path.abspath(path))  # noqa: PTH100  # resolve() would follow a link and change the name
     if not path.is_dir():
+        refuse_special(path)
         yield path.name, path
         return
     found = sorted(Path(folder) / name for folder, _, names in os.walk(path, onerror=_fail) for name in names)
     if not found:
         raise FileNotFoundError(2, "no file in this directory", str(path))
     for file in found:
+        refuse_special(file)
         yield file.relative_to(path.parent).as_posix(), file
 
 

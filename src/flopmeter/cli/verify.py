@@ -5,15 +5,20 @@ Not here: the checks (`attestation/verifier.py`). This file reads what they need
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from flopmeter import wire
 from flopmeter.attestation.keys import PublicKey
 from flopmeter.attestation.policy import Policy
+from flopmeter.attestation.statement import Statement
 from flopmeter.attestation.subjects import hash_subjects
-from flopmeter.attestation.verifier import Verified, verify
+from flopmeter.attestation.verifier import Check, Verified, verify
 from flopmeter.cli.output import CANNOT_TELL, DONE, NO, build_parser, print_json, print_text
 from flopmeter.errors import LedgerError, LedgerMissingError
+from flopmeter.ledger.chain import refuse_special
 from flopmeter.ledger.merge import RunLedger, read_run
+from flopmeter.regimes.regime import catalogue
 from flopmeter.units import print_flop
 
 _CODES = {"yes": DONE, "no": NO, "cannot-tell": CANNOT_TELL}
@@ -51,13 +56,38 @@ def run(argv: Sequence[str]) -> int:
 
 def check(args: argparse.Namespace) -> Verified:
     """Read keys, files, ledger and subjects, and verify."""
-    keys = tuple(PublicKey.from_pem(Path(path).read_bytes(), where=path) for path in args.key)
-    return verify(
-        [Path(path).read_bytes() for path in args.files],
+    keys = tuple(PublicKey.from_pem(_read(path), where=path) for path in args.key)
+    verified = verify(
+        [_read(path) for path in args.files],
         Policy(keys),
         ledger=None if args.ledger is None else _read_ledger(args.ledger),
         subjects=None if args.subject is None else hash_subjects(args.subject),
     )
+    limits = None if verified.statement is None else check_limits(verified.statement)
+    return verified if limits is None else replace(verified, checks=(*verified.checks, limits))
+
+
+def check_limits(statement: Statement) -> Check | None:
+    """Compare thresholds that bear the id of a regime of the catalogue with its number; None where there are none."""
+    known = {regime.id: regime.threshold for regime in catalogue()}
+    verdict, details = "yes", []
+    for item in wire.parse_list(statement.predicate["thresholds"]):
+        threshold = wire.parse_object(item)
+        name, number = wire.parse_text(threshold["id"]), wire.parse_count(threshold["flop"])
+        if name not in known:
+            details.append(f"{name} is not in the catalogue of this version")
+            verdict = "cannot-tell" if verdict == "yes" else verdict
+        elif known[name] != number:
+            details.append(f"{name} is stated as {print_flop(number)}, the catalogue has {print_flop(known[name])}")
+            verdict = "no"
+        else:
+            details.append(f"{name} is the number of the catalogue")
+    return Check(name="catalogue", verdict=verdict, detail="; ".join(details), is_required=False) if details else None
+
+
+def _read(path: str) -> bytes:
+    refuse_special(Path(path))
+    return Path(path).read_bytes()
 
 
 def _read_ledger(path: str) -> "RunLedger | LedgerError":

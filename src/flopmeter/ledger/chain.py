@@ -3,6 +3,8 @@
 Not here: several files (`merge.py`), writing (`file.py`).
 """
 
+import errno
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,6 +65,17 @@ class Segment:
         return self.entries[-1].kind == "close"
 
 
+def refuse_special(path: Path) -> None:
+    """Refuse a pipe, a socket or a device, which would keep a reader waiting for ever.
+
+    Raises:
+        OSError: it is one, or is not there at all.
+    """
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise OSError(errno.EINVAL, "this is no regular file: copy what it gives into one", str(path))
+
+
 def read_segment(path: Path) -> Segment:
     """Read one file and check every line.
 
@@ -72,6 +85,7 @@ def read_segment(path: Path) -> Segment:
         LedgerBrokenError: a digest, a sequence number or a link does not follow, or the last newline was changed.
     """
     try:
+        refuse_special(path)
         data = path.read_bytes()
     except OSError as error:
         msg = f"cannot be read: {error.strerror}"
@@ -110,6 +124,7 @@ def find_last(path: Path, *, kind: str, tail_bytes: int = 262_144) -> Entry | No
         LedgerBrokenError: a line was changed.
     """
     try:
+        refuse_special(path)
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - tail_bytes))
             is_whole = file.tell() == 0

@@ -1,6 +1,14 @@
 """flopmeter verify."""
 
+import json
+import os
+
 import pytest
+
+from flopmeter import wire
+from flopmeter.attestation.envelope import Attestation, encode_pae
+from flopmeter.attestation.signers.file import FileSigner
+from flopmeter.regimes.regime import find
 
 
 @pytest.fixture
@@ -82,3 +90,52 @@ def test_wrong_usage_is_told_apart_from_a_no(call, attested, words):
     assert done.code == 2
     assert "Traceback" not in done.err
     assert done.err
+
+
+def state_limit(folder, name, number):
+    """Put a threshold that is far away into the statement, and sign it again."""
+    value = json.loads(Attestation.from_bytes((folder / "a.json").read_bytes()).payload)
+    rule = {"counts": "all", "figure": "flop", "nearPercent": "50"}
+    limit = {"id": name, "flop": str(number), "basis": "stage", "relation": "below", "rule": rule}
+    value["predicate"]["thresholds"] = [limit]
+    payload, signer = wire.encode(value), FileSigner.from_file(folder / "key")
+    signed = Attestation(payload=payload, signature=signer.sign(encode_pae(payload)), hint=signer.key_id)
+    (folder / "a.json").write_bytes(signed.to_bytes())
+
+
+@pytest.mark.parametrize(
+    ("name", "factor", "code", "verdict"),
+    [("us.ca.sb53", 1, 0, "yes"), ("us.ca.sb53", 10, 1, "no"), ("made.up", 1, 0, "cannot-tell")],
+)
+def test_a_law_s_number_is_the_one_of_the_catalogue(call, attested, name, factor, code, verdict):
+    """Else a signer stays below a law by stating another number under its name."""
+    state_limit(attested, name, find("us.ca.sb53").threshold * factor)
+    done = call("verify", "a.json", "--key", "key.pub", "--json")
+    assert done.code == code
+    assert {check["name"]: check["verdict"] for check in done.json["checks"]}["catalogue"] == verdict
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("verify", "pipe", "--key", "key.pub"),
+        ("verify", "/dev/null", "--key", "key.pub"),
+        ("verify", "a.json", "--key", "pipe"),
+        ("verify", "a.json", "--key", "key.pub", "--subject", "pipe"),
+        ("verify", "a.json", "--key", "key.pub", "--subject", "pipes"),
+        ("verify", "a.json", "--key", "key.pub", "--ledger", "odd"),
+        ("attest", "run", "--key", "pipe", "--out", "b.json"),
+        ("attest", "run", "--key", "key", "--subject", "pipe", "--out", "b.json"),
+        ("report", "odd"),
+        ("recount", "odd"),
+    ],
+)
+def test_a_pipe_is_refused_and_not_waited_for(call, attested, words):
+    """Else a pipe in a folder of checkpoints stops whoever verifies it for ever."""
+    (attested / "odd" / "ledger").mkdir(parents=True)
+    (attested / "pipes").mkdir()
+    for path in ("pipe", "pipes/pipe", "odd/ledger/0-0.jsonl"):
+        os.mkfifo(attested / path)
+    done = call(*words)
+    assert done.code == 2
+    assert "no regular file" in done.err

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from flopmeter.attestation.keys import PublicKey
 from flopmeter.errors import SigningError
+from flopmeter.ledger.chain import refuse_special
 
 _log = logging.getLogger("flopmeter")
 
@@ -47,6 +48,7 @@ class FileSigner:
             SigningError: the file cannot be read, or holds no unencrypted Ed25519 key.
         """
         try:
+            refuse_special(Path(path))
             data = Path(path).read_bytes()
             mode = stat.S_IMODE(Path(path).stat().st_mode)
         except OSError as error:
