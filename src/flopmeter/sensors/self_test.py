@@ -3,9 +3,12 @@
 Runs on the CPU with constant tensors; draws no random number and touches no setting of the user's.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
+from torch.utils._python_dispatch import _disable_current_modes
 
 from flopmeter import wire
 from flopmeter.formulas.book import FormulaBook
@@ -66,7 +69,7 @@ def run_self_test(book: FormulaBook) -> SelfTest:
     Source: 2·M·N·K per product; attention over S(S+1)/2 pairs of a causal square, docs/spec/fm-1.md.
     """
     recorder = OpRecorder(PhaseTracker().now, _raise)
-    with torch.inference_mode(mode=False), torch.enable_grad(), torch.autocast("cpu", enabled=False):
+    with _alone(), torch.inference_mode(mode=False), torch.enable_grad(), torch.autocast("cpu", enabled=False):
         inputs = torch.ones(8, 16, dtype=torch.float32, device="cpu", requires_grad=True)
         weight = torch.ones(4, 16, dtype=torch.float32, device="cpu", requires_grad=True)
         query = torch.ones(1, 2, 6, 8, dtype=torch.float32, device="cpu", requires_grad=True)
@@ -88,6 +91,28 @@ def run_self_test(book: FormulaBook) -> SelfTest:
     )
     answers = tuple(Answer(name=name, expected_flop=right, counted_flop=ours) for name, right, ours in known)
     return SelfTest(torch.__version__, answers)
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Take all modes of the user's off for a moment, other meters too, and their hooks on tensors that autograd saves.
+
+    The hooks on top are those that autograd asks: ours hand everything on as it is.
+    """
+    graph = torch._C._autograd  # noqa: SLF001
+    with torch._C.DisableTorchFunction(), _disable_current_modes():  # noqa: SLF001
+        before = graph._saved_tensors_hooks_get_disabled_error_message()  # noqa: SLF001
+        graph._saved_tensors_hooks_enable()  # noqa: SLF001
+        try:
+            with torch.autograd.graph.saved_tensors_hooks(_same, _same):
+                yield
+        finally:
+            if before is not None:
+                graph._saved_tensors_hooks_disable(before)  # noqa: SLF001
+
+
+def _same(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor
 
 
 def _count(book: FormulaBook, calls: dict[tuple[object, ...], int]) -> Tally:

@@ -1,7 +1,11 @@
 """The known-answer test of the counter on this torch build."""
 
+import pytest
 import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils.flop_counter import FlopCounterMode
 
+from flopmeter import Account, Meter
 from flopmeter.formulas.book import FormulaBook
 from flopmeter.sensors.self_test import run_self_test
 
@@ -47,3 +51,31 @@ def test_it_gives_the_same_answers_under_any_setting_of_the_users():
             assert run_self_test(FormulaBook.standard()).has_passed
     finally:
         torch.set_default_dtype(torch.float32)
+
+
+def test_nothing_of_the_users_sees_it_and_nothing_of_the_users_disturbs_it(tmp_path):
+    """If this failed, a second meter would add the self-test to the first one's figure, or a hook fail the counter."""
+
+    def refuse(_tensor):
+        raise AssertionError
+
+    class Refusing(TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            raise AssertionError
+
+    depth = torch._C._len_torch_dispatch_stack()
+    with Meter(tmp_path, exact=True), FlopCounterMode(display=False) as users:
+        with torch.autograd.graph.saved_tensors_hooks(refuse, refuse), Refusing():
+            test = run_self_test(FormulaBook.standard())
+        assert torch._C._len_torch_dispatch_stack() == depth + 2
+    assert test.has_passed, test.to_wire()
+    assert users.get_total_flops() == 0
+    account = Account.of(tmp_path)
+    assert (account.flop, account.gaps) == (0, ())
+
+
+def test_it_leaves_saved_tensor_hooks_forbidden_where_they_were():
+    with torch.autograd.graph.disable_saved_tensors_hooks("not here"):
+        assert run_self_test(FormulaBook.standard()).has_passed
+        with pytest.raises(RuntimeError, match="not here"), torch.autograd.graph.save_on_cpu():
+            pass
