@@ -1,8 +1,10 @@
 """The size of a model, as 6ND wants it."""
 
+import pytest
+import torch
 from torch import nn
 
-from flopmeter.sensors.model import measure_model
+from flopmeter.sensors.model import devices_in_reach, measure_model
 
 
 def test_parameters_trainable_ones_and_tables_by_hand():
@@ -29,3 +31,33 @@ def test_modules_that_share_a_part_count_it_once():
 
 def test_no_module_is_an_empty_model():
     assert measure_model([]).parameters == 0
+
+
+def test_lazy_parameters_have_no_size_yet():
+    """If this failed, a model of lazy layers could not be metered before its first forward."""
+    model = nn.Sequential(nn.LazyLinear(3), nn.Linear(3, 2))
+    assert measure_model([model]).parameters == 3 * 2 + 2
+    model(torch.ones(1, 5))
+    assert measure_model([model]).parameters == 3 * 2 + 2 + 5 * 3 + 3
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
+def test_scripted_modules_have_a_size():
+    assert measure_model([torch.jit.script(nn.Linear(3, 2))]).parameters == 3 * 2 + 2
+
+
+def test_another_accelerator_is_a_device_in_reach(monkeypatch):
+    """If this failed, the ceiling of a CPU would stand over work that ran on something much faster."""
+    assert devices_in_reach() == {"cpu"}
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("xpu"))
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    assert devices_in_reach() == {"cpu", "xpu"}
+
+
+def test_cuda_is_in_reach_once_it_was_initialised(monkeypatch):
+    """If this failed, every run on a machine with a GPU would have no upper end, or every run on one a wrong one."""
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    assert devices_in_reach() == {"cpu"}
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    assert devices_in_reach() == {"cpu", "cuda"}
