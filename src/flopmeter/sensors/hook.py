@@ -14,8 +14,9 @@ class BoundaryHook:
     """A hook on a watched module that never travels: copies and pickles of the module get one that does nothing."""
 
     def __init__(self, call: Callable[..., None]) -> None:
-        """Wrap what is to be called."""
+        """Wrap what is to be called; like any hook that is a function, it has a name."""
         self._call = call
+        self.__name__ = getattr(call, "__name__", "boundary")
 
     def __call__(self, *args: Any) -> None:
         """Pass on, unless a compiler is tracing: then there is nothing to meter, and nothing to trace either."""

@@ -25,6 +25,7 @@ from flopmeter.sensors import situation as situations
 from flopmeter.sensors.compiled import REGION, UNWATCHED, CompileWatch, adopt_compiled, is_unadopted, release_compiled
 from flopmeter.sensors.guard import guarded
 from flopmeter.sensors.hook import BoundaryHook
+from flopmeter.sensors.model import devices_in_reach
 from flopmeter.sensors.pricing import Pricer
 from flopmeter.sensors.replay import ReplayPlan
 from flopmeter.sensors.situation import OTHER, Situation, WatchedModel, Witness
@@ -32,6 +33,8 @@ from flopmeter.sensors.torch_ops import Key, OpRecorder
 from flopmeter.sensors.torch_phase import PhaseTracker, is_in_backward
 from flopmeter.step import Table
 
+SCRIPTED = "a scripted module takes no hooks: where its forwards begin is not known"
+INTERRUPTED = "an interrupt came between the end of one passage and the beginning of the next"
 LIFTED = "something took the counter off torch's stack of modes"
 
 
@@ -77,6 +80,7 @@ class TorchSensor:
         self._recorder = OpRecorder(self._phase.now, self.on_failure)
         self._pricer = Pricer(book, lambda error: sink.sensor_failed(error, ns=self._ending_ns))
         self._ending_ns: int | None = None
+        self._closed_ns: int | None = None  # since when no passage is open
         self._models: dict[int, WatchedModel] = {}
         self._handles: list[Any] = []
         self._open: _Open | None = None
@@ -101,8 +105,8 @@ class TorchSensor:
 
     @property
     def devices(self) -> frozenset[str]:
-        """Kinds of device that this process can have used: the CPU, and CUDA once it was initialised."""
-        return frozenset({"cpu", "cuda"} if torch.cuda.is_initialized() else {"cpu"})
+        """Kinds of device that this process can have used: the CPU, CUDA once initialised, others where there are."""
+        return devices_in_reach()
 
     def start(self) -> None:
         """Begin to meter on this thread."""
@@ -124,6 +128,9 @@ class TorchSensor:
             return
         watched = WatchedModel(module)
         self._models[id(module)] = watched
+        if isinstance(module, torch.jit.ScriptModule):
+            self._sink.passage_lost(reason=SCRIPTED, ns=0)  # its work is counted, between passages
+            return
         self._handles += [
             module.register_forward_pre_hook(BoundaryHook(self._forward_begins), with_kwargs=True, prepend=True),
             module.register_forward_hook(BoundaryHook(self._forward_ended), with_kwargs=True, always_call=True),
@@ -151,9 +158,10 @@ class TorchSensor:
     def stop(self) -> None:
         """Close the running passage and take every hook away; twice is fine."""
         try:
-            if self._open is not None and self._is_ours():
+            if (self._open is not None or self._closed_ns is not None) and self._is_ours():
                 self._end("meter")
         finally:
+            self._closed_ns = None
             self._recorder.retire()
             self._compiles.stop()
             for handle in self._handles:
@@ -299,14 +307,28 @@ class TorchSensor:
         self._open = _Open(
             situation, place, is_counted, time.perf_counter_ns(), situations.count_nodes(), gradients, model
         )
+        self._closed_ns = None
         if is_counted and not is_noted:
             self._open.failed = LIFTED
 
     def _end(self, ended_by: str) -> None:
-        passage, self._open = self._open, None
+        now = time.perf_counter_ns()
+        (passage, self._open), closed_ns, self._closed_ns = (self._open, None), self._closed_ns, now
         if passage is None:
+            if closed_ns is not None:
+                self._sink.passage_lost(reason=INTERRUPTED, ns=now - closed_ns)
             return
-        ns = self._ending_ns = time.perf_counter_ns() - passage.started_ns
+        ns = self._ending_ns = now - passage.started_ns
+        try:
+            self._book(passage, ended_by, ns)
+        except Exception:
+            raise  # `guarded` hears of it
+        except BaseException:  # an interrupt in our own code: what was not booked must not be missing silently
+            self._sink.passage_lost(reason=INTERRUPTED, ns=ns)
+            raise
+        self._ending_ns = None
+
+    def _book(self, passage: _Open, ended_by: str, ns: int) -> None:
         marks = passage.model.gradient_marks() if passage.model else ()
         changed = tuple([before != after for before, after in zip(passage.gradients, marks, strict=False)])
         witness = Witness(situations.count_nodes() - passage.nodes, changed, ended_by, passage.inner)
@@ -318,7 +340,6 @@ class TorchSensor:
             self._end_counted(passage, witness, ns, self._recorder.take())
         else:
             self._end_replayed(passage, witness, ns)
-        self._ending_ns = None
 
     @guarded
     def _end_counted(self, passage: _Open, witness: Witness, ns: int, calls: Mapping[Key, int]) -> None:

@@ -32,3 +32,8 @@ def test_a_hook_that_travels_does_nothing_and_needs_nothing_of_ours(travel):
     assert copied(torch.nn.ReLU(), (), {}) is None
     assert b"flopmeter" not in pickle.dumps(BoundaryHook(refuse))
     assert isinstance(copied.__self__, contextlib.nullcontext)
+
+
+def test_a_hook_has_a_name_like_a_function():
+    """Else whatever asks hooks for their names, such as torch.jit.script, fails with an error about us."""
+    assert BoundaryHook(print).__name__ == "print"
