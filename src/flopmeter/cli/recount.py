@@ -79,7 +79,8 @@ def _recount(run: str, book: FormulaBook, *, where: str | None) -> Recount:
     """Recount with formulas that may be somebody's own; what they refuse is uncounted, what else they do an error."""
     ledger = read_run(run)
     try:
-        return Recount.of(ledger, book)
+        recount = Recount.of(ledger, book)
+        describe(recount)  # a count that cannot travel is refused here
     except FlopmeterError:
         raise
     except (Exception, SystemExit) as error:
@@ -87,6 +88,7 @@ def _recount(run: str, book: FormulaBook, *, where: str | None) -> Recount:
             raise
         msg = f"a formula failed: {type(error).__name__}: {error}"
         raise FormulaError(msg, where=where, hint="a formula returns a count, or raises FormulaError") from error
+    return recount
 
 
 def describe(recount: Recount) -> dict[str, object]:

@@ -43,6 +43,7 @@ def test_a_book_that_is_none_is_one_sentence(call, lab):
         "1/0",
         "open('nope')",
         "[][0]",
+        "FORMULAS = {'aten::mm': ('matmul', lambda call: 10**100)}",
         "assert False",
         "def f(): f()\nf()",
         "FORMULAS = {'aten::mm': ('matmul', lambda call: exit(0))}",
