@@ -8,7 +8,7 @@ Not here: when it is switched on (`passage.py`), phases (`torch_phase.py`), cost
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, TypeAlias
 
 import torch
@@ -41,6 +41,9 @@ _VIEW_NAMESPACES = frozenset({"aten", "prims"})
 _COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd  # noqa: SLF001
 _ASK_FOR_MODES = frozenset({"aten::linalg_svdvals"})
 """Composite operators that take another way below a mode; run whole, they take the way that they take without one."""
+_ASK_FOR_GRADIENTS = frozenset({"aten::linear"})
+"""Composite operators that look whether a view of a weight wants gradients, and take another product if not; below a
+mode no view does, unless torch's state is the outer one. Never for an operator that may return a view of an input."""
 
 _INFRA_KEYS = (
     torch._C._TorchDispatchModeKey.FAKE,  # noqa: SLF001
@@ -85,8 +88,8 @@ class OpRecorder(TorchDispatchMode):
                 return NotImplemented  # a wrapper such as DTensor: its own local operators come back here
         if torch.is_inference_mode_enabled() and self._is_composite(func):
             # Without autograd's layer such operators arrive whole. Torch's own kernel takes them apart, never a
-            # decomposition written in Python, and in the state in which it would have run without us: else bits differ.
-            with self, enable_reentrant_dispatch():
+            # decomposition written in Python: else bits differ.
+            with self, enable_reentrant_dispatch() if func.name() in _ASK_FOR_GRADIENTS else nullcontext():
                 return func._op_dk(_COMPOSITE, *args, **(kwargs or {}))  # noqa: SLF001
         out = func(*args, **kwargs) if kwargs else func(*args)
         begun = time.perf_counter_ns()
