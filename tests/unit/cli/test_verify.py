@@ -103,16 +103,14 @@ def state_limit(folder, name, number):
     (folder / "a.json").write_bytes(signed.to_bytes())
 
 
-@pytest.mark.parametrize(
-    ("name", "factor", "code", "verdict"),
-    [("us.ca.sb53", 1, 0, "yes"), ("us.ca.sb53", 10, 1, "no"), ("made.up", 1, 0, "cannot-tell")],
-)
-def test_a_law_s_number_is_the_one_of_the_catalogue(call, attested, name, factor, code, verdict):
+@pytest.mark.parametrize(("name", "factor", "code"), [("us.ca.sb53", 1, 0), ("us.ca.sb53", 10, 1), ("made.up", 1, 0)])
+def test_a_law_s_number_is_the_one_of_the_catalogue(call, attested, name, factor, code):
     """Else a signer stays below a law by stating another number under its name."""
     state_limit(attested, name, find("us.ca.sb53").threshold * factor)
     done = call("verify", "a.json", "--key", "key.pub", "--json")
     assert done.code == code
-    assert {check["name"]: check["verdict"] for check in done.json["checks"]}["catalogue"] == verdict
+    refuted = {check["name"] for check in done.json["checks"] if check["verdict"] == "no"}
+    assert refuted == ({"catalogue"} if code else set())
 
 
 @pytest.mark.parametrize(
