@@ -6,7 +6,7 @@ the disk has refused to make one durable. Not here: the file (`ledger`), sensors
 
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,8 @@ from flopmeter.usage import Usage
 
 if TYPE_CHECKING:
     from flopmeter.alarm import Alarm
+    from flopmeter.attestation.signers.signer import Signer
+    from flopmeter.regimes.regime import Regime
 
 _log = logging.getLogger("flopmeter")
 
@@ -195,3 +197,21 @@ class Journal:
         if not self._is_failing:
             _log.error("%s; %s", error, consequence)
         self._is_failing = True
+
+
+def make_alarm(
+    run_dir: Path, regimes: "Sequence[Regime | Path | str]", signer: "Signer | Path | str | None"
+) -> "Alarm | None":
+    """Look regimes and key up, so that a wrong name is said before training begins; None without a regime.
+
+    Raises:
+        ValueError: a key and no regime.
+        UnknownRegimeError, UnknownSignerError, SigningError: a regime or key that cannot be used.
+    """
+    if signer is not None and not regimes:
+        raise ValueError("a signer signs warnings about regimes, and none is named; give regimes=[…] too")
+    if not regimes:
+        return None
+    from flopmeter.alarm import Alarm  # loads regimes and signing, which few runs need
+
+    return Alarm.of(run_dir, regimes, signer)

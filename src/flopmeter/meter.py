@@ -21,7 +21,7 @@ from flopmeter.account import Account
 from flopmeter.devices.peaks import bound_cpu
 from flopmeter.errors import FlopmeterError, MeterError, UncountedOpError
 from flopmeter.formulas.book import CONVENTION, FormulaBook
-from flopmeter.journal import Circumstances, Journal
+from flopmeter.journal import Circumstances, Journal, make_alarm
 from flopmeter.sensors.guard import guarded
 from flopmeter.step import Table
 from flopmeter.tally import PURPOSES
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
     import torch
 
-    from flopmeter.alarm import Alarm
     from flopmeter.attestation.signers.signer import Signer
     from flopmeter.regimes.regime import Regime
     from flopmeter.sensors.nvml import NvmlSampler
@@ -97,13 +96,14 @@ class Meter:
         self._book = book or FormulaBook.standard()
         self._strict = strict
         self._interval_ns = int(interval_s * NS_PER_S)
-        self._alarm = _make_alarm(self.run_dir, [regimes] if isinstance(regimes, str | Path) else regimes, signer)
+        self._alarm = make_alarm(self.run_dir, [regimes] if isinstance(regimes, str | Path) else regimes, signer)
         self._journal: Journal | None = None
         self._sensor: TorchSensor | None = None
         self._nvml: NvmlSampler | None = None
         self._stepped: set[int] = set()
         self._tokens_so_far: int | None = None
         self._is_idle_known = False
+        self._has_size: bool | None = None
         self._thread = threading.get_ident()
         self._has_explicit_steps = False
         self._last_flush_ns = 0
@@ -167,15 +167,21 @@ class Meter:
 
     @guarded
     def _watch(self, given: list[object]) -> None:
-        from flopmeter.sensors.model import measure_model
-
         modules: list[Any] = [item for item in given if hasattr(item, "register_forward_pre_hook")]
         self._models = list({id(item): item for item in [*self._models, *modules]}.values())
         if self._sensor is None or self._journal is None:
             return
         for module in modules:
             self._sensor.watch(module)
-        self._journal.note("model", measure_model(self._models).to_wire())
+        self._note_model()
+
+    def _note_model(self) -> None:
+        from flopmeter.sensors.model import measure_model
+
+        if self._journal is not None and self._models:
+            size = measure_model(self._models)
+            self._has_size = size.parameters > 0  # lazy layers have none before their first forward
+            self._journal.note("model", size.to_wire())
 
     def step(self, tokens: int = 0, samples: int = 0) -> None:
         """Close a Step: one optimizer update has been made.
@@ -275,6 +281,8 @@ class Meter:
             return
         if self._sensor is not None:
             self._sensor.stop()
+        if self._has_size is False:
+            self._note_model()
         if self._stepped and not self._has_explicit_steps:
             self._journal.recording.finish_step()
         if self._nvml is not None:
@@ -367,19 +375,6 @@ class Meter:
             "own_ns": self._sensor.own_ns if self._sensor is not None else 0,
             "ceiling": self._ceiling(),
         }
-
-
-def _make_alarm(
-    run_dir: Path, regimes: "Sequence[Regime | Path | str]", signer: "Signer | Path | str | None"
-) -> "Alarm | None":
-    """Look the regimes and the key up now, so that a wrong name is said before training begins."""
-    if signer is not None and not regimes:
-        raise ValueError("a signer signs warnings about regimes, and none is named; give regimes=[…] too")
-    if not regimes:
-        return None
-    from flopmeter.alarm import Alarm  # loads regimes and signing, which few runs need
-
-    return Alarm.of(run_dir, regimes, signer)
 
 
 def _check_count(value: int) -> int:

@@ -514,3 +514,11 @@ def test_a_file_name_that_is_no_text_is_recorded(tmp_path):
         meter.checkpoint(path)
         meter.step()
     assert list(Account.of(tmp_path / "run").subjects.values()) == ["model-\\xff.pt"]
+
+
+def test_the_size_of_a_lazy_model_is_told_once_it_has_one(tmp_path):
+    """If this failed, 6ND of a model with lazy layers would be zero."""
+    model = nn.LazyLinear(4)
+    with Meter(tmp_path, model=model, strict=True):
+        model(torch.ones(2, 3))
+    assert Account.of(tmp_path).model.parameters == 16
