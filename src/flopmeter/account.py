@@ -366,7 +366,7 @@ def _circumstances(ledger: RunLedger) -> dict[str, Any]:
     return {
         "ranks": len({segment.rank for segment in ledger.segments}),
         "books": tuple(dict.fromkeys(book for book in books if isinstance(book, str))),
-        "started": ledger.segments[0].header.at,
+        "started": min(date for segment in ledger.segments for date in (segment.header.at, segment.entries[-1].at)),
         "ended": max(segment.entries[-1].at for segment in ledger.segments),
         "heads": ledger.heads,
     }
