@@ -41,7 +41,7 @@ class Plan:
     context: int = 128
     batch: int = 8
     accumulation: int = 2
-    steps: int = 200
+    steps: int = 300
     evaluate_every: int = 50
     evaluation_batches: int = 8
     save_every: int = 50
