@@ -177,7 +177,7 @@ def _record(account: Account) -> Iterable[RenderableType]:
 
 def _table(first: str, *rest: str) -> Table:
     table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="dim", show_edge=False)
-    table.add_column(first)
+    table.add_column(first, overflow="fold")
     for title in rest:
         table.add_column(title, justify="right" if title not in ("from", "", "verdict", "duty") else "left")
     return table
