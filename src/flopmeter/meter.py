@@ -243,7 +243,7 @@ class Meter:
         root = Path(path)
         try:
             files = sorted(item for item in root.rglob("*") if item.is_file()) if root.is_dir() else [root]
-            digests = {_print_name(item.relative_to(root.parent)): wire.digest_file(item) for item in files}
+            digests = {wire.print_path(item.relative_to(root.parent)): wire.digest_file(item) for item in files}
         except OSError as error:
             self.sensor_failed(MeterError(f"cannot be read: {error.strerror}", where=str(root)), ns=0)
             return {}
@@ -382,11 +382,6 @@ def _check_count(value: int) -> int:
     if not 0 <= whole < MAX_COUNT:
         raise ValueError("tokens and samples of a step are counted from 0 to 10^24")
     return whole
-
-
-def _print_name(path: Path) -> str:
-    """Return a file's name as text that can travel, whatever bytes it is made of."""
-    return os.fsencode(path.as_posix()).decode("utf-8", errors="backslashreplace")
 
 
 def _check_purpose(name: str) -> str:

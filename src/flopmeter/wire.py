@@ -9,6 +9,7 @@ import base64
 import binascii
 import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -91,6 +92,11 @@ def digest_file(path: Path) -> str:
     """Return the SHA-256 of a file's content; OSError where it cannot be read."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def print_path(path: Path) -> str:
+    """Return a file's name as text that can travel, whatever bytes it is made of."""
+    return os.fsencode(path.as_posix()).decode("utf-8", errors="backslashreplace")
 
 
 def print_count(value: int) -> str:

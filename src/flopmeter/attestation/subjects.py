@@ -22,7 +22,9 @@ def hash_subjects(paths: Iterable[Path | str]) -> tuple[Subject, ...]:
         OSError: a path cannot be read, is no regular file, or a directory holds no file.
     """
     return tuple(
-        Subject(name=name, sha256=wire.digest_file(file)) for path in paths for name, file in _files(Path(path))
+        Subject(name=wire.print_path(Path(name)), sha256=wire.digest_file(file))
+        for path in paths
+        for name, file in _files(Path(path))
     )
 
 

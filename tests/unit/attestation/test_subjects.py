@@ -1,5 +1,8 @@
 """Weight files by their digests."""
 
+import os
+from pathlib import Path
+
 import pytest
 
 from flopmeter import wire
@@ -38,3 +41,12 @@ def test_a_missing_file_or_an_empty_directory_is_an_error(tmp_path, make):
     make(tmp_path / "x")
     with pytest.raises(FileNotFoundError):
         hash_subjects([tmp_path / "x"])
+
+
+def test_a_name_that_is_no_text_is_told_as_a_meter_tells_it(tmp_path):
+    """If this failed, a weight file with a strange name could be recorded and never attested."""
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/model-\xff.pt"))
+    path.write_bytes(b"weights")
+    (subject,) = hash_subjects([path])
+    assert subject.name == "model-\\xff.pt"
+    assert subject.to_wire() == wire.decode(wire.encode(subject.to_wire()))
