@@ -88,7 +88,7 @@ def test_every_source_that_a_formula_names_is_a_section_of_the_document(family):
     """Else the docstring sends a reader to a place that is not there."""
     source = Path(import_module(f"flopmeter.formulas.{family}").__file__).read_text(encoding="utf-8")
     anchors = re.findall(r"docs/spec/fm-1\.md#([\w-]+)", source)
-    assert set(anchors) == {family}
+    assert set(anchors) == ({family} if TABLES[family] else set())
 
 
 def test_every_formula_with_several_kinds_says_them_all():

@@ -6,7 +6,7 @@ Not here: the formulas themselves, one family per file beside this one.
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.resources import files
@@ -33,18 +33,36 @@ FAMILIES = (
     "reduction",
     "optimizer",
     "movement",
+    "scaled",
+    "quantized",
+    "sparse",
+    "packed",
+    "flex",
+    "recurrent",
+    "fast_path",
+    "spectral",
+    "linalg",
+    "complex",
+    "sampling",
+    "distance",
+    "scan",
 )
-"""The files beside this one that hold a `FORMULAS` table: operator name → (kind, formula)."""
+"""The files beside this one that hold a `FORMULAS` table: operator name → (kind, formula).
+
+Where the integers inside a tensor decide the cost, the file holds a `READS` table too: operator name → the arguments,
+by position or keyword, whose values its formula reads.
+"""
 _REFUSALS = (*(ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError),)
 """What a formula, ours or someone's, raises on arguments that it does not understand."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One row of a book: the kind that an int cost belongs to, and the formula."""
+    """One row of a book: the kind that an int cost belongs to, the formula, and the arguments whose values it reads."""
 
     kind: str
     formula: Formula
+    reads: frozenset[int | str] = frozenset()
 
     @property
     def name(self) -> str:
@@ -58,7 +76,8 @@ class FormulaBook:
     """Which formula prices which operator; a value.
 
     `entries` is keyed by `namespace::op` without overload. An in-place operator (`aten::add_`) costs what its
-    out-of-place twin costs unless it has an entry of its own.
+    out-of-place twin costs unless it has an entry of its own. A call with a complex operand or result is looked up
+    under `complex::aten.op` first.
     """
 
     entries: Mapping[str, Entry]
@@ -74,7 +93,8 @@ class FormulaBook:
                 if op in entries:
                     msg = f"two families price it: {entries[op].name} and {family}"
                     raise FormulaError(msg, where=op)
-                entries[op] = Entry(kind, formula)
+                reads = getattr(module, "READS", {}).get(op, ())
+                entries[op] = Entry(kind, formula, frozenset(reads))
         folder = files("flopmeter.formulas")
         sources = [
             wire.digest(folder.joinpath(f"{name}.py").read_bytes().replace(b"\r\n", b"\n"))
@@ -82,8 +102,11 @@ class FormulaBook:
         ]
         return cls(entries=entries, digest=_digest(entries, sources))
 
-    def with_formula(self, op: str, formula: Formula, *, kind: str) -> "FormulaBook":
+    def with_formula(self, op: str, formula: Formula, *, kind: str, reads: Iterable[int | str] = ()) -> "FormulaBook":
         """Return a book in which `op` has this formula; its digest tells it from the standard book.
+
+        `reads` names the arguments, by position or keyword, whose integers the formula wants to see: they come as
+        `TensorSpec.values` where the host knows them without waiting for a device, else as None.
 
         Raises:
             ValueError: a kind outside the contract's list, or a name that is not `namespace::op`.
@@ -94,7 +117,7 @@ class FormulaBook:
         if op.count("::") != 1:
             msg = f"{op!r} is not of the form namespace::op"
             raise ValueError(msg)
-        entries = {**self.entries, op: Entry(kind, formula)}
+        entries = {**self.entries, op: Entry(kind, formula, frozenset(reads))}
         return FormulaBook(entries=entries, digest=_digest({op: entries[op]}, [self.digest, _source(formula)]))
 
     def find(self, op: str) -> Entry | None:
@@ -110,12 +133,12 @@ class FormulaBook:
         Counts: what the operator's formula counts.
         Source: docs/spec/fm-1.md.
 
-        Complex operands have no formulas yet and are left uncounted rather than priced as real ones.
+        Complex operands without a formula of their own are left uncounted rather than priced as real ones.
 
         Raises:
             FormulaError: the formula refused the shapes.
         """
-        entry = self.find(call.op)
+        entry, is_complete = self._entry(call)
         if entry is None:
             return None
         try:
@@ -124,9 +147,14 @@ class FormulaBook:
         except _REFUSALS as error:
             msg = f"{entry.name} failed on {call.to_wire()}: {type(error).__name__}: {error}"
             raise FormulaError(msg, where=call.op) from error
-        if call.precision in COMPLEX and cost.flop:
-            return None
-        return cost
+        return cost if is_complete or not cost.flop else None
+
+    def _entry(self, call: OpCall) -> tuple[Entry | None, bool]:
+        """Return the row that prices a call, and whether it may price it at more than nothing."""
+        if call.precision not in COMPLEX:
+            return self.find(call.op), True
+        own = self.find(f"complex::{call.op.replace('::', '.')}")
+        return own or self.find(call.op), own is not None
 
     def count(self, call: OpCall, *, calls: int, phase: str) -> Tally:
         """Return the tally of a call that was made `calls` times in a phase.
@@ -142,26 +170,32 @@ class FormulaBook:
             cost = None
         if cost is None:
             return Tally(uncounted=(Uncounted(op=call.op, calls=calls, elements=calls * call.out_size),))
-        entry = self.find(call.op)
+        entry, _ = self._entry(call)
         parts = cost.parts or (Part(kind=entry.kind if entry else "other"),)
-        integer = is_integer(call.precision)
         return Tally.of(
-            OpCount(
-                op=call.op,
-                kind=part.kind,
-                phase=part.phase or phase,
-                precision=call.precision,
-                calls=calls if index == 0 else 0,
-                flop=0 if integer else part.flop * calls,
-                int_op=part.flop * calls if integer else 0,
-                masked_flop=part.masked_flop * calls,
-            )
-            for index, part in enumerate(parts)
+            _count_part(part, call, phase=phase, times=calls, is_first=index == 0) for index, part in enumerate(parts)
         )
 
 
+def _count_part(part: Part, call: OpCall, *, phase: str, times: int, is_first: bool) -> OpCount:
+    precision = part.precision or call.precision
+    operations = part.flop * times
+    return OpCount(
+        op=call.op,
+        kind=part.kind,
+        phase=part.phase or phase,
+        precision=precision,
+        calls=times if is_first else 0,
+        flop=0 if is_integer(precision) else operations,
+        int_op=operations if is_integer(precision) else 0,
+        masked_flop=part.masked_flop * times,
+    )
+
+
 def _digest(entries: Mapping[str, Entry], sources: list[str]) -> str:
-    rows: dict[str, wire.Wire] = {op: [entry.kind, entry.name] for op, entry in entries.items()}
+    rows: dict[str, wire.Wire] = {
+        op: [entry.kind, entry.name, *sorted(map(str, entry.reads))] for op, entry in entries.items()
+    }
     return wire.digest(wire.encode({"convention": CONVENTION, "entries": rows, "sources": sources}))
 
 

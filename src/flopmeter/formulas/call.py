@@ -1,6 +1,7 @@
 """OpCall: one operator call as names, shapes, precisions and scalars. No tensors, no torch.
 
 The sensor makes these; formulas read them; ledgers keep them, so that any figure can be computed again.
+Where integers inside a tensor decide the cost (where each packed sequence begins, say), they stand beside its shape.
 Not here: what a call costs.
 """
 
@@ -17,17 +18,26 @@ FLOATS = frozenset(
     {"fp64", "fp32", "tf32", "bf16", "fp16", "fp8_e4m3", "fp8_e5m2", "fp8_e4m3fnuz", "fp8_e5m2fnuz", "fp8_e8m0", "fp4"}
 )
 COMPLEX = frozenset({"complex32", "complex64", "complex128"})
-_TENSOR = re.compile(r"([a-z][a-z0-9_]*)\[((?:0|[1-9][0-9]{0,39})(?:,(?:0|[1-9][0-9]{0,39}))*)?\]\Z")
+_TENSOR = re.compile(
+    r"([a-z][a-z0-9_]*)\[((?:0|[1-9][0-9]{0,39})(?:,(?:0|[1-9][0-9]{0,39}))*)?\]"
+    r"(?:nnz(0|[1-9][0-9]{0,39}))?(?:\{((?:-?[0-9]{1,20}(?:,-?[0-9]{1,20})*)?)\})?\Z"
+)
 _INT = re.compile(r"-?(0|[1-9][0-9]{0,39})\Z")
 _FLOAT = re.compile(r"-?[0-9]+\.[0-9]+\Z")
 
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """Shape and storage precision of a tensor; the whole of what leaves torch."""
+    """Shape and storage precision of a tensor; the whole of what leaves torch.
+
+    `stored` are the entries that a sparse tensor keeps, None for a dense one. `values` are the integers inside, in
+    order, where a formula asked for them and the host knew them; else None.
+    """
 
     shape: tuple[int, ...]
     dtype: str = "fp32"
+    stored: int | None = None
+    values: tuple[int, ...] | None = None
 
     @property
     def size(self) -> int:
@@ -38,8 +48,10 @@ class TensorSpec:
         return math.prod(self.shape)
 
     def __str__(self) -> str:
-        """Return the form that ledgers keep, such as `fp32[2,3]`."""
-        return f"{self.dtype}[{','.join(map(str, self.shape))}]"
+        """Return the form that ledgers keep, such as `fp32[2,3]`, `fp32[9,9]nnz4` or `int32[3]{0,5,9}`."""
+        stored = "" if self.stored is None else f"nnz{self.stored}"
+        values = "" if self.values is None else f"{{{','.join(map(str, self.values))}}}"
+        return f"{self.dtype}[{','.join(map(str, self.shape))}]{stored}{values}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +84,8 @@ class OpCall:
     def __post_init__(self) -> None:
         """Derive the precision where the sensor did not give one."""
         if not self.precision:
-            object.__setattr__(self, "precision", derive_precision(self.tensors or self.out))
+            taken = (*self.tensors, *(spec for spec in self.out if spec.dtype in COMPLEX))
+            object.__setattr__(self, "precision", derive_precision(taken or self.out))
 
     @classmethod
     def of(
@@ -209,6 +222,10 @@ def parse_sizes(arg: Arg) -> tuple[int, ...]:
     return sizes
 
 
+def _split(numbers: str | None) -> tuple[int, ...]:
+    return tuple(map(int, numbers.split(","))) if numbers else ()
+
+
 def _width(dtype: str) -> int:
     digits = re.search(r"[0-9]+", dtype)
     return int(digits.group()) if digits else 0
@@ -257,7 +274,9 @@ def _parse_arg(value: wire.Wire) -> Arg:
         return float(value)
     found = _TENSOR.match(value)
     if found:
-        sizes = found.group(2)
-        return TensorSpec(tuple(map(int, sizes.split(","))) if sizes else (), found.group(1))
+        dtype, sizes, stored, values = found.groups()
+        return TensorSpec(
+            _split(sizes), dtype, None if stored is None else int(stored), None if values is None else _split(values)
+        )
     msg = f"{value[:60]!r} is no argument of an operator call"
     raise MalformedError(msg)

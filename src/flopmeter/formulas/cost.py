@@ -15,13 +15,16 @@ class Part:
     """Work of one kind within a call.
 
     Units: `flop` and `masked_flop` in operations (a multiply-add is two). `phase` is None where the work belongs to
-    the phase in which the call was made; fused attention's backward recomputes, and says so here.
+    the phase in which the call was made; fused attention's backward recomputes, and says so here. `precision` is None
+    where the work is done in the precision of the call; a product of 8-bit numbers that is scaled in fp32 has parts of
+    both.
     """
 
     kind: str
     flop: int = 0
     masked_flop: int = 0
     phase: str | None = None
+    precision: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse what is no count, a negative one, and a kind or phase that the contract does not know."""

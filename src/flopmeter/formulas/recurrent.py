@@ -1,0 +1,8 @@
+"""Fused recurrent layers: LSTM, GRU and RNN, forward and backward."""
+
+from collections.abc import Callable
+
+from flopmeter.formulas.call import OpCall
+from flopmeter.formulas.cost import Cost
+
+FORMULAS: dict[str, tuple[str, Callable[[OpCall], int | Cost]]] = {}
