@@ -16,9 +16,10 @@ from flopmeter import wire
 from flopmeter.errors import FormulaError
 from flopmeter.formulas.call import COMPLEX, OpCall, is_integer
 from flopmeter.formulas.cost import Cost, Part
-from flopmeter.tally import KINDS, PHASES, OpCount, Tally, Uncounted
+from flopmeter.tally import CONTRACTIONS, KINDS, PHASES, OpCount, Tally, Uncounted
 
 Formula: TypeAlias = Callable[[OpCall], "int | Cost"]
+Place: TypeAlias = "int | str | tuple[int | str, ...]"
 
 CONVENTION = "fm-1"
 FAMILIES = (
@@ -50,7 +51,7 @@ FAMILIES = (
 """The files beside this one that hold a `FORMULAS` table: operator name → (kind, formula).
 
 Where the integers inside a tensor decide the cost, the file holds a `READS` table too: operator name → the arguments,
-by position or keyword, whose values its formula reads.
+by position, keyword or path into a list, whose values its formula reads.
 """
 _REFUSALS = (*(ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError),)
 """What a formula, ours or someone's, raises on arguments that it does not understand."""
@@ -62,7 +63,7 @@ class Entry:
 
     kind: str
     formula: Formula
-    reads: frozenset[int | str] = frozenset()
+    reads: frozenset[Place] = frozenset()
 
     @property
     def name(self) -> str:
@@ -102,11 +103,12 @@ class FormulaBook:
         ]
         return cls(entries=entries, digest=_digest(entries, sources))
 
-    def with_formula(self, op: str, formula: Formula, *, kind: str, reads: Iterable[int | str] = ()) -> "FormulaBook":
+    def with_formula(self, op: str, formula: Formula, *, kind: str, reads: Iterable[Place] = ()) -> "FormulaBook":
         """Return a book in which `op` has this formula; its digest tells it from the standard book.
 
-        `reads` names the arguments, by position or keyword, whose integers the formula wants to see: they come as
-        `TensorSpec.values` where the host knows them without waiting for a device, else as None.
+        `reads` names the arguments, by position, keyword or path into a list such as `(4, 0)`, whose integers the
+        formula wants to see: they come as `TensorSpec.values` where the host can have them without waiting for a
+        device, else as None.
 
         Raises:
             ValueError: a kind outside the contract's list, or a name that is not `namespace::op`.
@@ -126,6 +128,11 @@ class FormulaBook:
         if entry is None and op.endswith("_") and not op.endswith("__"):
             entry = self.entries.get(op[:-1])
         return entry
+
+    def reads(self, op: str) -> frozenset[Place]:
+        """Return the arguments of an operator whose integers its formula reads."""
+        entry = self.find(op)
+        return entry.reads if entry else frozenset()
 
     def cost(self, call: OpCall) -> Cost | None:
         """Return what a call costs, or None where the book cannot say.
@@ -179,6 +186,8 @@ class FormulaBook:
 
 def _count_part(part: Part, call: OpCall, *, phase: str, times: int, is_first: bool) -> OpCount:
     precision = part.precision or call.precision
+    if precision == "tf32" and part.kind not in CONTRACTIONS:
+        precision = "fp32"  # products alone are done in it
     operations = part.flop * times
     return OpCount(
         op=call.op,

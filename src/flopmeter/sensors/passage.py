@@ -10,7 +10,7 @@ import threading
 import time
 import weakref
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -31,6 +31,7 @@ from flopmeter.sensors.replay import ReplayPlan
 from flopmeter.sensors.situation import OTHER, Situation, WatchedModel, Witness
 from flopmeter.sensors.torch_ops import Key, OpRecorder
 from flopmeter.sensors.torch_phase import PhaseTracker, is_in_backward
+from flopmeter.sensors.values import Late, Waiting
 from flopmeter.step import Table
 
 SCRIPTED = "a scripted module takes no hooks: where its forwards begin is not known"
@@ -67,6 +68,8 @@ class _Open:
     model: WatchedModel | None
     inner: int = 0
     failed: str = ""
+    late: list[Late] = field(default_factory=list)
+    has_values: bool = False
 
 
 class TorchSensor:
@@ -77,7 +80,8 @@ class TorchSensor:
         self._sink = sink
         self._plan = ReplayPlan(exact=exact)
         self._phase = PhaseTracker()
-        self._recorder = OpRecorder(self._phase.now, self.on_failure)
+        self._recorder = OpRecorder(self._phase.now, self.on_failure, book.reads)
+        self._waiting = Waiting()
         self._pricer = Pricer(book, lambda error: sink.sensor_failed(error, ns=self._ending_ns))
         self._ending_ns: int | None = None
         self._closed_ns: int | None = None  # since when no passage is open
@@ -88,9 +92,7 @@ class TorchSensor:
         self._thread = 0
         self._pid = 0
         self._hook_ns = 0
-        self._is_foreign_known = False
-        self._is_unwatched_known = False
-        self._is_adoption_due = False
+        self._is_foreign_known = self._is_unwatched_known = self._is_adoption_due = False
         self._regions = 0
         self._compiles = CompileWatch(self._compile_begins)
 
@@ -160,6 +162,7 @@ class TorchSensor:
         try:
             if (self._open is not None or self._closed_ns is not None) and self._is_ours():
                 self._end("meter")
+                self._settle(is_last=True)
         finally:
             self._closed_ns = None
             self._recorder.retire()
@@ -320,6 +323,7 @@ class TorchSensor:
             return
         ns = self._ending_ns = now - passage.started_ns
         try:
+            self._settle()
             self._book(passage, ended_by, ns)
         except Exception:
             raise  # `guarded` hears of it
@@ -337,6 +341,7 @@ class TorchSensor:
         if passage.failed:
             self._sink.passage_lost(reason=passage.failed, ns=ns)
         if passage.is_counted:
+            passage.late, passage.has_values = self._recorder.late, self._recorder.has_values
             self._end_counted(passage, witness, ns, self._recorder.take())
         else:
             self._end_replayed(passage, witness, ns)
@@ -345,10 +350,19 @@ class TorchSensor:
     def _end_counted(self, passage: _Open, witness: Witness, ns: int, calls: Mapping[Key, int]) -> None:
         if not calls and passage.situation is OTHER:
             return
+        if passage.late:
+            self._waiting.put(calls, ns, passage.late)
+            return
         table = self._pricer.table(calls)
         self._sink.passage_ran(table, basis="counted", ns=ns)
-        if passage.situation is not OTHER and not passage.failed:
+        if passage.situation is not OTHER and not passage.failed and not passage.has_values:  # else it holds once
             self._plan.learn(passage.situation, passage.place, witness, table.name)
+
+    @guarded
+    def _settle(self, *, is_last: bool = False) -> None:
+        """Price the passages whose integers have come meanwhile."""
+        for calls, ns in self._waiting.take(is_last=is_last):
+            self._sink.passage_ran(self._pricer.table(calls), basis="counted", ns=ns)
 
     @guarded
     def _end_replayed(self, passage: _Open, witness: Witness, ns: int) -> None:

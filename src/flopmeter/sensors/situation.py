@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import torch
 
-from flopmeter.sensors.torch_ops import is_tf32_on
+from flopmeter.sensors.precision import is_tf32_on
 
 Situation: TypeAlias = tuple[Any, ...]
 
@@ -121,7 +121,7 @@ def ambient() -> Situation:
         ),
         # Which kernels attention, products and convolutions take, and in which precision.
         *[read() for read in _SETTINGS],
-        *([is_tf32_on()] if torch.cuda.is_initialized() else []),
+        *([is_tf32_on(name) for name in ("matmul", "conv", "rnn")] if torch.cuda.is_initialized() else []),
     )
 
 

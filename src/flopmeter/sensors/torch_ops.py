@@ -1,13 +1,14 @@
 """The dispatch hook: tensors become shapes here and nowhere else.
 
 `OpRecorder` is a dispatch mode that notes each operator call of a passage: name, shapes, precisions, scalars that
-change a cost, phase. It changes no result, draws no random number and lets compiled code stay compiled.
+change a cost, integers that a formula asks for, phase. It changes no result, draws no random number and lets compiled
+code stay compiled.
 Not here: when it is switched on (`passage.py`), phases (`torch_phase.py`), costs (`formulas`).
 """
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, TypeAlias
 
@@ -15,27 +16,20 @@ import torch
 from torch.overrides import enable_reentrant_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode, _pop_mode, _push_mode
 
-from flopmeter.formulas.call import AnyNumber, Arg, OpCall, TensorSpec, derive_precision
+from flopmeter.formulas.book import Place
+from flopmeter.formulas.call import AnyNumber, Arg, OpCall, TensorSpec
 from flopmeter.sensors.guard import guarded
+from flopmeter.sensors.precision import TF32_OPS, is_tf32_on, name_dtype
+from flopmeter.sensors.values import Late, read_values
 from flopmeter.step import Row
 
 Key: TypeAlias = tuple[Any, ...]
+Path: TypeAlias = tuple[int | str, ...]
 
-DTYPES = {
-    torch.float64: "fp64",
-    torch.float32: "fp32",
-    torch.bfloat16: "bf16",
-    torch.float16: "fp16",
-    torch.float8_e4m3fn: "fp8_e4m3",
-    torch.float8_e5m2: "fp8_e5m2",
-    torch.float8_e4m3fnuz: "fp8_e4m3fnuz",
-    torch.float8_e5m2fnuz: "fp8_e5m2fnuz",
-}
 EXACT_SCALARS = (-1, 0, 1, 2, 3, 0.5, -0.5)
 """Scalars whose value can change a cost (a factor of 1, an exponent of 2); all others are kept as `*`."""
 
 ANY_NUMBER = AnyNumber()
-TF32_OPS = frozenset({"aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::addbmm", "aten::mv", "aten::dot"})
 _SKIPPED_NAMESPACES = frozenset({"profiler"})
 _VIEW_NAMESPACES = frozenset({"aten", "prims"})
 _COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd  # noqa: SLF001
@@ -51,21 +45,34 @@ _INFRA_KEYS = (
     torch._C._TorchDispatchModeKey.FUNCTIONAL,  # noqa: SLF001
 )
 _Tensor = torch.Tensor
+_STRIDED = torch.strided
+_SPARSE = frozenset({torch.sparse_coo, torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc})
 
 
 class OpRecorder(TorchDispatchMode):
     """Notes operator calls while it is on the stack; `take` hands them over.
 
-    `phase_now` is asked at each call; `on_failure` hears of a call that could not be noted.
+    `phase_now` is asked at each call; `on_failure` hears of a call that could not be noted; `reads` says which
+    arguments of an operator to look into (`FormulaBook.reads`). What it finds on a device comes later: `late` holds
+    the promises since the last `take`, and `has_values` says that the costs since then hold for these values alone.
     """
 
     supports_higher_order_operators = True
 
-    def __init__(self, phase_now: Callable[[], str], on_failure: Callable[[Exception], None]) -> None:
+    def __init__(
+        self,
+        phase_now: Callable[[], str],
+        on_failure: Callable[[Exception], None],
+        reads: Callable[[str], Collection[Place]] | None = None,
+    ) -> None:
         """Start with nothing noted."""
         super().__init__()  # type: ignore[no-untyped-call]
         self._phase_now = phase_now
         self.on_failure = on_failure
+        self._reads = reads
+        self._places: dict[Any, tuple[Path, ...]] = {}
+        self.late: list[Late] = []
+        self.has_values = False
         self._calls: dict[Key, int] = {}
         self._skipped: dict[Any, bool] = {}
         self._composite: dict[Any, bool] = {}
@@ -114,12 +121,14 @@ class OpRecorder(TorchDispatchMode):
         if any(tensor.is_nested for tensor in (*_flatten(args), *outs)):
             self._note_nested(func, outs)
             return
+        paths = self._paths(func) if self._reads else ()
+        look = self._look if paths else _shadow_only
         key = (
             func,
             self._phase_now(),
-            tuple([_shadow(arg) for arg in args]),
-            tuple([(name, _shadow(value)) for name, value in kwargs.items()]) if kwargs else (),
-            tuple([(tensor.shape, tensor.dtype) for tensor in outs]),
+            tuple([look(arg, index, paths) for index, arg in enumerate(args)]),
+            tuple([(name, look(value, name, paths)) for name, value in kwargs.items()]) if kwargs else (),
+            tuple([_shadow(tensor) for tensor in outs]),
             outs[0].device.type if outs else "",
         )
         self._calls[key] = self._calls.get(key, 0) + 1
@@ -135,6 +144,29 @@ class OpRecorder(TorchDispatchMode):
         key = (f"nested::{_schema(func)[0].replace('::', '.')}", self._phase_now(), (), (), sizes, "")
         self._calls[key] = self._calls.get(key, 0) + 1
 
+    def _paths(self, func: Any) -> tuple[Path, ...]:
+        """Return where in the arguments of an operator the integers stand that its formula reads."""
+        found = self._places.get(func)
+        if found is None:
+            places = self._reads(_schema(func)[0]) if self._reads else ()
+            found = self._places[func] = tuple([place if isinstance(place, tuple) else (place,) for place in places])
+        return found
+
+    def _look(self, value: Any, place: int | str, paths: Sequence[Path]) -> Any:
+        """Return what may be kept of an argument, with the integers in those of its tensors that a path leads to."""
+        below = [path[1:] for path in paths if not path or path[0] == place]
+        if not below:
+            return _shadow(value)
+        if isinstance(value, list | tuple):
+            return tuple([self._look(item, index, below) for index, item in enumerate(value)])
+        if not isinstance(value, _Tensor):
+            return _shadow(value)
+        values = read_values(value)
+        self.has_values = True
+        if isinstance(values, Late):
+            self.late.append(values)
+        return (value.shape, value.dtype, None, values)
+
     def _is_composite(self, func: Any) -> bool:
         found = self._composite.get(func)
         if found is None:
@@ -143,7 +175,7 @@ class OpRecorder(TorchDispatchMode):
 
     def take(self) -> dict[Key, int]:
         """Return what was noted since the last take."""
-        calls, self._calls = self._calls, {}
+        calls, self._calls, self.late, self.has_values = self._calls, {}, [], False
         return calls
 
     @property
@@ -200,10 +232,9 @@ def _describe(key: Key) -> OpCall:
     op, numbers = (func, frozenset[int | str]()) if isinstance(func, str) else _schema(func)
     described = tuple(_describe_arg(arg, is_number=index in numbers) for index, arg in enumerate(args))
     named = tuple((name, _describe_arg(value, is_number=name in numbers)) for name, value in options)
-    out = tuple(TensorSpec(tuple(shape), name_dtype(dtype)) for shape, dtype in outs)
+    out = tuple(_describe_tensor(*spec) for spec in outs)
     call = OpCall(op=op, args=described, options=tuple(sorted(named)), out=out)
-    precision = derive_precision(call.tensors or out)
-    if precision == "fp32" and device == "cuda" and op in TF32_OPS and is_tf32_on():
+    if call.precision == "fp32" and device == "cuda" and op in TF32_OPS and is_tf32_on(TF32_OPS[op]):
         return OpCall(op=op, args=call.args, options=call.options, out=out, precision="tf32")
     return call
 
@@ -221,8 +252,8 @@ def _schema(func: Any) -> tuple[str, frozenset[int | str]]:
 
 
 def _describe_arg(value: Any, *, is_number: bool) -> Arg:
-    if isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], torch.dtype):
-        return TensorSpec(tuple(value[0]), name_dtype(value[1]))
+    if isinstance(value, tuple) and len(value) > 1 and isinstance(value[1], torch.dtype):
+        return _describe_tensor(*value)
     if isinstance(value, tuple):
         return tuple(_describe_arg(item, is_number=is_number) for item in value)
     if value is None or isinstance(value, bool | str):
@@ -234,10 +265,20 @@ def _describe_arg(value: Any, *, is_number: bool) -> Arg:
     return ANY_NUMBER
 
 
+def _describe_tensor(
+    shape: Sequence[int], dtype: torch.dtype, stored: int | None = None, values: tuple[int, ...] | None = None
+) -> TensorSpec:
+    return TensorSpec(tuple(shape), name_dtype(dtype), stored, values)
+
+
+def _shadow_only(value: Any, _place: int | str, _paths: Sequence[Path]) -> Any:
+    return _shadow(value)
+
+
 def _shadow(value: Any) -> Any:
     """Return what may be kept of an argument: hashable, without its tensor."""
     if isinstance(value, _Tensor):
-        return (value.shape, value.dtype)
+        return (value.shape, value.dtype) if value.layout is _STRIDED else _shadow_sparse(value)
     if isinstance(value, float):
         if math.isinf(value):
             return str(value)  # the order of a norm, which then costs less
@@ -249,17 +290,20 @@ def _shadow(value: Any) -> Any:
     return None  # dtype, layout, device, generator: the outputs tell what matters
 
 
+def _shadow_sparse(tensor: torch.Tensor) -> Any:
+    """Return what may be kept of a sparse tensor: the entries that it stores too, which the host knows."""
+    if tensor.layout not in _SPARSE:
+        return (tensor.shape, tensor.dtype)  # a layout of a CPU library, dense all the same
+    kept = tensor._values() if tensor.layout is torch.sparse_coo else tensor.values()  # noqa: SLF001
+    return (tensor.shape, tensor.dtype, kept.numel(), None)
+
+
 def _flatten(out: Any) -> list[torch.Tensor]:
     if isinstance(out, _Tensor):
         return [out]
     if isinstance(out, list | tuple):
         return [tensor for item in out for tensor in _flatten(item)]
     return []
-
-
-def name_dtype(dtype: torch.dtype) -> str:
-    """Return our name of a storage type; torch's own where ours is the same."""
-    return DTYPES.get(dtype) or str(dtype).removeprefix("torch.")
 
 
 def _is_composite(func: Any) -> bool:
@@ -278,14 +322,6 @@ def _is_skipped(func: Any) -> bool:
 
 def _is_fake(kind: type) -> bool:
     return kind.__name__ in ("FakeTensor", "FunctionalTensor")
-
-
-def is_tf32_on() -> bool:
-    """Ask the newer precision setting, and the older one where that is all there is."""
-    setting = getattr(torch.backends.cuda.matmul, "fp32_precision", None)
-    if isinstance(setting, str):
-        return setting == "tf32"
-    return bool(torch.backends.cuda.matmul.allow_tf32)
 
 
 def _stack() -> Iterator[Any]:
