@@ -78,7 +78,8 @@ class FormulaBook:
 
     `entries` is keyed by `namespace::op` without overload. An in-place operator (`aten::add_`) costs what its
     out-of-place twin costs unless it has an entry of its own. A call with a complex operand or result is looked up
-    under `complex::aten.op` first.
+    under `complex::aten.op` first, one with a sparse tensor under `sparse::aten.op`, one with both under
+    `sparse_complex::aten.op`.
     """
 
     entries: Mapping[str, Entry]
@@ -140,7 +141,8 @@ class FormulaBook:
         Counts: what the operator's formula counts.
         Source: docs/spec/fm-1.md.
 
-        Complex operands without a formula of their own are left uncounted rather than priced as real ones.
+        Complex and sparse operands without a formula of their own are left uncounted rather than priced as real and
+        dense ones.
 
         Raises:
             FormulaError: the formula refused the shapes.
@@ -157,10 +159,15 @@ class FormulaBook:
         return cost if is_complete or not cost.flop else None
 
     def _entry(self, call: OpCall) -> tuple[Entry | None, bool]:
-        """Return the row that prices a call, and whether it may price it at more than nothing."""
-        if call.precision not in COMPLEX:
+        """Return the row that prices a call, and whether it may price it at more than nothing.
+
+        A shape tells neither what complex numbers cost nor how little of itself a sparse tensor keeps.
+        """
+        special = ["sparse"] if any(spec.stored is not None for spec in (*call.tensors, *call.out)) else []
+        special += ["complex"] if call.precision in COMPLEX else []
+        if not special:
             return self.find(call.op), True
-        own = self.find(f"complex::{call.op.replace('::', '.')}")
+        own = self.find(f"{'_'.join(special)}::{call.op.replace('::', '.')}")
         return own or self.find(call.op), own is not None
 
     def count(self, call: OpCall, *, calls: int, phase: str) -> Tally:
