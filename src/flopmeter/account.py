@@ -48,8 +48,8 @@ class Gap:
             "detail": self.detail,
             "rank": wire.print_count(self.rank),
             "segment": wire.print_count(self.segment),
-            "ns": _print(self.ns),
-            "upper_flop": _print(self.upper_flop),
+            "ns": wire.print_known(self.ns),
+            "upper_flop": wire.print_known(self.upper_flop),
             "times": wire.print_count(self.times),
         }
 
@@ -94,7 +94,8 @@ class Account:
     """What all ledgers of one run add up to.
 
     Units: `flop`, `int_op` operations; `steps` optimizer updates of the rank that made most; `tokens` summed over
-    ranks; `passages` by basis; `own_ns` and `metered_ns` nanoseconds summed over ranks.
+    ranks; `passages` by basis; `foreign_formulas` operator by operator, where theirs is written down; `own_ns`
+    and `metered_ns` nanoseconds summed over ranks.
     """
 
     run: str
@@ -112,6 +113,7 @@ class Account:
     metered_ns: int
     subjects: Mapping[str, str] = field(default_factory=dict)
     books: tuple[str, ...] = ()
+    foreign_formulas: Mapping[str, str] = field(default_factory=dict)
     self_tests: tuple[bool, ...] = ()
     warned: tuple[tuple[str, int], ...] = ()
     attestations: tuple[str, ...] = ()
@@ -222,7 +224,7 @@ class _Sums:
         total = Totals()
         ran: Counter[tuple[str, str, str]] = Counter()
         loose: list[Tally] = []
-        ceiling = _parse(segment.header.body.get("ceiling_flop_per_s"))
+        ceiling = wire.parse_known(segment.header.body.get("ceiling_flop_per_s"))
         for entry in segment.entries:
             where = f"{segment.path}:{entry.seq + 1}"
             try:
@@ -251,7 +253,7 @@ class _Sums:
     def add_missing_ranks(self, segments: Sequence[Segment]) -> None:
         """A rank that a header speaks of and that left no file has done unknown work."""
         found = {segment.rank for segment in segments}
-        world = max((_parse(segment.header.body.get("world")) or 0 for segment in segments), default=0)
+        world = max((wire.parse_known(segment.header.body.get("world")) or 0 for segment in segments), default=0)
         missing = [str(rank) for rank in range(min(world, MAX_WORLD)) if rank not in found]
         if missing:
             some = ", ".join(missing[:8]) + (" …" if len(missing) > 8 else "")
@@ -294,8 +296,8 @@ class _Sums:
                 segment,
                 wire.parse_text(body.get("reason"), name="reason"),
                 wire.parse_text(body.get("detail"), name="detail"),
-                _parse(body.get("ns")),
-                _parse(body.get("ceiling_flop_per_s")),
+                wire.parse_known(body.get("ns")),
+                wire.parse_known(body.get("ceiling_flop_per_s")),
                 times=wire.parse_count(body.get("times", "1"), name="times"),
             )
         elif entry.kind == "model":
@@ -363,9 +365,12 @@ class _Sums:
 
 def _circumstances(ledger: RunLedger) -> dict[str, Any]:
     books: Iterable[wire.Wire] = (segment.header.body.get("book") for segment in ledger.segments)
+    bodies = [segment.header.body.get("foreign_formulas") or {} for segment in ledger.segments]
+    foreign = [wire.parse_object(body, name="foreign formulas") for body in bodies]
     return {
         "ranks": len({segment.rank for segment in ledger.segments}),
         "books": tuple(dict.fromkeys(book for book in books if isinstance(book, str))),
+        "foreign_formulas": {op: str(name) for found in foreign for op, name in found.items()},
         "started": min(date for segment in ledger.segments for date in (segment.header.at, segment.entries[-1].at)),
         "ended": max(segment.entries[-1].at for segment in ledger.segments),
         "heads": ledger.heads,
@@ -389,11 +394,3 @@ def _bound_ns(earlier: str, later: str) -> int | None:
 
 def _added(one: int | None, two: int | None) -> int | None:
     return None if one is None or two is None else one + two
-
-
-def _print(value: int | None) -> str | None:
-    return None if value is None else wire.print_count(value)
-
-
-def _parse(value: wire.Wire) -> int | None:
-    return None if value is None else wire.parse_count(value)

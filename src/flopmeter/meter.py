@@ -59,7 +59,8 @@ class Meter:
         purpose: what the run is for, until `purpose(...)` says otherwise; one of `flopmeter.tally.PURPOSES`.
         regimes: ids of the catalogue, or paths of TOML files, to be warned about while training.
         signer: key that signs an attestation at each warning: a path, `file:PATH`, or a Signer.
-        book: the formulas; the standard book by default.
+        book: the formulas; by default the standard book, with those of installed packages. Where it has none, a
+            formula that somebody registered with torch is borrowed.
         strict: raise what fails on our side instead of recording a gap.
         interval_s: a record is written at the end of a passage once this long has passed, the first one at once; a
             killed process loses what ran since the last record.
@@ -93,7 +94,7 @@ class Meter:
         self._exact = exact
         self._overhead_budget = overhead_budget
         self._purpose = _check_purpose(purpose or "undeclared")
-        self._book = book or FormulaBook.standard()
+        self._book = book or FormulaBook.installed()
         self._strict = strict
         self._interval_ns = int(interval_s * NS_PER_S)
         self._alarm = make_alarm(self.run_dir, [regimes] if isinstance(regimes, str | Path) else regimes, signer)
@@ -136,11 +137,13 @@ class Meter:
         from flopmeter.sensors.nvml import NvmlSampler, find_cuda_uuids  # torch comes in here
         from flopmeter.sensors.passage import TorchSensor
         from flopmeter.sensors.ranks import find_rank, is_cuda_build
+        from flopmeter.sensors.registered import with_registered
         from flopmeter.sensors.self_test import run_self_test
 
         self._tokens_so_far = None
         self._thread = threading.get_ident()
         rank, world = find_rank()
+        self._book = with_registered(self._book)
         test = run_self_test(self._book)
         alarm = self._alarm if rank == 0 else None  # one rank warns for all
         header = self._header(world, test.torch_version, has_cuda=is_cuda_build())
@@ -328,6 +331,7 @@ class Meter:
     def _header(self, world: int, torch_version: str, *, has_cuda: bool) -> dict[str, wire.Wire]:
         return {
             "book": self._book.digest,
+            "foreign_formulas": dict(self._book.foreign),
             "convention": CONVENTION,
             "world": wire.print_count(world),
             "purpose": self._purpose,

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Self
 
 from flopmeter import wire
-from flopmeter.errors import MalformedError
 
 BASES = ("measured", "missing")
 
@@ -54,9 +53,9 @@ class DeviceUsage:
         return {
             "uuid": self.uuid,
             "name": self.name,
-            "held_ns": _print(self.held_ns),
-            "busy_ns": _print(self.busy_ns),
-            "energy_mj": _print(self.energy_mj),
+            "held_ns": wire.print_known(self.held_ns),
+            "busy_ns": wire.print_known(self.busy_ns),
+            "energy_mj": wire.print_known(self.energy_mj),
             "note": self.note,
         }
 
@@ -67,9 +66,9 @@ class DeviceUsage:
         return cls(
             uuid=wire.parse_text(fields.get("uuid"), name="uuid"),
             name=wire.parse_text(fields.get("name"), name="name"),
-            held_ns=_parse(fields.get("held_ns"), "held_ns"),
-            busy_ns=_parse(fields.get("busy_ns"), "busy_ns"),
-            energy_mj=_parse(fields.get("energy_mj"), "energy_mj"),
+            held_ns=wire.parse_known(fields.get("held_ns"), name="held_ns"),
+            busy_ns=wire.parse_known(fields.get("busy_ns"), name="busy_ns"),
+            energy_mj=wire.parse_known(fields.get("energy_mj"), name="energy_mj"),
             note=wire.parse_text(fields.get("note"), name="note"),
         )
 
@@ -124,17 +123,3 @@ class Usage:
 
 def _added(one: int | None, two: int | None) -> int | None:
     return None if one is None or two is None else one + two
-
-
-def _print(value: int | None) -> str | None:
-    return None if value is None else wire.print_count(value)
-
-
-def _parse(value: wire.Wire, name: str) -> int | None:
-    if value is None:
-        return None
-    try:
-        return wire.parse_count(value, name=name)
-    except MalformedError as error:
-        msg = f"{name} is neither null nor a decimal string"
-        raise MalformedError(msg) from error

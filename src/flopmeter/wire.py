@@ -119,6 +119,16 @@ def parse_count(value: Wire, *, name: str = "count") -> int:
     raise MalformedError(msg)
 
 
+def print_known(value: int | None) -> str | None:
+    """Return a count as it travels, or None where it is not known."""
+    return None if value is None else print_count(value)
+
+
+def parse_known(value: Wire, *, name: str = "count") -> int | None:
+    """Return the count that a decimal string holds, None where it is not known; MalformedError where it is neither."""
+    return None if value is None else parse_count(value, name=name)
+
+
 def parse_text(value: Wire, *, name: str = "text") -> str:
     """Return a string, or say that it is none."""
     if isinstance(value, str):

@@ -27,13 +27,9 @@ class Estimate:
         """Return the estimate as reports and attestations carry it."""
         return {
             "method": self.method,
-            "flop": _print(self.flop),
-            "lower": _print(self.lower),
-            "upper": _print(self.upper),
+            "flop": wire.print_known(self.flop),
+            "lower": wire.print_known(self.lower),
+            "upper": wire.print_known(self.upper),
             "inputs": dict(self.inputs),
             "note": self.note,
         }
-
-
-def _print(value: int | None) -> str | None:
-    return None if value is None else wire.print_count(value)

@@ -6,10 +6,13 @@ Not here: the formulas themselves, one family per file beside this one.
 
 import functools
 import inspect
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.metadata import entry_points
 from importlib.resources import files
+from types import FunctionType
 from typing import Self, TypeAlias
 
 from flopmeter import wire
@@ -20,6 +23,8 @@ from flopmeter.tally import CONTRACTIONS, KINDS, PHASES, OpCount, Tally, Uncount
 
 Formula: TypeAlias = Callable[[OpCall], "int | Cost"]
 Place: TypeAlias = "int | str | tuple[int | str, ...]"
+
+_log = logging.getLogger("flopmeter")
 
 CONVENTION = "fm-1"
 FAMILIES = (
@@ -104,6 +109,24 @@ class FormulaBook:
         ]
         return cls(entries=entries, digest=_digest(entries, sources))
 
+    @classmethod
+    def installed(cls) -> "FormulaBook":
+        """Return the standard book with the formulas of installed packages over it.
+
+        A package brings them by an entry point of the group `flopmeter.formulas` that names a table
+        `FORMULAS = {"namespace::op": (kind, formula)}`. One that cannot be loaded is left out and logged.
+        """
+        book: FormulaBook = cls.standard()
+        for point in sorted(entry_points(group="flopmeter.formulas"), key=lambda point: (point.name, point.value)):
+            try:
+                larger = book
+                for op, (kind, formula) in dict(point.load()).items():
+                    larger = larger.with_formula(op, formula, kind=kind)
+                book = larger
+            except Exception:  # noqa: BLE001  # a package of somebody's must not stop a run
+                _log.exception("the formulas of entry point %s cannot be used", point.name)
+        return book
+
     def with_formula(self, op: str, formula: Formula, *, kind: str, reads: Iterable[Place] = ()) -> "FormulaBook":
         """Return a book in which `op` has this formula; its digest tells it from the standard book.
 
@@ -129,6 +152,12 @@ class FormulaBook:
         if entry is None and op.endswith("_") and not op.endswith("__"):
             entry = self.entries.get(op[:-1])
         return entry
+
+    @property
+    def foreign(self) -> dict[str, str]:
+        """Operators whose formula is not flopmeter's own, and where theirs is written down."""
+        own = "flopmeter.formulas."
+        return {op: entry.name for op, entry in sorted(self.entries.items()) if not entry.name.startswith(own)}
 
     def reads(self, op: str) -> frozenset[Place]:
         """Return the arguments of an operator whose integers its formula reads."""
@@ -216,7 +245,7 @@ def _digest(entries: Mapping[str, Entry], sources: list[str]) -> str:
 
 
 def _source(formula: Formula) -> str:
-    """Digest a formula that someone brought: its source or byte code, and the plain values that it holds on to."""
+    """Digest a formula that someone brought: its source or byte code, and what it holds on to, functions included."""
     held: list[object] = []
     inner: object = formula
     while isinstance(inner, functools.partial):
@@ -228,9 +257,11 @@ def _source(formula: Formula) -> str:
         inner = type(inner)
     held += [cell.cell_contents for cell in getattr(inner, "__closure__", None) or ()]
     held += getattr(inner, "__defaults__", None) or ()
+    held += (getattr(inner, "__kwdefaults__", None) or {}).values()
     try:
         source = inspect.getsource(inner)  # type: ignore[arg-type]  # what is no source is answered by TypeError
     except (OSError, TypeError):
         source = repr((code.co_code, code.co_consts)) if code else repr(inner)
     plain = [repr(value) for value in held if isinstance(value, (bool, int, float, str, type(None)))]
-    return wire.digest("\n".join([source, *plain]).encode())
+    inside = [_source(value) for value in held if isinstance(value, FunctionType)]
+    return wire.digest("\n".join([source, *plain, *inside]).encode())

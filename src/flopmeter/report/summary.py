@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from flopmeter import wire
 from flopmeter.account import Account
+from flopmeter.formulas.book import FormulaBook
 from flopmeter.reconciliation import Reconciliation
 from flopmeter.tally import Tally
 from flopmeter.units import NS_PER_S
@@ -55,6 +56,8 @@ def summarize(account: Account, *, name: str, findings: Iterable[Mapping[str, wi
         "self_tests": [{"passed": passed} for passed in account.self_tests],
         "subjects": [{"name": path, "sha256": digest} for digest, path in account.subjects.items()],
         "books": list(account.books),
+        "is_standard_book": account.books == (FormulaBook.standard().digest,),
+        "foreign_formulas": dict(account.foreign_formulas),
         "ledger": {
             "entries": str(account.entries),
             "head": account.head,

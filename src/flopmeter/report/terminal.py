@@ -13,6 +13,7 @@ from rich.text import Text
 
 from flopmeter.account import Account
 from flopmeter.estimate.estimate import Estimate
+from flopmeter.formulas.book import FormulaBook
 from flopmeter.reconciliation import Reconciliation
 from flopmeter.regimes.regime import Finding
 from flopmeter.tally import KINDS, PHASES, Tally
@@ -173,6 +174,10 @@ def _record(account: Account) -> Iterable[RenderableType]:
         f"ledger: {account.entries:,} lines in {len(account.heads)} {_plural('file', len(account.heads))},"
         f" head {account.head[:16]}…, convention fm-1, book {', '.join(book[:12] for book in account.books)}"
     )
+    if account.books != (FormulaBook.standard().digest,):
+        yield Text("formulas: another book than the standard one of this version; `flopmeter recount` compares them")
+    for op, name in list(account.foreign_formulas.items())[:MAX_LISTED]:
+        yield Text(f"  {op} is priced by {name}")
 
 
 def _table(first: str, *rest: str) -> Table:

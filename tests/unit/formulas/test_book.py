@@ -6,6 +6,7 @@ import re
 import pytest
 
 from flopmeter.errors import FormulaError
+from flopmeter.formulas import book as books
 from flopmeter.formulas.book import FAMILIES, FormulaBook
 from flopmeter.formulas.call import OpCall
 from flopmeter.formulas.cost import Cost, Part
@@ -179,3 +180,62 @@ def test_a_call_without_arithmetic_is_counted_as_a_call():
 def test_a_phase_outside_the_contract_is_a_mistake():
     with pytest.raises(ValueError):
         BOOK.count(OpCall.of("aten::mm", (2, 3), (3, 5)), calls=1, phase="warmup")
+
+
+class Point:
+    """Stands for the entry point of an installed package."""
+
+    value = "somebody.formulas:FORMULAS"
+
+    def __init__(self, name, table):
+        self.name, self._table = name, table
+
+    def load(self):
+        if isinstance(self._table, Exception):
+            raise self._table
+        return self._table
+
+
+def test_an_installed_package_brings_its_formulas(monkeypatch):
+    good = Point("a", {"mylib::attn": ("attention", make(2))})
+    monkeypatch.setattr(books, "entry_points", lambda group: [good] if group == "flopmeter.formulas" else [])
+    book = FormulaBook.installed()
+    assert book.cost(CALL).flop == 12
+    assert book.foreign == {"mylib::attn": f"{__name__}.make.<locals>.count"}
+    assert book.digest != BOOK.digest
+
+
+@pytest.mark.parametrize("table", [ImportError("no such module"), {"mylib::attn": 3}, {"attn": ("attention", make(2))}])
+def test_a_package_that_cannot_be_used_is_left_out(monkeypatch, caplog, table):
+    """Else somebody's broken package stops a training run at its start."""
+    monkeypatch.setattr(books, "entry_points", lambda **_: [Point("bad", table)])
+    assert FormulaBook.installed() == BOOK
+    assert "entry point bad" in caplog.text
+
+
+def test_the_standard_book_has_no_foreign_formula():
+    assert BOOK.foreign == {}
+
+
+def test_a_part_may_have_a_precision_of_its_own():
+    """Else scaling in fp32 is written down as integer work, or an 8-bit product as fp32."""
+    parts = Cost.of(Part(kind="matmul", flop=60, precision="int8"), Part(kind="pointwise", flop=10))
+    book = BOOK.with_formula("mylib::attn", lambda _: parts, kind="matmul")
+    tally = book.count(CALL, calls=2, phase="forward")
+    assert (tally.flop, tally.int_op) == (20, 120)
+    assert {name: part.calls for name, part in tally.by("precision").items()} == {"int8": 2, "fp32": 0}
+
+
+def test_only_products_are_done_in_tf32():
+    """Else a bias that is added in fp32 passes for work of tensor cores."""
+    call = OpCall.of("aten::addmm", (5,), (2, 3), (3, 5), precision="tf32")
+    tally = BOOK.count(call, calls=1, phase="forward")
+    assert tally.select(precision="tf32").flop == 60
+    assert tally.select(precision="fp32").flop == 10
+
+
+def test_a_complex_call_is_looked_up_as_one():
+    book = BOOK.with_formula("complex::mylib.attn", lambda _: 99, kind="attention")
+    call = OpCall.of("mylib::attn", (2, 3), dtype="complex64", out=[(2, 3)])
+    assert book.cost(call).flop == 99
+    assert book.cost(CALL) is None
