@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from flopmeter.formulas import activation, loss, pointwise
+from flopmeter.formulas import activation, loss, pointwise, recurrent, scaled
 from flopmeter.formulas.book import FAMILIES, FormulaBook
 from flopmeter.tally import KINDS
 
@@ -77,6 +77,21 @@ def test_rates_of_losses_are_those_of_the_document(op):
         each, incoming = loss.BACKWARD_RATES[op]
         expected = print_rate(each) + (f" + {print_rate(incoming, 'g')}" if incoming else "")
         assert formula.removesuffix(" + n·[mean]") == expected
+
+
+@pytest.mark.parametrize(("mode", "cell"), list(enumerate(recurrent.MODES)))
+def test_a_step_of_each_recurrent_cell_costs_what_the_document_says(mode, cell):
+    (row,) = re.findall(rf"^{mode} +{cell} +(\d+) +(\d+) +(\d+) ", TEXT, re.MULTILINE)
+    known = recurrent.CELLS[cell]
+    assert tuple(map(int, row)) == (known.gates, known.forward, known.backward)
+
+
+def test_formats_that_include_their_scales_are_those_of_the_document():
+    """Else a ledger and the page name the same arithmetic differently."""
+    rows = re.findall(r"^(fp8_\w+) +((?:fp\w+ )+) *(\w+) +(\d+)$", TEXT, re.MULTILINE)
+    written = {(scale, element): name for scale, elements, name, _ in rows for element in elements.split()}
+    assert written == scaled.MICROSCALED
+    assert {int(block) for *_, block in rows} | {None, 128} == set(scaled.BLOCKS.values())
 
 
 def test_what_moves_is_said_to_cost_nothing():

@@ -5,11 +5,12 @@ their own kinds, so that `contraction_flop` is products only.
 Not here: attention, convolution, and outer products (one multiply per element: `pointwise`).
 """
 
+import math
 from collections.abc import Callable
 from typing import NoReturn
 
 from flopmeter.errors import FormulaError
-from flopmeter.formulas.call import OpCall, TensorSpec, is_exactly
+from flopmeter.formulas.call import OpCall, TensorSpec, is_exactly, parse_sizes
 from flopmeter.formulas.cost import Cost, Part
 
 # B batch, G groups, M rows, K inner size, N columns
@@ -189,27 +190,112 @@ def count_linear(call: OpCall) -> Cost:
     return Cost.of(Part(kind="matmul", flop=2 * rows * columns * inner), Part(kind="pointwise", flop=bias))
 
 
-def count_grouped_mm(call: OpCall) -> Cost:
-    """Cost of products of groups of rows, as mixtures of experts make them.
+def count_list_mm(call: OpCall) -> int:
+    """Cost of one matrix product for each pair of two lists.
 
-    Shapes: a (M, K), b (G, K, N), rows of a shared out among groups → (M, N); or a (G, M, K), b (K, N) with columns
-        shared out → (M, N); or a (M, K), b (K, N) with K shared out → (G, M, N); or a (G, M, K), b (G, K, N).
-    Counts: 2·M·N·K, times G where both operands have groups; one add per output element for a bias.
-    Ignores: rows beyond the last offset, which the kernel skips and only values would tell.
+    Shapes: lists of a (M, K) and b (K, N), each pair with sizes of its own → a list of (M, N).
+    Counts: 2·M·N·K, summed over the list.
+    Ignores: that the first term of each sum needs no add.
     Source: docs/spec/fm-1.md#matmul.
 
     Example:
-        >>> count_grouped_mm(OpCall.of("aten::_grouped_mm", (8, 3), (4, 3, 5))).flop
-        240
+        >>> count_list_mm(OpCall.of("aten::_foreach_mm", [(2, 3), (1, 4)], [(3, 5), (4, 2)]))
+        76
     """
-    one, two = call.tensor(0), call.tensor(1)
-    dims = (len(one.shape), len(two.shape))
-    if not set(dims) <= {2, 3} or one.shape[-1] != two.shape[-2]:
+    pairs = zip(call.tensor_list(0), call.tensor_list(1), strict=True)
+    return sum(_product(call, one, two) for one, two in pairs)
+
+
+def count_linear_backward(call: OpCall) -> Cost:
+    """Cost of the gradients of a linear layer where a backend keeps it whole.
+
+    Shapes: x (…, K), dy (…, N), w (N, K) → dx, dw, db as the output mask asks.
+    Counts: 2·(rows of x)·N·K products for dx and again for dw, (rows − 1)·N adds (reduction) for db.
+    Ignores: that the first term of each sum needs no add.
+    Source: docs/spec/fm-1.md#matmul.
+
+    Raises:
+        FormulaError: the sizes do not fit, or the output mask is missing.
+
+    Example:
+        >>> call = OpCall.of("aten::linear_backward", (2, 3), (2, 5), (5, 3), [True, True, True])
+        >>> count_linear_backward(call).flop
+        125
+    """
+    mask = call.arg(3)
+    if not isinstance(mask, tuple) or len(mask) != 3:
+        msg = f"the output mask is {mask}, not three flags"
+        raise FormulaError(msg, where=call.op)
+    flop, adds = _linear_gradients(call, call.tensor(0).shape, call.tensor(1), call.tensor(2))
+    return Cost.of(
+        Part(kind="matmul", flop=flop * ((mask[0] is True) + (mask[1] is True))),
+        Part(kind="reduction", flop=adds if mask[2] is True else 0),
+    )
+
+
+def count_linear_gradient(call: OpCall) -> Cost:
+    """Cost of one gradient of a linear layer, of its input or of its weight with the bias.
+
+    Shapes: sizes of x or x itself, dy (…, N), w (N, K), in the order of the operator → dx, or dw and db.
+    Counts: 2·(rows of x)·N·K products, (rows − 1)·N adds (reduction) for a bias.
+    Ignores: that the first term of each sum needs no add.
+    Source: docs/spec/fm-1.md#matmul.
+
+    Raises:
+        FormulaError: the sizes do not fit.
+
+    Example:
+        >>> count_linear_gradient(OpCall.of("aten::mkldnn_linear_backward_weights", (2, 5), (2, 3), (5, 3), True)).flop
+        65
+    """
+    if call.op == "aten::mkldnn_linear_backward_input":
+        flop, _ = _linear_gradients(call, parse_sizes(call.arg(0)), call.tensor(1), call.tensor(2))
+        return Cost.of(Part(kind="matmul", flop=flop))
+    flop, adds = _linear_gradients(call, call.tensor(1).shape, call.tensor(0), call.tensor(2))
+    return Cost.of(Part(kind="matmul", flop=flop), Part(kind="reduction", flop=adds if call.arg(3) is True else 0))
+
+
+def count_matmul_backward(call: OpCall) -> Cost:
+    """Cost of the gradients of a product of stacks of matrices where a backend keeps it whole.
+
+    Shapes: dy (…, M, N), a (…, M, K), b (…, K, N) → da, db as the output mask asks.
+    Counts: 2·(elements of dy)·K products for each gradient; where an operand was broadcast over a stack, the adds
+        (reduction) that fold its gradient back.
+    Ignores: that the first term of each sum needs no add.
+    Source: docs/spec/fm-1.md#matmul.
+
+    Raises:
+        FormulaError: an operand is a vector, the sizes do not fit, or the output mask is missing.
+
+    Example:
+        >>> call = OpCall.of("aten::matmul_backward", (4, 2, 5), (4, 2, 3), (3, 5), [True, True])
+        >>> count_matmul_backward(call).flop
+        525
+    """
+    gradient, one, two, mask = call.tensor(0), call.tensor(1), call.tensor(2), call.arg(3)
+    if min(len(one.shape), len(two.shape)) < 2 or one.shape[-1] != two.shape[-2]:
         _refuse(call, one, two)
-    groups = one.shape[0] if dims == (3, 3) else 1
-    flop = 2 * groups * one.shape[-2] * two.shape[-1] * one.shape[-1]
-    bias = call.out_size if call.arg(3) is not None else 0
-    return Cost.of(Part(kind="matmul", flop=flop), Part(kind="pointwise", flop=bias))
+    if gradient.shape[-2:] != (one.shape[-2], two.shape[-1]) or not isinstance(mask, tuple):
+        msg = f"{gradient} is no gradient of {one} times {two}, or {mask} no output mask"
+        raise FormulaError(msg, where=call.op)
+    inner = one.shape[-1]
+    asked = [spec for spec, flag in zip((one, two), mask, strict=True) if flag is True]
+    stack = math.prod(gradient.shape[:-2])
+    folded = sum(stack * spec.shape[-2] * spec.shape[-1] - spec.size for spec in asked)
+    return Cost.of(
+        Part(kind="matmul", flop=2 * gradient.size * inner * len(asked)),
+        Part(kind="reduction", flop=max(folded, 0)),
+    )
+
+
+def _linear_gradients(
+    call: OpCall, sizes: tuple[int, ...], gradient: TensorSpec, weight: TensorSpec
+) -> tuple[int, int]:
+    """Return the products of one gradient of a linear layer, and the adds of the bias's."""
+    if len(weight.shape) != 2 or gradient.shape != (*sizes[:-1], weight.shape[0]) or sizes[-1] != weight.shape[1]:
+        msg = f"x of {list(sizes)}, dy {gradient} and weight {weight} do not fit"
+        raise FormulaError(msg, where=call.op)
+    return 2 * gradient.size * weight.shape[1], max(gradient.size - weight.shape[0], 0)
 
 
 def _product(call: OpCall, one: TensorSpec, two: TensorSpec) -> int:
@@ -259,5 +345,12 @@ FORMULAS: dict[str, tuple[str, Callable[[OpCall], int | Cost]]] = {
     "aten::addbmm": ("matmul", count_addbmm),
     "aten::_addmm_activation": ("matmul", count_addmm_activation),
     "aten::linear": ("matmul", count_linear),
-    "aten::_grouped_mm": ("matmul", count_grouped_mm),
+    "aten::mkldnn_linear": ("matmul", count_linear),
+    "aten::linear_backward": ("matmul", count_linear_backward),
+    "aten::mkldnn_linear_backward": ("matmul", count_linear_backward),
+    "aten::mkldnn_linear_backward_input": ("matmul", count_linear_gradient),
+    "aten::mkldnn_linear_backward_weights": ("matmul", count_linear_gradient),
+    "aten::matmul_backward": ("matmul", count_matmul_backward),
+    "aten::_foreach_mm": ("matmul", count_list_mm),
+    "_native::_foreach_mm_native_0": ("matmul", count_list_mm),
 }

@@ -88,20 +88,6 @@ def test_an_activation_fused_to_a_product_is_counted_only_where_it_does_arithmet
 
 
 @pytest.mark.parametrize(
-    ("shapes", "expected"),
-    [
-        ([(8, 3), (4, 3, 5)], 2 * 8 * 3 * 5),
-        ([(4, 8, 3), (3, 20)], 2 * 8 * 3 * 20),
-        ([(8, 12), (12, 5)], 2 * 8 * 12 * 5),
-        ([(4, 8, 3), (4, 3, 5)], 4 * 2 * 8 * 3 * 5),
-    ],
-)
-def test_groups_share_rows_columns_or_the_inner_size_out_among_them(shapes, expected):
-    """Else a mixture of experts costs as if every token met every expert."""
-    assert parts_of("aten::_grouped_mm", *shapes) == {"matmul": expected}
-
-
-@pytest.mark.parametrize(
     ("op", "shapes"),
     [
         ("aten::mm", [(2, 3), (4, 5)]),
@@ -112,7 +98,6 @@ def test_groups_share_rows_columns_or_the_inner_size_out_among_them(shapes, expe
         ("aten::dot", [(2,), (3,)]),
         ("aten::addmm", [(5,), (2, 3), (4, 5)]),
         ("aten::linear", [(2, 3), (5, 4)]),
-        ("aten::_grouped_mm", [(8, 3), (4, 4, 5)]),
         ("aten::mm", [(2, 3)]),
     ],
 )
