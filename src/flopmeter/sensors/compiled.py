@@ -6,6 +6,7 @@ it is compiled, once, and becomes a gap. Not here: what a region costs, which a 
 
 import sys
 from collections.abc import Callable
+from types import FrameType
 from typing import Any, Protocol
 
 import torch
@@ -73,7 +74,7 @@ class CompileWatch:
         """Prepare."""
         self._on_compile = on_compile
         self._handler: Any = None
-        self._callback = lambda _args: on_compile()
+        self._callback = lambda _args: None if _is_for_operator() else on_compile()
         self._frames = _count_frames()
 
     def look(self) -> None:
@@ -93,6 +94,16 @@ class CompileWatch:
         if self._handler is not None and self._callback in self._handler.start_callbacks:
             self._handler.remove_start_callback(self._callback)
         self._handler = None
+
+
+def _is_for_operator() -> bool:
+    """Say whether torch compiles for an operator that calls others (`torch.cond`), to run what it calls one by one."""
+    frame: FrameType | None = sys._getframe()  # noqa: SLF001
+    while frame is not None:
+        if "_higher_order_ops" in frame.f_code.co_filename:
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _count_frames() -> int:

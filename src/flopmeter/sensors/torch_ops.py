@@ -9,16 +9,19 @@ Not here: when it is switched on (`passage.py`), phases (`torch_phase.py`), cost
 import math
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 import torch
+from torch._ops import HigherOrderOperator
 from torch.overrides import enable_reentrant_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode, _pop_mode, _push_mode
 
 from flopmeter.formulas.book import Place
 from flopmeter.formulas.call import AnyNumber, Arg, OpCall, TensorSpec
+from flopmeter.sensors import autocast
 from flopmeter.sensors.guard import guarded
+from flopmeter.sensors.higher_order import is_open, run_open
 from flopmeter.sensors.precision import TF32_OPS, is_tf32_on, name_dtype
 from flopmeter.sensors.values import Late, read_values
 from flopmeter.step import Row
@@ -33,6 +36,7 @@ ANY_NUMBER = AnyNumber()
 _SKIPPED_NAMESPACES = frozenset({"profiler"})
 _VIEW_NAMESPACES = frozenset({"aten", "prims"})
 _COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd  # noqa: SLF001
+_AUTOGRAD = torch._C.DispatchKey.AutogradFunctionality  # noqa: SLF001
 _ASK_FOR_MODES = frozenset({"aten::linalg_svdvals"})
 """Composite operators that take another way below a mode; run whole, they take the way that they take without one."""
 _ASK_FOR_GRADIENTS = frozenset({"aten::linear"})
@@ -78,6 +82,8 @@ class OpRecorder(TorchDispatchMode):
         self._composite: dict[Any, bool] = {}
         self._was_put_on = False
         self._is_retired = False
+        self._is_below_autograd = False
+        self._casting: autocast.Keys | None = None
         self.own_ns = 0
 
     @classmethod
@@ -93,12 +99,24 @@ class OpRecorder(TorchDispatchMode):
         for kind in types:
             if hasattr(kind, "__tensor_flatten__") and not _is_fake(kind):
                 return NotImplemented  # a wrapper such as DTensor: its own local operators come back here
-        if torch.is_inference_mode_enabled() and self._is_composite(func):
+        if isinstance(func, HigherOrderOperator):
+            if is_open(func, args, kwargs or {}):
+                return run_open(self, func, args, kwargs or {})
+            casting: autocast.Keys = ()
+        else:
+            casting = autocast.keys_outside() if self._casting is None else self._casting
+            casting = casting and autocast.keys_inside(func, casting)
+        if (self._is_below_autograd or torch.is_inference_mode_enabled()) and self._is_composite(func):
             # Without autograd's layer such operators arrive whole. Torch's own kernel takes them apart, never a
             # decomposition written in Python: else bits differ.
-            with self, enable_reentrant_dispatch() if func.name() in _ASK_FOR_GRADIENTS else nullcontext():
+            state = enable_reentrant_dispatch() if func.name() in _ASK_FOR_GRADIENTS else autocast.switched_on(casting)
+            with self._again(casting), state:
                 return func._op_dk(_COMPOSITE, *args, **(kwargs or {}))  # noqa: SLF001
-        out = func(*args, **kwargs) if kwargs else func(*args)
+        if casting:
+            with autocast.switched_on(casting):
+                out = func(*args, **(kwargs or {}))
+        else:
+            out = func(*args, **kwargs) if kwargs else func(*args)
         begun = time.perf_counter_ns()
         skip = self._skipped.get(func)
         if skip is None:
@@ -116,10 +134,10 @@ class OpRecorder(TorchDispatchMode):
         if any(_is_fake(kind) for kind in types):
             return
         outs = _flatten(out)
-        if outs and outs[0].device.type == "meta":
+        if outs and (outs[0].device.type == "meta" or _is_fake(type(outs[0]))):
             return
         if any(tensor.is_nested for tensor in (*_flatten(args), *outs)):
-            self._note_nested(func, outs)
+            self._note_nested(func, args, outs)
             return
         paths = self._paths(func) if self._reads else ()
         look = self._look if paths else _shadow_only
@@ -138,10 +156,15 @@ class OpRecorder(TorchDispatchMode):
         key = (name, self._phase_now(), (), (), tuple([(tensor.shape, tensor.dtype) for tensor in outs]), "")
         self._calls[key] = self._calls.get(key, 0) + 1
 
-    def _note_nested(self, func: Any, outs: Sequence[torch.Tensor]) -> None:
-        """Remember a call on nested tensors, which have no one shape: no formula prices it, its elements are known."""
+    def _note_nested(self, func: Any, args: Sequence[Any], outs: Sequence[torch.Tensor]) -> None:
+        """Remember a call on nested tensors, which have no one shape: each is kept as the list of its tensors.
+
+        Their sizes stand on the host, whatever device they are on, and may be others at the next step.
+        """
+        self.has_values = True
         sizes = tuple([((tensor.numel(),), tensor.dtype) for tensor in outs])
-        key = (f"nested::{_schema(func)[0].replace('::', '.')}", self._phase_now(), (), (), sizes, "")
+        shadows = tuple([_shadow_nested(arg) for arg in args])
+        key = (f"nested::{_schema(func)[0].replace('::', '.')}", self._phase_now(), shadows, (), sizes, "")
         self._calls[key] = self._calls.get(key, 0) + 1
 
     def _paths(self, func: Any) -> tuple[Path, ...]:
@@ -166,6 +189,26 @@ class OpRecorder(TorchDispatchMode):
         if isinstance(values, Late):
             self.late.append(values)
         return (value.shape, value.dtype, None, values)
+
+    @contextmanager
+    def again(self) -> Iterator[None]:
+        """Be on the stack inside of an operator that calls others, where torch may have left autograd behind."""
+        before, self._is_below_autograd = self._is_below_autograd, _is_below_autograd()
+        try:
+            with self._again(None):
+                yield
+        finally:
+            self._is_below_autograd = before
+
+    @contextmanager
+    def _again(self, casting: autocast.Keys | None) -> Iterator[None]:
+        """Be on the stack inside of an operator; `casting` says where autocast is on there, None that torch knows."""
+        before, self._casting = self._casting, casting
+        try:
+            with self:
+                yield
+        finally:
+            self._casting = before
 
     def _is_composite(self, func: Any) -> bool:
         found = self._composite.get(func)
@@ -298,6 +341,13 @@ def _shadow_sparse(tensor: torch.Tensor) -> Any:
     return (tensor.shape, tensor.dtype, kept.numel(), None)
 
 
+def _shadow_nested(value: Any) -> Any:
+    """Return what may be kept of an argument beside a nested tensor, or of that: one shape for each of its tensors."""
+    if not isinstance(value, _Tensor) or not value.is_nested:
+        return _shadow(value)
+    return tuple([(tuple(size), value.dtype) for size in value._nested_tensor_size().tolist()])  # noqa: SLF001
+
+
 def _flatten(out: Any) -> list[torch.Tensor]:
     if isinstance(out, _Tensor):
         return [out]
@@ -311,6 +361,10 @@ def _is_composite(func: Any) -> bool:
     if not hasattr(func, "_op_dk") or func.name() in _ASK_FOR_MODES:
         return False
     return bool(torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), _COMPOSITE))  # noqa: SLF001
+
+
+def _is_below_autograd() -> bool:
+    return bool(torch._C._dispatch_tls_is_dispatch_key_excluded(_AUTOGRAD))  # noqa: SLF001
 
 
 def _is_skipped(func: Any) -> bool:
