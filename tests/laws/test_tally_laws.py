@@ -4,7 +4,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flopmeter import wire
-from flopmeter.formulas.attention import count_pairs
 from flopmeter.formulas.book import FormulaBook
 from flopmeter.formulas.call import AnyNumber, OpCall, TensorSpec
 from flopmeter.tally import BASES, KINDS, PHASES, PURPOSES, OpCount, Tally, Uncounted
@@ -165,10 +164,3 @@ def test_no_call_whatever_stops_the_book(call, op, times):
     tally = BOOK.count(strange, calls=times, phase="forward")
     assert tally.calls + sum(seen.calls for seen in tally.uncounted) == times
     assert tally == BOOK.count(strange, calls=1, phase="forward") * times
-
-
-@given(st.integers(0, 40), st.integers(0, 40), st.booleans(), st.booleans())
-def test_a_mask_never_leaves_more_than_everything(queries, keys, causal, bottom_right):
-    pairs, rows = count_pairs(queries=queries, keys=keys, causal=causal, bottom_right=bottom_right)
-    assert rows <= pairs <= queries * keys
-    assert rows <= queries

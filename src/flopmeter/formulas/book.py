@@ -105,7 +105,7 @@ class FormulaBook:
         folder = files("flopmeter.formulas")
         sources = [
             wire.digest(folder.joinpath(f"{name}.py").read_bytes().replace(b"\r\n", b"\n"))
-            for name in (*FAMILIES, "book", "call", "cost")
+            for name in (*FAMILIES, "book", "call", "cost", "pairs")
         ]
         return cls(entries=entries, digest=_digest(entries, sources))
 
