@@ -8,6 +8,8 @@ import torch
 from torch import nn
 
 from flopmeter import Account, Meter
+from flopmeter.formulas.call import TensorSpec
+from flopmeter.sensors.torch_ops import OpRecorder, rows_of
 
 
 def meter_once(run_dir: Path, without_gradients: AbstractContextManager[object]) -> tuple[Account, list[torch.Tensor]]:
@@ -42,6 +44,19 @@ def test_nested_tensors_are_uncounted_with_their_elements(tmp_path: Path) -> Non
         _ = packed + packed
     (seen,) = [seen for seen in Account.of(tmp_path).tally.uncounted if seen.op == "nested::aten.add"]
     assert (seen.calls, seen.elements) == (1, 18)
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors is in prototype stage:UserWarning")
+def test_a_nested_tensor_is_kept_as_the_list_of_its_tensors() -> None:
+    """If this failed, a batch would cost what the batch before it cost, whose sequences were longer."""
+    recorder = OpRecorder(lambda: "other", pytest.fail)
+    packed = torch.nested.nested_tensor([torch.ones(2, 3), torch.ones(4, 3)])
+    with recorder:
+        packed.to_padded_tensor(0.0)
+    assert recorder.has_values
+    (row,) = rows_of(recorder.take())
+    assert row.call.args[0] == (TensorSpec((2, 3)), TensorSpec((4, 3)))
+    assert row.call.out == (TensorSpec((2 * 4 * 3,)),)
 
 
 def test_an_infinite_order_is_kept(tmp_path: Path) -> None:
