@@ -31,6 +31,7 @@ RATES = {
     "aten::_prelu_kernel": 1,
     "aten::_prelu_kernel_backward": 2,
     "aten::rrelu_with_noise": 1,
+    "aten::rrelu_with_noise_functional": 1,
     "aten::rrelu_with_noise_backward": 1,
     "aten::hardsigmoid": 2,
     "aten::hardsigmoid_backward": 1,
@@ -39,6 +40,7 @@ RATES = {
     "aten::softshrink": 1,
     "aten::glu": 2,
     "aten::glu_backward": 3,
+    "aten::glu_jvp": 6,
     "aten::log_sigmoid_forward": 5,
     "aten::log_sigmoid_backward": 8,
 }
@@ -93,8 +95,25 @@ def count_gelu_backward(call: OpCall) -> int:
     return (18 if call.option("approximate") == "tanh" else 11) * call.out[0].size
 
 
+def count_glu_backward_tangent(call: OpCall) -> int:
+    """Cost of the tangent of a gated unit's gradient, where derivatives are taken forward through a backward.
+
+    Shapes: dx, dy with m elements, x, and the tangents of dy and x → the tangent of dx.
+    Counts: 15·m, with tangents i, j, k of a, z, dy: s = σ(z), g = a·s, u = j − j·s, 4; v = k·s + dx·u, 3;
+        v·(a − g) + dx·(i − i·s − g·u), 8.
+    Ignores: nothing.
+    Source: docs/spec/fm-1.md#activation.
+
+    Example:
+        >>> count_glu_backward_tangent(OpCall.of("aten::glu_backward_jvp", (2, 6), (2, 3), (2, 6), (2, 3), (2, 6), 1))
+        90
+    """
+    return 15 * call.tensor(1).size
+
+
 FORMULAS: dict[str, tuple[str, Callable[[OpCall], int | Cost]]] = {
     **dict.fromkeys(RATES, ("pointwise", count_activation)),
     "aten::gelu": ("pointwise", count_gelu),
     "aten::gelu_backward": ("pointwise", count_gelu_backward),
+    "aten::glu_backward_jvp": ("pointwise", count_glu_backward_tangent),
 }

@@ -31,25 +31,33 @@ FAMILIES = (
     "matmul",
     "attention",
     "convolution",
+    "compiled",
     "embedding",
+    "bag",
     "normalization",
+    "shared_norm",
     "pointwise",
     "activation",
     "loss",
+    "class_loss",
     "reduction",
+    "pooling",
     "optimizer",
     "movement",
     "scaled",
     "quantized",
     "sparse",
+    "semi_structured",
     "packed",
     "flex",
     "recurrent",
     "fast_path",
     "spectral",
     "linalg",
+    "eigen",
     "complex",
     "sampling",
+    "region",
     "distance",
     "scan",
 )
@@ -105,7 +113,7 @@ class FormulaBook:
         folder = files("flopmeter.formulas")
         sources = [
             wire.digest(folder.joinpath(f"{name}.py").read_bytes().replace(b"\r\n", b"\n"))
-            for name in (*FAMILIES, "book", "call", "cost", "pairs")
+            for name in (*FAMILIES, "book", "call", "cost", "lapack", "pairs")
         ]
         return cls(entries=entries, digest=_digest(entries, sources))
 

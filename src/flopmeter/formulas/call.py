@@ -84,8 +84,7 @@ class OpCall:
     def __post_init__(self) -> None:
         """Derive the precision where the sensor did not give one."""
         if not self.precision:
-            taken = (*self.tensors, *(spec for spec in self.out if spec.dtype in COMPLEX))
-            object.__setattr__(self, "precision", derive_precision(taken or self.out))
+            object.__setattr__(self, "precision", derive_precision(_computed_in(self.tensors, self.out)))
 
     @classmethod
     def of(
@@ -196,6 +195,13 @@ def derive_precision(tensors: Sequence[TensorSpec]) -> str:
             return max(found, key=_width)
     numbers = [dtype for dtype in dtypes if dtype != "bool"]
     return max(numbers, key=_width) if numbers else (dtypes[0] if dtypes else "none")
+
+
+def _computed_in(tensors: Sequence[TensorSpec], out: Sequence[TensorSpec]) -> Sequence[TensorSpec]:
+    """Return the tensors whose dtypes say what a call computes in: complex or float as soon as they come out."""
+    if any(spec.dtype in FLOATS | COMPLEX for spec in tensors):
+        return (*tensors, *(spec for spec in out if spec.dtype in COMPLEX))
+    return [spec for spec in out if spec.dtype in FLOATS | COMPLEX] or tensors or out
 
 
 def is_integer(precision: str) -> bool:

@@ -1,14 +1,16 @@
 """Adding into rows by index: gradients of embeddings, gathers and index operations, and scatter sums.
 
 Looking rows up is copying and costs nothing (`movement`); adding them up is kind `scatter`, one add per element.
-Not here: pooling's gradients (`reduction`).
+Not here: pooling's gradients (`pooling`), sums over bags of rows (`bag`).
 """
 
 import math
 from collections.abc import Callable
 
-from flopmeter.formulas.call import OpCall, TensorSpec, is_exactly
+from flopmeter.formulas.call import Arg, OpCall, TensorSpec, is_exactly
 from flopmeter.formulas.cost import Cost, Part
+
+COUNTS = ("bincount", "histogram", "_histogramdd_from_bin_cts", "_histogramdd_from_bin_tensors")
 
 # N indices, D elements per row, V rows of the table
 
@@ -117,17 +119,50 @@ def count_index_put(call: OpCall) -> int:
         >>> count_index_put(OpCall.of("aten::index_put", (10, 4), [(3,)], (3, 4)))
         0
     """
-    if call.arg(3) is not True:
-        return 0
-    data, values = call.tensor(0), call.tensor(2)
-    indices = call.arg(1)
-    items = indices if isinstance(indices, tuple) else ()
-    found = [index if isinstance(index, TensorSpec) else None for index in items]
-    present = [index for index in found if index is not None]
-    if any(index.dtype in {"bool", "uint8"} for index in present):
-        return values.size
-    free = [size for place, size in enumerate(data.shape) if place >= len(found) or found[place] is None]
-    return _broadcast_size(present) * math.prod(free)
+    return _region(call.tensor(0), call.arg(1), call.tensor(2)) if call.arg(3) is True else 0
+
+
+def count_masked_put(call: OpCall) -> int:
+    """Cost of adding values at indexed places where a mask allows it.
+
+    Shapes: x (V…), a mask, a list of index tensors (some absent), values that broadcast to the region → (V…).
+    Counts: one add per element of the region.
+    Ignores: places that the mask leaves out, at which zero is added.
+    Source: docs/spec/fm-1.md#embedding; the decomposition in torch.
+
+    Example:
+        >>> op = "aten::_unsafe_masked_index_put_accumulate"
+        >>> count_masked_put(OpCall.of(op, (10, 4), (3,), [(3,)], (3, 4)))
+        12
+    """
+    return _region(call.tensor(0), call.arg(2), call.tensor(3))
+
+
+def count_weighted_counts(call: OpCall) -> Cost:
+    """Cost of counting into bins: counting is free, adding weights up is not.
+
+    Shapes: n places, weights (n,) optional → b bins in all, along one dimension or several.
+    Counts: n adds where there are weights; for a density b − 1 adds (reduction) and b divisions, and for each
+        dimension the widths of its bins and b divisions more (pointwise).
+    Ignores: finding the bin of an element, elements outside.
+    Source: docs/spec/fm-1.md#embedding.
+
+    Example:
+        >>> count_weighted_counts(OpCall.of("aten::bincount", (9,), (9,), out=[(4,)])).flop
+        9
+        >>> count_weighted_counts(OpCall.of("aten::bincount", (9,), out=[(4,)])).flop
+        0
+    """
+    weights = call.arg(1) if call.op == "aten::bincount" else call.option("weight")
+    adds = Part(kind="scatter", flop=weights.size if isinstance(weights, TensorSpec) else 0)
+    if call.option("density") is not True:
+        return Cost.of(adds)
+    bins = call.out[0]
+    return Cost.of(
+        adds,
+        Part(kind="reduction", flop=max(bins.size - 1, 0)),
+        Part(kind="pointwise", flop=bins.size + sum(along + bins.size for along in bins.shape)),
+    )
 
 
 def count_put(call: OpCall) -> int:
@@ -160,6 +195,17 @@ def count_gradient_adds(call: OpCall) -> int:
     return call.tensor(0).size
 
 
+def _region(data: TensorSpec, indices: Arg, values: TensorSpec) -> int:
+    """Elements that are written: the broadcast index shape times the dimensions that have no index."""
+    items = indices if isinstance(indices, tuple) else ()
+    found = [index if isinstance(index, TensorSpec) else None for index in items]
+    present = [index for index in found if index is not None]
+    if any(index.dtype in {"bool", "uint8"} for index in present):
+        return values.size
+    free = [size for place, size in enumerate(data.shape) if place >= len(found) or found[place] is None]
+    return _broadcast_size(present) * math.prod(free)
+
+
 def _broadcast_size(specs: list[TensorSpec]) -> int:
     rank = max((len(spec.shape) for spec in specs), default=0)
     padded = [(1,) * (rank - len(spec.shape)) + spec.shape for spec in specs]
@@ -176,10 +222,8 @@ FORMULAS: dict[str, tuple[str, Callable[[OpCall], int | Cost]]] = {
     "aten::index_put": ("scatter", count_index_put),
     "aten::_index_put_impl": ("scatter", count_index_put),
     "aten::_unsafe_index_put": ("scatter", count_index_put),
+    "aten::_unsafe_masked_index_put_accumulate": ("scatter", count_masked_put),
+    **{f"aten::{name}": ("scatter", count_weighted_counts) for name in COUNTS},
     "aten::put": ("scatter", count_put),
     "aten::unfold_backward": ("scatter", count_gradient_adds),
-    "aten::max_pool2d_with_indices_backward": ("scatter", count_gradient_adds),
-    "aten::max_pool3d_with_indices_backward": ("scatter", count_gradient_adds),
-    "aten::adaptive_max_pool2d_backward": ("scatter", count_gradient_adds),
-    "aten::adaptive_max_pool3d_backward": ("scatter", count_gradient_adds),
 }

@@ -19,6 +19,7 @@ VIEWS = (
     *("resize_as", "_mkldnn_reshape", "_mkldnn_transpose", "requires_grad", "values", "indices", "crow_indices"),
     *("col_indices", "ccol_indices", "row_indices", "_values", "_indices", "_nested_get_values"),
     "_sparse_broadcast_to",
+    *("_resize_output",),
 )
 COPIES = (
     *("alias_copy", "as_strided_copy", "as_strided_scatter", "cat", "_chunk_cat", "channel_shuffle", "clone"),
@@ -37,6 +38,11 @@ COPIES = (
     *("_upsample_nearest_exact2d", "_upsample_nearest_exact3d", "view_copy", "view_as_real_copy", "block_diag"),
     *("view_as_complex_copy", "_foreach_clone", "_foreach_copy", "_coalesced", "_to_dense", "_to_sparse", "complex"),
     *("to_mkldnn", "mkldnn_reorder_conv2d_weight", "mkldnn_reorder_conv3d_weight", "_cudnn_rnn_flatten_weight"),
+    *("_conj_copy", "_neg_view_copy", "_fw_primal_copy", "_make_dual_copy", "_indices_copy", "_values_copy"),
+    *("indices_copy", "values_copy", "crow_indices_copy", "ccol_indices_copy", "col_indices_copy"),
+    *("row_indices_copy", "_nested_get_values_copy", "_nested_view_from_buffer_copy"),
+    *("_nested_view_from_jagged_copy", "_reshape_alias_copy", "_sparse_broadcast_to_copy", "native_channel_shuffle"),
+    *("from_file",),
 )
 CASTS = (
     *("_to_copy", "to", "type_as", "_local_scalar_dense", "item", "ceil", "floor", "round", "trunc", "fix"),
@@ -48,6 +54,7 @@ FILLS = (
     *("full_like", "linspace", "logspace", "new_empty", "new_empty_strided", "new_full", "new_ones", "new_zeros"),
     *("_new_zeros_with_same_feature_meta", "ones", "ones_like", "range", "scalar_tensor", "tril_indices"),
     *("triu_indices", "zero", "zeros", "zeros_like", "_efficientzerotensor", "_foreach_zero", "one_hot"),
+    *("_histogramdd_bin_edges",),
 )
 COMPARES = (
     *("all", "allclose", "amax", "amin", "aminmax", "_aminmax", "any", "argmax", "argmin", "argsort", "bucketize"),
@@ -73,6 +80,7 @@ RANDOM = (
     *("multinomial", "normal", "normal_functional", "poisson", "rand", "rand_like", "randint", "randint_like", "randn"),
     *("randn_like", "random", "randperm", "uniform", "_philox_normal", "_philox_uniform", "_standard_gamma"),
     *("_philox_key_fold_in", "_philox_key_split", "_cudnn_init_dropout_state"),
+    *("_sample_dirichlet",),
 )
 CHECKS = (
     *("_assert_async", "_assert_scalar", "_assert_tensor_metadata", "_functional_assert_async", "is_pinned"),
@@ -89,6 +97,12 @@ OUTSIDE = (
     *("prim::device", "prim::layout", "profiler::_record_function_enter", "profiler::_record_function_enter_new"),
     *("profiler::_record_function_exit", "prims::convert_element_type", "prims::iota", "inductor::_alloc_from_pool"),
     *("fsdp::all_gather_copy_in", "fsdp::split_with_sizes_copy", "fsdp::chunk_cat"),
+    *("inductor::_reinterpret_tensor", "inductor::resize_storage_bytes_"),
+    *("inductor_prims::inductor_reserve_rng_state", "rngprims::philox_rand", "mkldnn::_reorder_convolution_weight"),
+    *("mkldnn::_reorder_convolution_transpose_weight", "mkldnn::_reorder_linear_weight"),
+    *("mkldnn::_reorder_mkldnn_rnn_layer_weight", "mkldnn::_nbytes", "mkldnn::data_ptr"),
+    *("mkldnn::_get_mkldnn_serialized_md", "mkldnn::_is_mkldnn_bf16_supported", "mkldnn::_is_mkldnn_fp16_supported"),
+    *("mkldnn::_is_mkldnn_acl_supported", "mkl::_mkl_reorder_linear_weight"),
 )
 """Operators of other namespaces than `aten`."""
 

@@ -8,10 +8,10 @@ import math
 from collections.abc import Callable
 
 from flopmeter.errors import FormulaError
-from flopmeter.formulas.call import Arg, OpCall, parse_sizes
+from flopmeter.formulas.call import Arg, OpCall, TensorSpec, parse_sizes
 from flopmeter.formulas.cost import Cost
 
-ALWAYS_TRAINING = frozenset({"aten::_batch_norm_with_update"})
+ALWAYS_TRAINING = frozenset({"aten::_batch_norm_with_update", "aten::_batch_norm_with_update_functional"})
 NEVER_TRAINING = frozenset({"aten::_native_batch_norm_legit_no_training", "aten::_batch_norm_no_update"})
 
 # n elements of x, m statistics (rows, or groups), w elements of the weight, C channels, G groups, N batch
@@ -248,9 +248,29 @@ def count_batch_norm_backward(call: OpCall) -> int:
         >>> count_batch_norm_backward(call)
         232
     """
-    data = call.tensor(1)
+    weight, training = call.arg(2) is not None, call.arg(7) is True
+    return _batch_norm_gradients(call.tensor(1), _mask(call, 9), weight=weight, training=training)
+
+
+def count_library_batch_norm_backward(call: OpCall) -> int:
+    """Cost of the gradients of a batch norm in a vendor's library, which knows no evaluation and no output mask.
+
+    Shapes: x, dy with n elements (N, C, …), weight → dx, dw, db.
+    Counts: as the gradients of a batch norm in training, all three.
+    Ignores: casts.
+    Source: docs/spec/fm-1.md#normalization; the decomposition in torch.
+
+    Example:
+        >>> c = (4,)
+        >>> call = OpCall.of("aten::cudnn_batch_norm_backward", (2, 4, 3), (2, 4, 3), c, c, c, c, c, 1e-5, (0,))
+        >>> count_library_batch_norm_backward(call)
+        232
+    """
+    return _batch_norm_gradients(call.tensor(0), (True, True, True), weight=call.arg(2) is not None, training=True)
+
+
+def _batch_norm_gradients(data: TensorSpec, mask: tuple[bool, ...], *, weight: bool, training: bool) -> int:
     size, channels = data.size, data.shape[1]
-    weight, training, mask = call.arg(2) is not None, call.arg(7) is True, _mask(call, 9)
     if not size:
         return 0
     flop = 0
@@ -301,8 +321,10 @@ def _mask(call: OpCall, place: int) -> tuple[bool, ...]:
 
 FORMULAS: dict[str, tuple[str, Callable[[OpCall], int | Cost]]] = {
     "aten::_softmax": ("normalization", count_softmax),
+    "aten::softmax": ("normalization", count_softmax),
     "aten::_safe_softmax": ("normalization", count_softmax),
     "aten::_log_softmax": ("normalization", count_log_softmax),
+    "aten::log_softmax": ("normalization", count_log_softmax),
     "aten::_softmax_backward_data": ("normalization", count_softmax_backward),
     "aten::_log_softmax_backward_data": ("normalization", count_softmax_backward),
     "aten::native_layer_norm": ("normalization", count_layer_norm),
@@ -312,11 +334,16 @@ FORMULAS: dict[str, tuple[str, Callable[[OpCall], int | Cost]]] = {
     "aten::native_group_norm": ("normalization", count_group_norm),
     "aten::native_group_norm_backward": ("normalization", count_group_norm_backward),
     "aten::native_batch_norm": ("normalization", count_batch_norm),
+    "aten::cudnn_batch_norm": ("normalization", count_batch_norm),
+    "aten::miopen_batch_norm": ("normalization", count_batch_norm),
     "aten::_native_batch_norm_legit": ("normalization", count_batch_norm),
     "aten::_native_batch_norm_legit_functional": ("normalization", count_batch_norm),
     "aten::_native_batch_norm_legit_no_training": ("normalization", count_batch_norm),
     "aten::_batch_norm_with_update": ("normalization", count_batch_norm),
+    "aten::_batch_norm_with_update_functional": ("normalization", count_batch_norm),
     "aten::_batch_norm_no_update": ("normalization", count_batch_norm),
     "aten::native_batch_norm_backward": ("normalization", count_batch_norm_backward),
     "aten::batch_norm_backward": ("normalization", count_batch_norm_backward),
+    "aten::cudnn_batch_norm_backward": ("normalization", count_library_batch_norm_backward),
+    "aten::miopen_batch_norm_backward": ("normalization", count_library_batch_norm_backward),
 }

@@ -19,6 +19,15 @@ ELEMENTARY = (
     *("sigmoid", "erf", "erfc", "erfinv", "lgamma", "digamma", "polygamma", "mvlgamma", "i0", "sinc", "deg2rad"),
     *("rad2deg", "special_i0e", "special_i1", "special_i1e", "special_entr", "special_erfcx", "special_ndtri"),
     *("special_log_ndtr", "special_zeta", "igamma", "igammac", "angle", "gcd", "lcm"),
+    *("special_airy_ai", "special_bessel_j0", "special_bessel_j1", "special_bessel_y0", "special_bessel_y1"),
+    *("special_modified_bessel_i0", "special_modified_bessel_i1", "special_modified_bessel_k0"),
+    *("special_modified_bessel_k1", "special_scaled_modified_bessel_k0", "special_scaled_modified_bessel_k1"),
+    *("special_spherical_bessel_j0", "special_chebyshev_polynomial_t", "special_chebyshev_polynomial_u"),
+    *("special_chebyshev_polynomial_v", "special_chebyshev_polynomial_w", "special_hermite_polynomial_h"),
+    *("special_hermite_polynomial_he", "special_laguerre_polynomial_l", "special_legendre_polynomial_p"),
+    *("special_shifted_chebyshev_polynomial_t", "special_shifted_chebyshev_polynomial_u"),
+    *("special_shifted_chebyshev_polynomial_v", "special_shifted_chebyshev_polynomial_w"),
+    *("_standard_gamma_grad", "_dirichlet_grad"),
 )
 """Operators of one operation per element."""
 
@@ -36,10 +45,11 @@ COMPOSED = {
     "ldexp": 2,
     "_conj_physical": 1,
     "native_dropout_backward": 2,
+    "_fused_dropout": 2,
     "_masked_scale": 2,
 }
 """Operators of several: remainder x − ⌊x/y⌋·y, hypot √(x² + y²), logaddexp max + log1p(exp(−|x − y|)), lerp
-x + w·(y − x), dropout's gradient dy·mask·scale."""
+x + w·(y − x), dropout x·mask·scale, its gradient dy·mask·scale."""
 
 BITWISE = (
     *("bitwise_and", "bitwise_or", "bitwise_xor", "bitwise_not", "bitwise_left_shift", "bitwise_right_shift"),
@@ -307,6 +317,7 @@ FORMULAS: dict[str, tuple[str, Callable[[OpCall], int | Cost]]] = {
     "aten::add": ("pointwise", count_sum_of_two),
     "aten::sub": ("pointwise", count_sum_of_two),
     "aten::rsub": ("pointwise", count_sum_of_two),
+    "aten::_add_relu": ("pointwise", count_sum_of_two),
     "aten::addcmul": ("pointwise", count_multiply_add),
     "aten::addcdiv": ("pointwise", count_multiply_add),
     "aten::addr": ("pointwise", count_outer_sum),

@@ -1,14 +1,14 @@
-"""Sums, means, variances, norms, scans and average pooling.
+"""Sums, means, variances, norms and scans.
 
 Adding n numbers takes n − 1 adds. Maxima and minima compare and cost nothing.
-Not here: softmax and the like (`normalization`), and adding by index (`embedding`).
+Not here: softmax and the like (`normalization`), pooling (`pooling`), and adding by index (`embedding`).
 """
 
 import math
 from collections.abc import Callable
 
 from flopmeter.errors import FormulaError
-from flopmeter.formulas.call import Arg, OpCall, TensorSpec, is_exactly, parse_sizes
+from flopmeter.formulas.call import Arg, OpCall, TensorSpec, is_exactly
 from flopmeter.formulas.cost import Cost, Part
 
 # n elements in, m elements out
@@ -106,9 +106,22 @@ def count_power_sum(call: OpCall) -> int:
         >>> count_power_sum(OpCall.of("aten::_foreach_powsum", [(2, 5), (4,)], 2))
         26
     """
-    order = call.arg(1, 2)
-    rooted = 0 if is_exactly(order, 0) or is_exactly(order, 1) else 1
-    return sum(max(_norm(spec.size, 1, order) - rooted, 0) for spec in call.tensor_list(0))
+    return sum(_unrooted(spec.size, 1, call.arg(1, 2)) for spec in call.tensor_list(0))
+
+
+def count_one_power_sum(call: OpCall) -> int:
+    """Cost of Σ|x|ᵖ.
+
+    Shapes: n elements → m.
+    Counts: the norm of that order without its m roots.
+    Ignores: compares.
+    Source: docs/spec/fm-1.md#reduction.
+
+    Example:
+        >>> count_one_power_sum(OpCall.of("aten::linalg__powsum", (2, 5), 2, [1], out=[(2,)]))
+        18
+    """
+    return _unrooted(call.tensor(0).size, call.out[0].size, call.arg(1, 2))
 
 
 def count_logsumexp(call: OpCall) -> int:
@@ -165,71 +178,113 @@ def count_trace(call: OpCall) -> int:
     return max(min(call.tensor(0).shape) - 1, 0)
 
 
-def count_average_pool(call: OpCall) -> int:
-    """Cost of average pooling.
+def count_distance(call: OpCall) -> int:
+    """Cost of the length of a difference.
 
-    Shapes: x (…, X), windows of W → m elements.
-    Counts: m·W: W − 1 adds and a division for each.
-    Ignores: windows cut short at an edge.
-    Source: docs/spec/fm-1.md#reduction.
-
-    Example:
-        >>> count_average_pool(OpCall.of("aten::avg_pool2d", (1, 1, 4, 4), [2, 2], [2, 2], out=[(1, 1, 2, 2)]))
-        16
-    """
-    return call.out[0].size * _window(call, 1)
-
-
-def count_average_pool_backward(call: OpCall) -> Cost:
-    """Cost of the gradient of average pooling.
-
-    Shapes: dy with m elements, x, windows of W → dx.
-    Counts: m divisions (reduction) and m·W adds into dx (scatter).
-    Ignores: windows cut short at an edge, and that the first add into a place adds to zero.
-    Source: docs/spec/fm-1.md#reduction.
+    Shapes: x and y broadcast to n elements → ().
+    Counts: n to subtract, and the norm of that order.
+    Ignores: compares.
+    Source: docs/spec/fm-1.md#reduction; the decomposition in torch.
 
     Example:
-        >>> call = OpCall.of("aten::avg_pool2d_backward", (1, 1, 2, 2), (1, 1, 4, 4), [2, 2], [2, 2], [0, 0])
-        >>> count_average_pool_backward(call).flop
-        20
+        >>> count_distance(OpCall.of("aten::dist", (2, 5), (5,), 2))
+        30
     """
-    size = call.tensor(0).size
-    return Cost.of(Part(kind="reduction", flop=size), Part(kind="scatter", flop=size * _window(call, 2)))
+    size = _broadcast_size(call.tensor(0), call.tensor(1))
+    return size + _norm(size, 1, call.arg(2, 2))
 
 
-def count_adaptive_pool(call: OpCall) -> int:
-    """Cost of average pooling to a given size.
+def count_rows_renormed(call: OpCall) -> Cost:
+    """Cost of scaling down slices that are longer than allowed.
 
-    Shapes: x (…, X), → (…, Y); output i takes inputs ⌊i·X/Y⌋ to ⌈(i + 1)·X/Y⌉.
-    Counts: the inputs of all windows, W − 1 adds and a division for each window of W.
-    Ignores: nothing.
-    Source: docs/spec/fm-1.md#reduction.
+    Shapes: x with n elements, m slices along a dimension → the same.
+    Counts: the norm of each slice; pointwise 3·m for the factor (add eps, reciprocal, multiply) and n to scale.
+    Ignores: which slices are too long, which only values would tell: all are scaled.
+    Source: docs/spec/fm-1.md#reduction; the decomposition in torch.
 
     Example:
-        >>> count_adaptive_pool(OpCall.of("aten::_adaptive_avg_pool2d", (1, 1, 4, 4), [2, 2], out=[(1, 1, 2, 2)]))
-        16
+        >>> count_rows_renormed(OpCall.of("aten::renorm", (4, 5), 2, 0, 0.5)).flop
+        72
     """
-    return _adaptive(call.tensor(0), call.out[0])
-
-
-def count_adaptive_pool_backward(call: OpCall) -> Cost:
-    """Cost of the gradient of average pooling to a given size.
-
-    Shapes: dy (…, Y), x (…, X) → dx.
-    Counts: one division for each element of dy (reduction), one add for each input of each window (scatter).
-    Ignores: that the first add into a place adds to zero.
-    Source: docs/spec/fm-1.md#reduction.
-
-    Example:
-        >>> call = OpCall.of("aten::_adaptive_avg_pool2d_backward", (1, 1, 2, 2), (1, 1, 4, 4))
-        >>> count_adaptive_pool_backward(call).flop
-        20
-    """
-    gradient, data = call.tensor(0), call.tensor(1)
+    data, place = call.tensor(0), call.arg(2)
+    if not isinstance(place, int) or not -len(data.shape) <= place < len(data.shape):
+        msg = f"argument 2 is {place}, not a dimension of {data}"
+        raise FormulaError(msg, where=call.op)
+    slices = data.shape[place]
     return Cost.of(
-        Part(kind="reduction", flop=gradient.size),
-        Part(kind="scatter", flop=_adaptive(data, gradient)),
+        Part(kind="reduction", flop=_norm(data.size, slices, call.arg(1))),
+        Part(kind="pointwise", flop=3 * slices + data.size if data.size else 0),
     )
+
+
+def count_segments(call: OpCall) -> Cost:
+    """Cost of reducing segments of rows.
+
+    Shapes: n elements, their rows shared out among segments → m.
+    Counts: n − m for sums, means and products, m more where they start from a value; pointwise m divisions for means;
+        0 for maxima and minima.
+    Ignores: compares, and empty segments, which only values would tell.
+    Source: docs/spec/fm-1.md#reduction.
+
+    Example:
+        >>> count_segments(OpCall.of("aten::segment_reduce", (6, 5), "mean", lengths=(2,), out=[(2, 5)])).flop
+        30
+    """
+    how, size, results = call.arg(1), call.tensor(0).size, call.out[0].size
+    if how in {"max", "min"}:
+        return Cost.of(Part(kind="reduction"))
+    if how not in {"sum", "mean", "prod"}:
+        msg = f"a reduction {how!r} is not known"
+        raise FormulaError(msg, where=call.op)
+    start = results if call.option("initial") is not None else 0
+    return Cost.of(
+        Part(kind="reduction", flop=_adds(size, results) + start),
+        Part(kind="pointwise", flop=results if how == "mean" else 0),
+    )
+
+
+def count_segments_backward(call: OpCall) -> int:
+    """Cost of the gradient of reducing segments of rows.
+
+    Shapes: dy with m elements, y, x with n elements → dx.
+    Counts: m divisions for means, for maxima and minima (by how many there are); m products y·dy and n divisions by x
+        for products; 0 for sums, whose gradient is copied.
+    Ignores: compares, counting, and factors of zero, whose gradient takes another way.
+    Source: docs/spec/fm-1.md#reduction.
+
+    Example:
+        >>> count_segments_backward(OpCall.of("aten::_segment_reduce_backward", (2, 5), (2, 5), (6, 5), "prod"))
+        40
+    """
+    how, results = call.arg(3), call.tensor(0).size
+    if how not in {"sum", "mean", "prod", "max", "min"}:
+        msg = f"a reduction {how!r} is not known"
+        raise FormulaError(msg, where=call.op)
+    if how == "sum":
+        return 0
+    return results + (call.tensor(2).size if how == "prod" else 0)
+
+
+def count_hash(call: OpCall) -> Cost:
+    """Cost of folding the bits of all elements together.
+
+    Shapes: n elements → m.
+    Counts: n − m integer operations, whatever the elements are.
+    Ignores: that their bits are taken for integers.
+    Source: docs/spec/fm-1.md#reduction.
+
+    Example:
+        >>> count_hash(OpCall.of("aten::hash_tensor", (2, 5), [1], out=[(2,)])).flop
+        8
+    """
+    flop = _adds(call.tensor(0).size, call.out[0].size)
+    return Cost.of(Part(kind="reduction", flop=flop, precision="uint64"))
+
+
+def _broadcast_size(one: TensorSpec, two: TensorSpec) -> int:
+    rank = max(len(one.shape), len(two.shape))
+    padded = [(1,) * (rank - len(spec.shape)) + spec.shape for spec in (one, two)]
+    return math.prod(left if right == 1 else right for left, right in zip(*padded, strict=True))
 
 
 def _adds(size: int, results: int) -> int:
@@ -248,18 +303,9 @@ def _norm(size: int, results: int, order: Arg) -> int:
     return 2 * size + _adds(size, results) + results if size else 0
 
 
-def _window(call: OpCall, place: int) -> int:
-    dimensions = 3 if "3d" in call.op else 2
-    sizes = parse_sizes(call.arg(place))
-    return sizes[0] ** dimensions if len(sizes) == 1 else math.prod(sizes)
-
-
-def _adaptive(data: TensorSpec, result: TensorSpec) -> int:
-    """Inputs of all windows: per dimension X, and one more for each border between windows that cuts an input."""
-    return math.prod(
-        inputs + outputs - math.gcd(inputs, outputs) if outputs else 0
-        for inputs, outputs in zip(data.shape, result.shape, strict=True)
-    )
+def _unrooted(size: int, results: int, order: Arg) -> int:
+    rooted = 0 if is_exactly(order, 0) or is_exactly(order, 1) else results
+    return max(_norm(size, results, order) - rooted, 0)
 
 
 FORMULAS: dict[str, tuple[str, Callable[[OpCall], int | Cost]]] = {
@@ -273,20 +319,19 @@ FORMULAS: dict[str, tuple[str, Callable[[OpCall], int | Cost]]] = {
     "aten::std_mean": ("reduction", count_variance),
     "aten::linalg_vector_norm": ("reduction", count_norm),
     "aten::norm": ("reduction", count_norm),
+    "aten::native_norm": ("reduction", count_norm),
+    "aten::dist": ("reduction", count_distance),
+    "aten::renorm": ("reduction", count_rows_renormed),
+    "aten::segment_reduce": ("reduction", count_segments),
+    "aten::_segment_reduce_backward": ("reduction", count_segments_backward),
+    "aten::hash_tensor": ("reduction", count_hash),
     "aten::_foreach_norm": ("reduction", count_list_norm),
     "aten::_foreach_powsum": ("reduction", count_power_sum),
+    "aten::linalg__powsum": ("reduction", count_one_power_sum),
     "aten::logsumexp": ("reduction", count_logsumexp),
     "aten::cumsum": ("reduction", count_scan),
     "aten::cumprod": ("reduction", count_scan),
     "aten::logcumsumexp": ("reduction", count_scan),
     "aten::_logcumsumexp": ("reduction", count_scan),
     "aten::trace": ("reduction", count_trace),
-    "aten::avg_pool2d": ("reduction", count_average_pool),
-    "aten::avg_pool3d": ("reduction", count_average_pool),
-    "aten::avg_pool2d_backward": ("reduction", count_average_pool_backward),
-    "aten::avg_pool3d_backward": ("reduction", count_average_pool_backward),
-    "aten::_adaptive_avg_pool2d": ("reduction", count_adaptive_pool),
-    "aten::_adaptive_avg_pool3d": ("reduction", count_adaptive_pool),
-    "aten::_adaptive_avg_pool2d_backward": ("reduction", count_adaptive_pool_backward),
-    "aten::_adaptive_avg_pool3d_backward": ("reduction", count_adaptive_pool_backward),
 }

@@ -53,6 +53,23 @@ def test_a_call_without_tensors_has_the_precision_of_what_comes_out():
     assert OpCall(op="aten::rand").precision == "none"
 
 
+@pytest.mark.parametrize(
+    ("operands", "out", "expected"),
+    [
+        (["int64"], ["fp32"], "fp32"),
+        (["bool", "int64"], ["bf16"], "bf16"),
+        (["int64"], ["int64"], "int64"),
+        (["fp64"], ["int64"], "fp64"),
+        (["fp64"], ["fp32"], "fp64"),
+        (["int64"], ["complex64"], "complex64"),
+        (["complex64"], ["fp32"], "complex64"),
+    ],
+)
+def test_integers_that_come_out_as_floats_are_computed_as_floats(operands, out, expected):
+    """Else half the places of a grid, `arange(n) * 0.5`, is integer arithmetic."""
+    assert OpCall(op="aten::mul", args=specs(*operands), out=specs(*out)).precision == expected
+
+
 def test_a_precision_that_the_sensor_gives_stands():
     """Else TF32 is written down as FP32."""
     assert OpCall.of("aten::mm", (2, 3), (3, 5), precision="tf32").precision == "tf32"
