@@ -17,7 +17,10 @@ DTYPES = {
     torch.float8_e8m0fnu: "fp8_e8m0",
     torch.float4_e2m1fn_x2: "fp4",
 }
-_MATMULS = ("mm", "addmm", "_addmm_activation", "bmm", "baddbmm", "addbmm", "linear", "_grouped_mm")
+_MATMULS = (
+    *("mm", "addmm", "_addmm_activation", "bmm", "baddbmm", "addbmm", "linear", "_grouped_mm"),
+    *("_native_multi_head_attention", "_transformer_encoder_layer_fwd"),
+)
 _CONVOLUTIONS = (
     *("convolution", "_convolution", "convolution_backward", "cudnn_convolution", "cudnn_convolution_transpose"),
     *("cudnn_convolution_relu", "cudnn_convolution_add_relu"),
