@@ -46,6 +46,7 @@ FAMILIES = (
     "movement",
     "scaled",
     "quantized",
+    "quantization",
     "sparse",
     "semi_structured",
     "packed",
