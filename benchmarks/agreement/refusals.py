@@ -1,0 +1,3 @@
+"""Which model types do not build here, and why."""
+
+REFUSED: dict[str, str] = {}
