@@ -20,7 +20,7 @@ RATES: dict[str, tuple[int, int]] = {
     "aten::quantize_per_tensor_dynamic": (2, 4),
     "quantized_decomposed::quantize_per_tensor": (2, 0),
     "quantized_decomposed::quantize_per_channel": (2, 1),
-    "quantized_decomposed::quantize_per_channel_group": (2, 0),
+    "quantized_decomposed::quantize_per_channel_group": (2, 1),
     "quantized_decomposed::quantize_per_token": (2, 1),
     "aten::fake_quantize_per_tensor_affine": (4, 0),
     "aten::fake_quantize_per_tensor_affine_cachemask": (4, 0),
