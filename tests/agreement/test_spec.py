@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from flopmeter.formulas import activation, loss, pointwise, recurrent, scaled
+from flopmeter.formulas import activation, loss, pointwise, recurrent, scaled, spectral
+from flopmeter.formulas import complex as complex_numbers
 from flopmeter.formulas.book import FAMILIES, FormulaBook
 from flopmeter.tally import KINDS
 
@@ -66,6 +67,19 @@ def test_rates_per_element_are_those_of_the_document(op):
 @pytest.mark.parametrize("op", [f"aten::_foreach_{name}" for name in pointwise.IN_LISTS])
 def test_rates_over_lists_are_those_of_the_document(op):
     assert FORMULA_OF[op] == print_rate(pointwise.RATES[op.replace("_foreach_", "")])
+
+
+@pytest.mark.parametrize("name", complex_numbers.RATES)
+def test_rates_of_complex_numbers_are_those_of_the_document(name):
+    rate = print_rate(complex_numbers.RATES[name])
+    assert FORMULA_OF[f"complex::aten.{name}"] == rate
+    if name in complex_numbers.IN_LISTS:
+        assert FORMULA_OF[f"complex::aten._foreach_{name}"] == rate
+
+
+@pytest.mark.parametrize("op", spectral.WINDOWS)
+def test_rates_of_windows_are_those_of_the_document(op):
+    assert FORMULA_OF[op] == print_rate(spectral.WINDOWS[op])
 
 
 @pytest.mark.parametrize("op", [*loss.RATES, *loss.BACKWARD_RATES])

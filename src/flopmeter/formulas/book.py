@@ -57,6 +57,7 @@ FAMILIES = (
     "linalg",
     "eigen",
     "complex",
+    "complex_reduction",
     "sampling",
     "region",
     "distance",
