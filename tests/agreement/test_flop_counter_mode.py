@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from flopmeter.formulas.book import FormulaBook
@@ -174,6 +175,7 @@ SCHEMAS = {
     "efficient_attention": (5, 6, 3),
     "cudnn_attention": (5, 6, 3),
     "fused_attention_overrideable": (4, 5, 3),
+    "attention_math_for_mps": (4, 5, 3),
     "flash_attention_for_cpu_backward": (6, 7, None),
     "flash_attention_backward": (10, 11, None),
     "efficient_attention_backward": (9, 11, 4),
@@ -190,6 +192,30 @@ def test_attention_arguments_stand_where_we_look_for_them(name):
     dropout, causal, bias = SCHEMAS[name]
     assert (names[dropout], names[causal]) == ("dropout_p", "is_causal")
     assert bias is None or names[bias] in {"attn_bias", "attn_mask"}
+
+
+def test_the_overload_for_quantized_attention_has_its_scales_before_the_dropout():
+    overload = getattr(torch.ops.aten._scaled_dot_product_flash_attention, "quantized", None)
+    names = [argument.name for argument in overload._schema.arguments] if overload else []
+    assert names[3:8] in ([], ["q_descale", "k_descale", "v_descale", "dropout_p", "is_causal"])
+
+
+@pytest.mark.parametrize("way", [torch.enable_grad, torch.no_grad, torch.inference_mode])
+def test_attention_that_torch_takes_apart_arrives_apart(way):
+    """Else its composite form is uncounted where autograd does not take it apart first."""
+    query = torch.rand(2, 3, 5, 8)
+    with sdpa_kernel(SDPBackend.MATH), way():
+        tally = record(lambda: functional.scaled_dot_product_attention(query, query, query))
+    assert tally.uncounted == ()
+    assert tally.select(kind="matmul").flop == sdpa_flop_count(*[query.shape] * 3)
+    assert tally.select(kind="attention").flop == 0
+
+
+def test_the_backward_of_half_precision_attention_multiplies_in_half_precision():
+    """Else half of a bf16 run is written down in fp32, because the log-sum-exp is kept in it."""
+    query = torch.rand(1, 2, 6, 8).bfloat16().requires_grad_()
+    tally = record(lambda: functional.scaled_dot_product_attention(query, query, query).sum().backward())
+    assert set(tally.select(kind="attention").by("precision")) == {"bf16"}
 
 
 def test_their_counter_multiplies_a_grouped_weight_gradient_by_the_groups_and_ours_does_not():

@@ -32,14 +32,6 @@ class _Blocks:
     indices: tuple[int, ...] | None
     room: int
 
-    def widths(self, row: int, block: int, keys: int) -> int | None:
-        """Return how many keys the blocks of a row have together, None where that depends on which they are."""
-        count = self.counts[row]
-        if self.indices is None:
-            return count * block if keys % block == 0 or not count else None
-        places = self.indices[row * self.room : row * self.room + count]
-        return sum(max(0, min(block, keys - place * block)) for place in places)
-
 
 def count_flex(call: OpCall) -> Cost:
     """Cost of `flex_attention`, forward.
@@ -153,10 +145,19 @@ def _width(call: OpCall, kinds: Sequence[_Blocks], row: int, block: int, keys: i
     count = sum(blocks.counts[row] for blocks in kinds)
     if count >= there_are:
         return keys if count == there_are else _refuse(call, f"{count} blocks of {block} among {keys} keys")
-    found = [blocks.widths(row, block, keys) for blocks in kinds]
+    found = [_width_of(blocks, row, block, keys) for blocks in kinds]
     if None in found:
         _refuse(call, "which blocks are looked at is not known, and the last one is not a whole one")
     return sum(width or 0 for width in found)
+
+
+def _width_of(blocks: _Blocks, row: int, block: int, keys: int) -> int | None:
+    """Return how many keys the blocks of one kind have together, None where that depends on which they are."""
+    count = blocks.counts[row]
+    if blocks.indices is None:
+        return count * block if keys % block == 0 or not count else None
+    places = blocks.indices[row * blocks.room : row * blocks.room + count]
+    return sum(max(0, min(block, keys - place * block)) for place in places)
 
 
 def _refuse(call: OpCall, what: str) -> NoReturn:

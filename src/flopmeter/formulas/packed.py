@@ -109,12 +109,6 @@ class _Schema:
         named = (option.partition("=") for option in options.split())
         return cls(tuple(positional.split()), {name: role for name, _, role in named})
 
-    @property
-    def reads(self) -> tuple[int | str, ...]:
-        """Where the integers stand that decide the cost."""
-        places = [index for index, role in enumerate(self.positional) if role in _VALUES]
-        return (*places, *(name for name, role in self.options.items() if role in _VALUES))
-
 
 _SCHEMAS = {op: _Schema.of(text) for op, text in SCHEMAS.items()}
 
@@ -352,8 +346,13 @@ def _bound(args: _Args, bound: Arg) -> int | None:
     return None if bound is None or bound < 0 else bound
 
 
+def _reads(schema: _Schema) -> tuple[int | str, ...]:
+    places = [index for index, role in enumerate(schema.positional) if role in _VALUES]
+    return (*places, *(name for name, role in schema.options.items() if role in _VALUES))
+
+
 FORMULAS: dict[str, tuple[str, Callable[[OpCall], int | Cost]]] = {
     op: ("attention", count_packed_backward if "grad" in schema.positional else count_packed)
     for op, schema in _SCHEMAS.items()
 }
-READS: dict[str, tuple[int | str, ...]] = {op: schema.reads for op, schema in _SCHEMAS.items() if schema.reads}
+READS: dict[str, tuple[int | str, ...]] = {op: found for op, schema in _SCHEMAS.items() if (found := _reads(schema))}
