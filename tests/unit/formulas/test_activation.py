@@ -27,6 +27,7 @@ FORMS = {
     "_prelu_kernel": MUL,
     "_prelu_kernel_backward": MUL + MUL,  # w dy, x dy
     "rrelu_with_noise": MUL,
+    "rrelu_with_noise_functional": MUL,
     "rrelu_with_noise_backward": MUL,
     "hardsigmoid": ADD + DIV,
     "hardsigmoid_backward": MUL,
@@ -34,6 +35,7 @@ FORMS = {
     "hardswish_backward": DIV + ADD + MUL,
     "softshrink": SUB,
     "glu": SIGMOID + MUL,
+    "glu_jvp": SIGMOID + MUL + MUL + SUB + MUL + ADD,  # da s + y (db - s db)
     "glu_backward": (SIGMOID + SUB + MUL + MUL + MUL + MUL) // 2,  # per element of both halves
     "log_sigmoid_forward": ABS + NEG + EXP + LOG + SUB,  # min(0, x) - log1p(exp(-|x|))
     "log_sigmoid_backward": ABS + NEG + EXP + ADD + DIV + MUL + SUB + MUL,
@@ -83,3 +85,12 @@ def test_gelu_has_two_forms(approximate, forward, backward):
 
 def test_gelu_is_exact_unless_told_otherwise():
     assert flop_of("aten::gelu", (2, 3)) == flop_of("aten::gelu", (2, 3), approximate="none")
+
+
+def test_the_tangent_of_a_gated_gradient_counts_by_the_gate():
+    unit, tangent, value = SIGMOID + MUL, MUL + ADD, MUL + MUL + ADD
+    inner = MUL + ADD + MUL + ADD
+    found = FORMULAS["aten::glu_backward_jvp"][1](
+        OpCall.of("aten::glu_backward_jvp", (2, 6), (2, 3), (2, 6), (2, 3), (2, 6), 1)
+    )
+    assert found == 6 * (unit + tangent + value + (ADD + MUL + inner + MUL + ADD))

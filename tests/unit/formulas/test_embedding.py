@@ -35,7 +35,6 @@ def test_an_embedding_gradient_adds_every_element_once_however_large_the_table()
         ("aten::put", ((10,), (3,), (3,), True), 3),
         ("aten::put", ((10,), (3,), (3,)), 0),
         ("aten::unfold_backward", ((3, 4), [6], 0, 4, 1), 12),
-        ("aten::max_pool2d_with_indices_backward", ((1, 1, 2, 2), (1, 1, 4, 4), [2, 2]), 4),
     ],
 )
 def test_each_element_that_is_brought_in_is_one_add_unless_it_is_compared(op, args, expected):
@@ -70,3 +69,29 @@ def test_index_put_adds_over_the_indexed_region(indices, values, expected):
 def test_a_mask_says_only_how_many_values_there_are():
     call = OpCall.of("aten::index_put", (10, 4), [OpCall.of("", (10, 4), dtype="bool").args[0]], (7,), True)
     assert FORMULAS["aten::index_put"][1](call) == 7
+
+
+def test_a_mask_changes_no_region():
+    """Places that the mask leaves out get a zero added."""
+    op = "aten::_unsafe_masked_index_put_accumulate"
+    assert flop_of(op, (10, 4, 5), (3,), [(3,)], (3, 4, 5)) == 3 * 4 * 5
+    assert flop_of(op, (10, 4, 5), (10, 3), [None, (3,)], (10, 3, 5)) == 10 * 3 * 5
+
+
+def test_counting_is_free_and_adding_weights_up_is_not():
+    """Else a histogram of losses counts as arithmetic on each of them."""
+    assert flop_of("aten::bincount", (9,), out=[(4,)]) == 0
+    assert flop_of("aten::bincount", (9,), (9,), out=[(4,)]) == 9
+    assert flop_of("aten::histogram", (9,), 4, out=[(4,), (5,)]) == 0
+    assert flop_of("aten::histogram", (9,), 4, weight=(9,), out=[(4,), (5,)]) == 9
+    assert flop_of("aten::_histogramdd_from_bin_cts", (9, 2), [4, 3], weight=(9,), out=[(4, 3)]) == 9
+
+
+def test_a_density_divides_by_the_sum_and_by_the_widths():
+    total, divisions, widths, again = 4 - 1, 4, 4, 4
+    found = flop_of("aten::histogram", (9,), 4, density=True, out=[(4,), (5,)])
+    assert found == total + divisions + widths + again
+    total, divisions, rows, columns = 12 - 1, 12, 4 + 12, 3 + 12
+    op = "aten::_histogramdd_from_bin_tensors"
+    found = flop_of(op, (9, 2), [(5,), (4,)], weight=(9,), density=True, out=[(4, 3)])
+    assert found == 9 + total + divisions + rows + columns

@@ -105,3 +105,55 @@ def test_shapes_that_do_not_fit_are_refused(op, shapes):
     """Else a call that was read wrongly gets a figure all the same."""
     with pytest.raises(FormulaError, match=op):
         FORMULAS[op][1](OpCall.of(op, *shapes))
+
+
+def test_a_list_of_products():
+    """Else Muon, which multiplies its momenta as lists, has work nobody counted."""
+    op = "aten::_foreach_mm"
+    assert parts_of(op, [(2, 3), (1, 4)], [(3, 5), (4, 2)]) == {"matmul": 2 * 2 * 3 * 5 + 2 * 1 * 4 * 2}
+    with pytest.raises(FormulaError):
+        parts_of(op, [(2, 3)], [(4, 5)])
+    with pytest.raises(ValueError, match="zip"):
+        parts_of(op, [(2, 3), (2, 3)], [(3, 5)])
+
+
+@pytest.mark.parametrize("op", ["aten::linear_backward", "aten::mkldnn_linear_backward"])
+@pytest.mark.parametrize(
+    ("mask", "products", "adds"),
+    [([True, True, True], 2, 8 * 5 - 5), ([False, True, False], 1, 0), ([False, False, True], 0, 35)],
+)
+def test_gradients_of_a_whole_linear_layer_are_counted_where_they_are_asked_for(op, mask, products, adds):
+    expected = {"matmul": products * 2 * 8 * 3 * 5} | ({"reduction": adds} if adds else {})
+    assert parts_of(op, (2, 4, 3), (2, 4, 5), (5, 3), mask) == expected
+
+
+def test_gradients_of_a_linear_layer_one_at_a_time():
+    found = parts_of("aten::mkldnn_linear_backward_input", [2, 4, 3], (2, 4, 5), (5, 3))
+    assert found == {"matmul": 2 * 8 * 3 * 5}
+    for bias, adds in [(True, {"reduction": 35}), (False, {})]:
+        found = parts_of("aten::mkldnn_linear_backward_weights", (2, 4, 5), (2, 4, 3), (5, 3), bias)
+        assert found == {"matmul": 240} | adds
+
+
+def test_gradients_of_a_whole_product_of_stacks():
+    op, dy = "aten::matmul_backward", (4, 2, 5)
+    assert parts_of(op, dy, (4, 2, 3), (4, 3, 5), [True, True]) == {"matmul": 2 * (2 * 4 * 2 * 3 * 5)}
+    # the second operand is one matrix for all: its gradient folds four into one
+    assert parts_of(op, dy, (4, 2, 3), (3, 5), [True, True]) == {"matmul": 480, "reduction": 3 * 3 * 5}
+    assert parts_of(op, dy, (4, 2, 3), (3, 5), [True, False]) == {"matmul": 240}
+
+
+@pytest.mark.parametrize(
+    ("op", "args"),
+    [
+        ("aten::linear_backward", ((2, 3), (2, 5), (5, 3), None)),
+        ("aten::linear_backward", ((2, 3), (2, 4), (5, 3), [True, True, True])),
+        ("aten::mkldnn_linear_backward_input", ([2, 4], (2, 5), (5, 3))),
+        ("aten::matmul_backward", ((4, 2), (4, 2, 3), (3,), [True, True])),
+        ("aten::matmul_backward", ((4, 2, 6), (4, 2, 3), (3, 5), [True, True])),
+        ("aten::matmul_backward", ((4, 2, 5), (4, 2, 3), (3, 5), None)),
+    ],
+)
+def test_gradients_that_do_not_fit_are_refused(op, args):
+    with pytest.raises(FormulaError):
+        parts_of(op, *args)

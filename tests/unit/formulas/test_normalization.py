@@ -124,6 +124,29 @@ def test_gradients_of_a_batch_norm_cost_only_where_they_are_asked_for(training, 
     assert flop_of(*call) == expected
 
 
+@pytest.mark.parametrize("library", ["cudnn", "miopen"])
+def test_a_vendors_library_costs_what_torch_costs(library):
+    """Else the same model differs by the device that runs it."""
+    forward = (IMAGE, C, C, C, C, True, 0.1, 1e-5)
+    assert flop_of(f"{library}_batch_norm", *forward) == flop_of("native_batch_norm", *forward)
+    backward = (IMAGE, IMAGE, C, C, C, C, C)
+    expected = flop_of("native_batch_norm_backward", *backward, True, 1e-5, [True, True, True])
+    assert flop_of(f"{library}_batch_norm_backward", *backward, 1e-5) == expected
+    without = flop_of("native_batch_norm_backward", IMAGE, IMAGE, None, C, C, C, C, True, 1e-5, [True, True, True])
+    assert flop_of(f"{library}_batch_norm_backward", IMAGE, IMAGE, None, C, C, C, C, 1e-5) == without == expected - 4
+
+
+def test_a_functional_batch_norm_is_always_training():
+    arguments = (IMAGE, C, C, C, C, 0.1, 1e-5)
+    expected = flop_of("_batch_norm_with_update", *arguments)
+    assert flop_of("_batch_norm_with_update_functional", *arguments) == expected
+
+
+def test_a_softmax_into_a_given_tensor_has_another_name():
+    assert flop_of("softmax", X, -1) == flop_of("_softmax", X, -1, False)
+    assert flop_of("log_softmax", X, -1) == flop_of("_log_softmax", X, -1, False)
+
+
 def test_arguments_that_are_not_where_they_should_be_are_refused():
     """Else another overload gets a figure that means nothing."""
     with pytest.raises(FormulaError):

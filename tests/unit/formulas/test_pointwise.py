@@ -43,6 +43,11 @@ def test_a_factor_other_than_one_costs_a_multiply(op, alpha, rate):
     assert flop_of(op, X, 2, alpha) == 6 * rate
 
 
+def test_a_sum_below_a_relu_costs_what_the_sum_costs():
+    assert flop_of("_add_relu_", X, X) == 6
+    assert flop_of("_add_relu", X, X, alpha=0.5) == 12
+
+
 @pytest.mark.parametrize("op", ["addcmul", "addcdiv"])
 def test_a_fused_multiply_add_has_its_factor_too(op):
     assert flop_of(op, X, X, X) == 12

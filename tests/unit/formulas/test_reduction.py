@@ -103,30 +103,61 @@ def test_a_trace_adds_the_diagonal():
     assert flop_of("trace", (0, 5)) == 0
 
 
-def test_average_pooling_adds_its_window_and_divides():
-    """Else pooling is free, or its gradient is."""
-    assert flop_of("avg_pool2d", (2, 3, 4, 4), [2], out=[(2, 3, 2, 2)]) == 24 * 4
-    assert flop_of("avg_pool2d", (2, 3, 4, 4), [2, 1], out=[(2, 3, 2, 4)]) == 48 * 2
-    assert flop_of("avg_pool3d", (1, 1, 4, 4, 4), [2], out=[(1, 1, 2, 2, 2)]) == 8 * 8
-    assert flop_of("avg_pool2d_backward", (2, 3, 2, 2), (2, 3, 4, 4), [2, 2], [2, 2]) == 24 + 24 * 4
+@pytest.mark.parametrize(("order", "roots"), [(2, 2), (1, 0), (0, 0), (3, 2)])
+def test_a_power_sum_takes_no_root(order, roots):
+    """Else gradient norms, shared among ranks, cost roots that nobody takes."""
+    rooted = flop_of("linalg_vector_norm", X, order, [1], out=[(2,)])
+    assert flop_of("linalg__powsum", X, order, [1], out=[(2,)]) == rooted - roots
 
 
-def inputs_of_windows(inputs, outputs):
-    return sum(len(range(i * inputs // outputs, -(-(i + 1) * inputs // outputs))) for i in range(outputs))
+def test_a_distance_subtracts_first():
+    assert flop_of("dist", X, (5,), 2) == N + (N + (N - 1) + 1)
+    assert flop_of("dist", (2, 1), (1, 5), 1) == N + (N + N - 1)
+    assert flop_of("dist", X, X) == N + 2 * N
+    assert flop_of("native_norm", X, 2, out=[()]) == 2 * N
 
 
-@pytest.mark.parametrize("inputs", range(13))
-@pytest.mark.parametrize("outputs", [1, 2, 3, 4, 6, 7, 12, 13])
-def test_windows_are_as_large_as_torch_makes_them(inputs, outputs):
-    found = flop_of("_adaptive_avg_pool2d", (1, 1, inputs, 1), [outputs, 1], out=[(1, 1, outputs, 1)])
-    assert found == (inputs_of_windows(inputs, outputs) if inputs else 0)
+@pytest.mark.parametrize(("dim", "slices"), [(0, 2), (1, 5), (-1, 5)])
+def test_slices_that_are_too_long_are_scaled_down(dim, slices):
+    """Else max-norm constraints are free."""
+    norms = N + (N - slices) + slices
+    factors = slices + slices + slices
+    assert flop_of("renorm", X, 2, dim, 0.5) == norms + factors + N
+    assert flop_of("renorm", (0, 5), 2, 0, 0.5) == 0
 
 
-def test_windows_of_a_given_number_of_results_may_overlap():
-    """Else pooling 5 numbers into 3 counts each number once, though two windows share some."""
-    inputs = inputs_of_windows(5, 3)
-    assert inputs == 7
-    assert flop_of("_adaptive_avg_pool2d", (1, 2, 5, 4), [3, 2], out=[(1, 2, 3, 2)]) == 2 * inputs * 4
-    found = flop_of("_adaptive_avg_pool2d_backward", (1, 2, 3, 2), (1, 2, 5, 4))
-    assert found == 12 + 2 * inputs * 4
-    assert flop_of("_adaptive_avg_pool3d", (1, 1, 4, 4, 4), [1, 1, 1], out=[(1, 1, 1, 1, 1)]) == 64
+@pytest.mark.parametrize("dim", [None, 2, -3])
+def test_slices_along_no_dimension_are_refused(dim):
+    with pytest.raises(FormulaError):
+        flop_of("renorm", X, 2, dim, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("how", "forward", "started", "backward"),
+    [
+        ("sum", 30 - 10, 30, 0),
+        ("mean", 30 - 10 + 10, 30 + 10, 10),
+        ("prod", 30 - 10, 30, 10 + 30),
+        ("max", 0, 0, 10),
+        ("min", 0, 0, 10),
+    ],
+)
+def test_segments_are_reduced_one_by_one(how, forward, started, backward):
+    """Else pooling over segments of a packed batch is free."""
+    rows, results = (6, 5), [(2, 5)]
+    assert flop_of("segment_reduce", rows, how, lengths=(2,), out=results) == forward
+    assert flop_of("segment_reduce", rows, how, lengths=(2,), initial=0, out=results) == started
+    assert flop_of("_segment_reduce_backward", (2, 5), (2, 5), rows, how, lengths=(2,)) == backward
+
+
+def test_a_reduction_of_segments_that_is_not_known_is_refused():
+    with pytest.raises(FormulaError):
+        flop_of("segment_reduce", (6, 5), "median", lengths=(2,), out=[(2, 5)])
+    with pytest.raises(FormulaError):
+        flop_of("_segment_reduce_backward", (2, 5), (2, 5), (6, 5), "median")
+
+
+def test_folding_bits_is_arithmetic_on_integers():
+    """Else a checksum of weights counts as training."""
+    (part,) = FORMULAS["aten::hash_tensor"][1](OpCall.of("aten::hash_tensor", X, [1], out=[(2,)])).parts
+    assert (part.flop, part.precision) == (8, "uint64")
