@@ -88,6 +88,90 @@ def test_a_plain_adamw_step_costs_fourteen_operations_per_element():
     assert count_step(torch.optim.AdamW, fused=True, lr=0.01) == 14 * SIZE + len(SHAPES)
 
 
+IN_LISTS = [
+    *((torch.optim.RMSprop, options) for options in ({}, {"momentum": 0.9}, {"centered": True, "weight_decay": 0.1})),
+    *((kind, {}) for kind in (torch.optim.Adadelta, torch.optim.Adamax, torch.optim.NAdam, torch.optim.Adafactor)),
+    *((kind, {"weight_decay": 0.1, "maximize": True}) for kind in (torch.optim.Adadelta, torch.optim.Adamax)),
+    (torch.optim.NAdam, {"weight_decay": 0.1, "decoupled_weight_decay": True}),
+    (torch.optim.Adafactor, {"weight_decay": 0.1, "maximize": True}),
+    (torch.optim.Rprop, {}),
+]
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7])
+@pytest.mark.parametrize(("kind", "options"), IN_LISTS, ids=str)
+def test_optimizers_without_a_fused_kernel_cost_the_same_as_a_loop_and_over_lists(kind, options, steps):
+    """Else torch's choice of `foreach`, which depends on the device, moves a run's figure."""
+    loop = count_step(kind, steps=steps, foreach=False, **options)
+    assert count_step(kind, steps=steps, foreach=True, **options) == loop
+
+
+SCALARS = len(SHAPES)
+DIFFERENT = [
+    # Over lists an update computes both of its forms, 7 operations; the loop takes one, 4 at first and 10 once it is
+    # rectified.
+    (torch.optim.RAdam, {}, 1, 3 * SIZE),
+    (torch.optim.RAdam, {}, 7, -3 * SIZE),
+    # Over lists the gradient takes the decay in (2), factors are tensors (3, not 2 + 1), and the average is always moved
+    # (3), by factors that are made on the device (5 each); in the loop they are numbers, and the average is a copy at
+    # first.
+    (torch.optim.ASGD, {}, 2, 5 * SIZE + 5 * SCALARS),
+    (torch.optim.ASGD, {"t0": 0}, 7, 2 * SIZE + 5 * SCALARS),
+    # Over lists the product of two gradients is negated too.
+    (torch.optim.Rprop, {"maximize": True}, 2, SIZE),
+]
+
+
+@pytest.mark.parametrize(("kind", "options", "steps", "more"), DIFFERENT, ids=str)
+def test_where_torch_computes_something_else_over_lists_the_figure_says_so(kind, options, steps, more):
+    """These forms differ in torch itself, operator by operator; the count follows what was asked for."""
+    loop = count_step(kind, steps=steps, foreach=False, **options)
+    assert count_step(kind, steps=steps, foreach=True, **options) == loop + more
+
+
+def test_a_plain_rmsprop_step_costs_nine_operations_per_element():
+    """Second moment 1 + 3, root, eps, update 3; one more per tensor for its step."""
+    assert count_step(torch.optim.RMSprop) == 9 * SIZE + SCALARS
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(6, 4), (4, 6), (5, 5)])
+def test_a_muon_step_is_five_rounds_of_three_products(rows, columns):
+    """Else the one optimizer whose own products are no rounding error is counted like the others."""
+    short, long = sorted((rows, columns))
+    size, steps = rows * columns, 5
+    gram = 2 * short * short * long
+    # b·a + c·(a @ a), then x·p + q @ x: a product, its sum and the factors that are not 1
+    square = 2 * short**3 + 3 * short * short
+    update = 2 * short * short * long + 2 * size
+    norm, scaled, decayed = 2 * size, size, size
+    momentum, nesterov, applied = 3 * size, 3 * size, 2 * size
+    made = [nn.Parameter(torch.rand(rows, columns))]
+    made[0].grad = torch.rand(rows, columns)
+    optimizer = torch.optim.Muon(made)
+    optimizer.step()
+    tally = record(optimizer.step)
+    assert tally.uncounted == ()
+    expected = momentum + nesterov + norm + scaled + steps * (gram + square + update) + decayed + applied
+    assert tally.flop == expected
+    assert tally.contraction_flop == steps * (2 * gram + 2 * short**3)
+
+
+@pytest.mark.parametrize("search", [None, "strong_wolfe"])
+def test_a_search_over_several_evaluations_leaves_no_gap(search):
+    made = parameters()
+    optimizer = torch.optim.LBFGS(made, max_iter=4, line_search_fn=search)
+
+    def evaluate():
+        optimizer.zero_grad()
+        loss = sum((parameter**2).sum() for parameter in made)
+        loss.backward()
+        return loss
+
+    tally = record(lambda: optimizer.step(evaluate))
+    assert tally.uncounted == ()
+    assert tally.flop > 0
+
+
 @pytest.mark.parametrize(
     "kind", ["RMSprop", "Adadelta", "Adamax", "NAdam", "RAdam", "ASGD", "Rprop", "Adafactor", "Muon"]
 )
