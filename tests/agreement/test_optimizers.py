@@ -112,7 +112,7 @@ DIFFERENT = [
     # rectified.
     (torch.optim.RAdam, {}, 1, 3 * SIZE),
     (torch.optim.RAdam, {}, 7, -3 * SIZE),
-    # Over lists the gradient takes the decay in (2), factors are tensors (3, not 2 + 1), and the average is always moved
+    # Over lists the gradient takes the decay in (2), factors are tensors (3, not 2 + 1), and the average always moves
     # (3), by factors that are made on the device (5 each); in the loop they are numbers, and the average is a copy at
     # first.
     (torch.optim.ASGD, {}, 2, 5 * SIZE + 5 * SCALARS),
