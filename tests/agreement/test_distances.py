@@ -59,3 +59,28 @@ def test_distances_of_pairs_are_made_of_other_operators():
     one, two = torch.rand(5, 3), torch.rand(5, 3)
     assert sum(record(lambda: functional.pairwise_distance(one, two)).values()) == 15 + 15 + 2 * 15
     assert sum(record(lambda: functional.cosine_similarity(one, two)).values()) == 2 * 2 * 15 + 2 * 15 + 2 * 15 - 5
+
+
+def test_a_bilinear_layer_and_its_gradients_arrive_as_products_of_three_tensors():
+    """Else bilinear layers look free."""
+    left, right = torch.rand(2, 3, requires_grad=True), torch.rand(2, 4, requires_grad=True)
+    weight, bias = torch.rand(5, 3, 4, requires_grad=True), torch.rand(5, requires_grad=True)
+    results = []
+    assert record(lambda: results.append(functional.bilinear(left, right, weight, bias))) == {
+        "matmul": 2 * 5 * 2 * (3 * 4 + 4),
+        "pointwise": 10,
+    }
+    backward = record(lambda: results[0].backward(torch.ones(2, 5)))
+    assert backward["matmul"] == 3 * 2 * 5 * 2 * 3 * 4
+    assert backward["pointwise"] == 5 * (2 * 3 * 4 + 2 * 3 + 2 * 4)
+    assert backward["reduction"] == 4 * (2 * 3 + 2 * 4) + 5
+
+
+def test_products_in_other_notations_are_made_of_products_of_two_tensors():
+    one, two = torch.rand(5, 4), torch.rand(4, 3)
+    expected = {"matmul": 2 * 5 * 4 * 3}
+    assert record(lambda: torch.einsum("ij,jk->ik", one, two)) == expected
+    assert record(lambda: torch.tensordot(one, two, 1)) == record(lambda: torch.inner(one, two.T)) == expected
+    assert record(lambda: torch.linalg.multi_dot([one, two])) == record(lambda: torch.matmul(one, two)) == expected
+    with torch.inference_mode():
+        assert record(lambda: torch.einsum("ij,jk->ik", one, two)) == expected

@@ -29,6 +29,7 @@ _log = logging.getLogger("flopmeter")
 CONVENTION = "fm-1"
 FAMILIES = (
     "matmul",
+    "bilinear",
     "attention",
     "convolution",
     "compiled",
