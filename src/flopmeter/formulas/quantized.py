@@ -1,8 +1,362 @@
-"""Quantized and weight-only quantized arithmetic, and the quantizing itself."""
+"""Products whose weights, or both operands, are small integers, and what torch does to quantized tensors besides.
+
+Products of integers are kind `matmul` or `convolution` in `int8` and so counted as integer operations; putting scales
+on and off is pointwise, in the precision of the result or fp32. Weights alone in integers are turned back into numbers
+first: the product is one of floating-point numbers. A packed weight shows no shape: what is known of it is read from
+the input and the output, and that it has a bias is assumed.
+Not here: quantizing as an operator of its own (`quantization`), the formats of libraries, and packed convolutions,
+whose kernel size nothing tells.
+"""
 
 from collections.abc import Callable
+from math import prod
+from typing import NoReturn
 
-from flopmeter.formulas.call import OpCall
-from flopmeter.formulas.cost import Cost
+from flopmeter.errors import FormulaError
+from flopmeter.formulas.call import OpCall, TensorSpec, is_exactly, is_integer
+from flopmeter.formulas.cost import Cost, Part
 
-FORMULAS: dict[str, tuple[str, Callable[[OpCall], int | Cost]]] = {}
+# R rows of x, K inner size, N columns, g elements of K that share a scale
+
+CHOOSE = 4
+"""Choosing a scale and a zero point: (max − min) / range, low − min / scale."""
+QUANTIZE = DEQUANTIZE = 2
+"""Multiply and add; subtract and multiply. A sum of integers is dequantized by its offset and its two scales."""
+
+UNARY = {
+    **dict.fromkeys((None, "", "none", "relu", "relu6", "hardtanh"), 0),
+    **dict.fromkeys(("leaky_relu", "tanh", "sigmoid"), 1),
+    **dict.fromkeys(("swish", "hardsigmoid"), 2),
+    "hardswish": 3,
+    "gelu": 5,
+    "gelu tanh": 9,
+}
+"""Operations for each element of what a kernel applies to its result."""
+
+FUNCTIONS = {"sigmoid": 1, "hardswish": 3, "elu": 4, "celu": 3, "leaky_relu": 1, "prelu": 1, "cat": 0, "cat_relu": 0}
+"""Operations for each element of functions of quantized tensors, between dequantizing and quantizing."""
+
+PACKING = (
+    *("aten::_convert_weight_to_int4pack", "aten::_convert_weight_to_int4pack_for_cpu"),
+    *("aten::_dyn_quant_pack_4bit_weight", "quantized::linear_prepack", "quantized::linear_prepack_fp16"),
+    *("quantized::conv1d_prepack", "quantized::conv2d_prepack", "quantized::conv3d_prepack"),
+    *("quantized::conv_transpose1d_prepack", "quantized::conv_transpose2d_prepack"),
+    *("quantized::conv_transpose3d_prepack", "quantized::embedding_bag_prepack", "onednn::qlinear_prepack"),
+    *("onednn::qconv_prepack", "quantized::relu6", "quantized::threshold", "quantized::max_pool1d"),
+    *("quantized::max_pool2d", "aten::quantized_max_pool1d", "aten::quantized_max_pool2d"),
+    "aten::quantized_max_pool3d",
+)
+
+
+def count_packing(call: OpCall) -> Cost:  # noqa: ARG001  # every formula takes the call
+    """Cost of storing a quantized weight as a kernel wants it, and of comparing quantized numbers.
+
+    Shapes: any.
+    Counts: nothing.
+    Ignores: sums over a weight that a kernel keeps beside it.
+    Source: docs/spec/fm-1.md#quantized.
+
+    Example:
+        >>> count_packing(OpCall.of("quantized::linear_prepack", (5, 3))).flop
+        0
+    """
+    return Cost()
+
+
+def count_int8_weight(call: OpCall) -> Cost:
+    """Cost of a product with a weight in 8-bit integers and a scale for each of its rows.
+
+    Shapes: x (R, K), w (N, K), scales (N,) → (R, N).
+    Counts: 2·R·N·K products in the precision of x; pointwise R·N, each output times a scale.
+    Ignores: the cast of the weight.
+    Source: docs/spec/fm-1.md#quantized; the form that torch's inductor replaces, fx_passes/quantization.py.
+
+    Raises:
+        FormulaError: the sizes do not fit.
+
+    Example:
+        >>> w = TensorSpec((5, 3), "int8")
+        >>> count_int8_weight(OpCall.of("aten::_weight_int8pack_mm", (2, 3), w, (5,))).flop
+        70
+    """
+    given, weight, scales = call.tensor(0), call.tensor(1), call.tensor(2)
+    if len(given.shape) != 2 or weight.shape != (scales.size, given.shape[1]):
+        _refuse(call, f"{given}, {weight} and {scales} do not fit")
+    outputs = given.shape[0] * scales.size
+    return _float_product(given, outputs, outputs)
+
+
+def count_int4_weight(call: OpCall) -> Cost:
+    """Cost of a product with a packed weight in 4-bit integers and a scale and a zero point for each group of them.
+
+    Shapes: x (R, K), w packed, g, scales and zeros (K/g, N, 2) or (K/g, N) each → (R, N).
+    Counts: 2·R·N·K products in the precision of x; pointwise 2·N·K, each element of the weight times its scale, plus
+        its zero point.
+    Ignores: unpacking.
+    Source: docs/spec/fm-1.md#quantized; the form of torch's tests, `q·s + z`.
+
+    Raises:
+        FormulaError: the sizes do not fit, or the packed weight has not N·K elements.
+
+    Example:
+        >>> packed = TensorSpec((8, 16), "uint8")
+        >>> count_int4_weight(OpCall.of("aten::_weight_int4pack_mm_for_cpu", (2, 32), packed, 16, (2, 8, 2))).flop
+        1536
+    """
+    given, weight, scales = call.tensor(0), call.tensor(1), call.tensor(3)
+    if len(given.shape) != 2 or len(scales.shape) < 2:
+        _refuse(call, f"{given} and {scales} do not fit")
+    rows, inner = given.shape
+    columns, in_one = scales.shape[1], {"uint8": 2, "int32": 8}.get(weight.dtype, 0)
+    if weight.size * in_one != columns * inner or inner % max(scales.shape[0], 1):
+        _refuse(call, f"{weight} does not hold {columns} rows of {inner} in groups of {scales}")
+    return _float_product(given, rows * columns, 2 * columns * inner)
+
+
+def count_dynamic_int4(call: OpCall) -> Cost:
+    """Cost of a product of rows that are quantized here with a packed weight in 4-bit integers.
+
+    Shapes: x (R, K), w packed, g, K, N → (R, N).
+    Counts: 2·R·N·K products in int8; pointwise 4·R to choose the scales of the rows, 2·R·K to quantize them, 2·R·N for
+        each group of K, R·N for the scale of the row, R·N for the bias unless the packed size shows that there is none.
+    Ignores: minima and maxima, the corrections for zero points beyond one subtraction.
+    Source: docs/spec/fm-1.md#quantized; torch's `ref_dyn_quant_matmul_4bit_groupwise_kernel`.
+
+    Raises:
+        FormulaError: the sizes do not fit.
+
+    Example:
+        >>> call = OpCall.of("aten::_dyn_quant_matmul_4bit", (2, 64), (544,), 32, 64, 16)
+        >>> [part.flop for part in count_dynamic_int4(call).parts]
+        [4096, 424]
+    """
+    given, packed = call.tensor(0), call.tensor(1)
+    group, inner, columns = call.arg(2), call.arg(3), call.arg(4)
+    if not (isinstance(group, int) and isinstance(inner, int) and isinstance(columns, int) and group > 0):
+        _refuse(call, "sizes are missing")
+    if len(given.shape) != 2 or given.shape[1] != inner or inner % group:
+        _refuse(call, f"{given} has no {inner} columns in groups of {group}")
+    rows, groups = given.shape[0], inner // group
+    bias = packed.size != columns * inner // 2 + columns * groups
+    extra = rows * (CHOOSE + QUANTIZE * inner) + rows * columns * (DEQUANTIZE * groups + 1 + bias)
+    return _integer_product(2 * rows * columns * inner, extra)
+
+
+def count_packed_linear(call: OpCall) -> Cost:
+    """Cost of a linear layer of a quantized input with a packed weight.
+
+    Shapes: x (…, K) quantized, w packed → (…, N) quantized.
+    Counts: 2·R·N·K products in int8; pointwise R·N for the bias, 2·R·N each to dequantize and to quantize the result,
+        R·N for tanh or a leaky relu.
+    Ignores: rounding, clamping, relu; that there may be no bias, which a packed weight does not show.
+    Source: docs/spec/fm-1.md#quantized.
+
+    Example:
+        >>> call = OpCall(op="quantized::linear", args=(TensorSpec((2, 3), "quint8"),), out=(TensorSpec((2, 5)),))
+        >>> [part.flop for part in count_packed_linear(call).parts]
+        [60, 50]
+    """
+    outputs, products = _rows(call)
+    more = 1 if call.op.endswith(("_tanh", "_leaky_relu")) else 0
+    return _integer_product(products, outputs * (DEQUANTIZE + 1 + more + QUANTIZE))
+
+
+def count_dynamic_linear(call: OpCall) -> Cost:
+    """Cost of a linear layer that quantizes its input here, with a packed weight in integers or in half precision.
+
+    Shapes: x (…, K), w packed → (…, N).
+    Counts: 2·R·N·K products in int8; pointwise 4 to choose the scale of x, 2·R·K to quantize it, 2·R·N to dequantize
+        the result, R·N for the bias. With a weight in fp16: the products in the precision of x, and the bias.
+    Ignores: minima and maxima, relu; that there may be no bias, which a packed weight does not show.
+    Source: docs/spec/fm-1.md#quantized.
+
+    Example:
+        >>> call = OpCall.of("quantized::linear_dynamic", (2, 3), out=[(2, 5)])
+        >>> [part.flop for part in count_dynamic_linear(call).parts]
+        [60, 46]
+    """
+    outputs, products = _rows(call)
+    given = call.tensor(0)
+    if "fp16" in call.op:
+        return _float_product(given, outputs, outputs)
+    return _integer_product(products, CHOOSE + QUANTIZE * given.size + outputs * (DEQUANTIZE + 1))
+
+
+def count_quantized_matmul(call: OpCall) -> Cost:
+    """Cost of a product of two quantized tensors.
+
+    Shapes: a (…, M, K), b (…, K, N) → (…, M, N), all of them quantized.
+    Counts: 2·M·N·K products in int8 for each of a stack; pointwise 2 for each output to dequantize and 2 to quantize.
+    Ignores: rounding, clamping.
+    Source: docs/spec/fm-1.md#quantized.
+
+    Raises:
+        FormulaError: the sizes differ.
+
+    Example:
+        >>> count_quantized_matmul(OpCall.of("quantized::matmul", (2, 3), (3, 5), 1.0, 0, dtype="quint8")).flop
+        100
+    """
+    one, two = call.tensor(0), call.tensor(1)
+    if len(one.shape) < 2 or one.shape[:-2] != two.shape[:-2] or one.shape[-1] != two.shape[-2]:
+        _refuse(call, f"{one} and {two} cannot be multiplied")
+    outputs = prod(one.shape[:-1]) * two.shape[-1]
+    return _integer_product(2 * outputs * one.shape[-1], outputs * (DEQUANTIZE + QUANTIZE))
+
+
+def count_quantized_pair(call: OpCall) -> Cost:
+    """Cost of a sum or a product of two quantized tensors, element by element.
+
+    Shapes: x, y → z, all of them quantized.
+    Counts: for each element 2 to dequantize each, 1, and 2 to quantize.
+    Ignores: rounding, clamping, relu.
+    Source: docs/spec/fm-1.md#quantized.
+
+    Raises:
+        FormulaError: one of them is a number.
+
+    Example:
+        >>> count_quantized_pair(OpCall.of("quantized::add", (2, 3), (2, 3), 1.0, 0, dtype="quint8", out=[(2, 3)])).flop
+        42
+    """
+    other = call.tensor(3 if call.op.startswith("onednn") else 1)
+    size = call.out[0].size
+    if other.size > size:
+        _refuse(call, f"{other} does not fit {call.out[0]}")
+    return _pointwise(size * (2 * DEQUANTIZE + 1 + QUANTIZE))
+
+
+def count_quantized_function(call: OpCall) -> Cost:
+    """Cost of a function of a quantized tensor, or of tensors that are put one after another with a new scale.
+
+    Shapes: x → y, quantized with another scale.
+    Counts: for each element 2 to dequantize, the rate of `FUNCTIONS`, and 2 to quantize.
+    Ignores: rounding, clamping, relu.
+    Source: docs/spec/fm-1.md#quantized.
+
+    Example:
+        >>> call = OpCall.of("quantized::sigmoid", (2, 3), 1.0, 0, dtype="quint8", out=[(2, 3)])
+        >>> count_quantized_function(call).flop
+        30
+    """
+    return _pointwise(call.out[0].size * (DEQUANTIZE + FUNCTIONS[call.op.split("::")[1]] + QUANTIZE))
+
+
+def count_fused_product(call: OpCall) -> Cost:
+    """Cost of a linear layer or a convolution of integers in one kernel with what follows it.
+
+    Shapes: x (…, K), w (K, N), bias → (…, N); or x (B, C, …), w (O, C/G, …W), bias → y (B, O, …Y).
+    Counts: 2·R·N·K or 2·numel(y)·(C/G)·W products in int8; pointwise for each output 2 to dequantize, 1 for a bias, the
+        rate of `UNARY` for an activation, 1 for another tensor (2 more where it is quantized), 2 to quantize.
+    Ignores: rounding, clamping, compares.
+    Source: docs/spec/fm-1.md#quantized; torch's qlinear.cpp and qconv.cpp of onednn.
+
+    Raises:
+        FormulaError: the sizes do not fit, or what follows is not known.
+
+    Example:
+        >>> x, w, y = TensorSpec((2, 3), "uint8"), TensorSpec((3, 5), "int8"), TensorSpec((2, 5))
+        >>> args = (x, 1.0, 0, w, TensorSpec((5,)), TensorSpec((5,)), None, 1.0, 0, None, "swish", (), "")
+        >>> call = OpCall(op="onednn::qlinear_pointwise", args=args, out=(y,))
+        >>> [part.flop for part in count_fused_product(call).parts]
+        [60, 40]
+    """
+    given, weight, (result,) = call.tensor(0), call.tensor(3), call.out
+    is_linear = "qlinear" in call.op
+    inner = weight.shape[0] if is_linear else prod(weight.shape[1:])
+    fits = (
+        (given.shape[-1], result.shape[-1]) == weight.shape
+        if is_linear
+        else given.shape[1] % weight.shape[1] == 0 and result.shape[1] == weight.shape[0]
+    )
+    if not fits:
+        _refuse(call, f"{given}, {weight} and {result} do not fit")
+    each = DEQUANTIZE + _what_follows(call, 10 if is_linear else 14) + QUANTIZE * is_integer(result.dtype)
+    return Cost.of(
+        Part(
+            kind="matmul" if is_linear else "convolution",
+            flop=2 * result.size * inner,
+            precision="int8" if is_integer(given.dtype) else given.dtype,
+        ),
+        Part(kind="pointwise", flop=result.size * each, precision="fp32"),
+    )
+
+
+def _what_follows(call: OpCall, at: int) -> int:
+    """Return the operations for each output of the bias, another tensor and the activation.
+
+    `at` is where the schema keeps the activation; with another tensor, three arguments about it stand before, and the
+    tensor itself before the bias.
+    """
+    if isinstance(call.arg(at), str):
+        return (call.arg(6) is not None) + _activation(call, at, at + 2)
+    if call.arg(at + 3) not in ("sum", "add"):
+        _refuse(call, f"{call.arg(at + 3)} with another tensor is not known")
+    alpha = call.arg(at + 4)
+    added = 1 + DEQUANTIZE * is_integer(call.tensor(6).dtype) + (alpha is not None and not is_exactly(alpha, 1))
+    return (call.arg(7) is not None) + added + _activation(call, at + 5, at + 7)
+
+
+def _activation(call: OpCall, name_at: int, form_at: int) -> int:
+    name = call.arg(name_at)
+    key = "gelu tanh" if name == "gelu" and call.arg(form_at) == "tanh" else name
+    if not (key is None or isinstance(key, str)) or key not in UNARY:
+        _refuse(call, f"activation {key} is not known")
+    return UNARY[key]
+
+
+def _rows(call: OpCall) -> tuple[int, int]:
+    """Return the outputs of a packed linear layer and what its products cost."""
+    given, result = call.tensor(0), call.out[0]
+    if not given.shape or given.shape[:-1] != result.shape[:-1]:
+        _refuse(call, f"{given} and {result} have not the same rows")
+    return result.size, 2 * result.size * given.shape[-1]
+
+
+def _float_product(given: TensorSpec, outputs: int, extra: int) -> Cost:
+    return Cost.of(
+        Part(kind="matmul", flop=2 * outputs * given.shape[-1], precision=given.dtype),
+        Part(kind="pointwise", flop=extra, precision=given.dtype),
+    )
+
+
+def _integer_product(flop: int, extra: int) -> Cost:
+    return Cost.of(
+        Part(kind="matmul", flop=flop, precision="int8"), Part(kind="pointwise", flop=extra, precision="fp32")
+    )
+
+
+def _pointwise(flop: int) -> Cost:
+    return Cost.of(Part(kind="pointwise", flop=flop, precision="fp32"))
+
+
+def _refuse(call: OpCall, msg: str) -> NoReturn:
+    raise FormulaError(msg, where=call.op)
+
+
+_PACKED = ("linear", "linear_relu", "linear_leaky_relu", "linear_tanh")
+_DYNAMIC = ("linear_dynamic", "linear_relu_dynamic", "linear_dynamic_fp16", "linear_relu_dynamic_fp16")
+_PAIRS = ("add", "add_relu", "mul", "mul_relu")
+FORMULAS: dict[str, tuple[str, Callable[[OpCall], int | Cost]]] = {
+    "aten::_weight_int8pack_mm": ("matmul", count_int8_weight),
+    **dict.fromkeys(
+        (
+            *("aten::_weight_int4pack_mm", "aten::_weight_int4pack_mm_for_cpu"),
+            *("aten::_weight_int4pack_mm_with_scales_and_zeros", "quantized::int4mm_packed_weight_cpu"),
+        ),
+        ("matmul", count_int4_weight),
+    ),
+    "aten::_dyn_quant_matmul_4bit": ("matmul", count_dynamic_int4),
+    **{f"quantized::{name}": ("matmul", count_packed_linear) for name in _PACKED},
+    **{f"quantized::{name}": ("matmul", count_dynamic_linear) for name in _DYNAMIC},
+    "quantized::matmul": ("matmul", count_quantized_matmul),
+    **{f"quantized::{name}": ("pointwise", count_quantized_pair) for name in _PAIRS},
+    **dict.fromkeys(("onednn::qadd", "onednn::qadd_relu", "onednn::qmul"), ("pointwise", count_quantized_pair)),
+    **{f"quantized::{name}": ("pointwise", count_quantized_function) for name in FUNCTIONS},
+    "onednn::qlinear_pointwise": ("matmul", count_fused_product),
+    **{
+        f"onednn::{name}_pointwise": ("convolution", count_fused_product)
+        for name in ("qconv", "qconv1d", "qconv2d", "qconv3d")
+    },
+    **dict.fromkeys(PACKING, ("other", count_packing)),
+}
