@@ -128,6 +128,7 @@ _FORMULAS: dict[str, Callable[[OpCall], int | Cost]] = {
     "_linalg_eigh": count_symmetric_eigen,
     "linalg_eig": count_eigen,
     "_linalg_eigvals": count_eigen,
+    "linalg_eigvals": count_eigen,
     "_linalg_svd": count_singular,
     "linalg_svdvals": count_singular,
     "linalg_pinv": count_pseudo_inverse,

@@ -288,6 +288,24 @@ def count_matmul_backward(call: OpCall) -> Cost:
     )
 
 
+def count_combination(call: OpCall) -> int:
+    """Cost of linear combinations of the first dimension, as matrix exponentials make them.
+
+    Shapes: x (L, …) with n elements, coefficients (K, L) → (K, …).
+    Counts: 2·K·n.
+    Ignores: that the first term of each sum needs no add.
+    Source: docs/spec/fm-1.md#matmul.
+
+    Example:
+        >>> count_combination(OpCall.of("aten::_compute_linear_combination", (3, 2, 2), (5, 3)))
+        120
+    """
+    one, two = call.tensor(0), call.tensor(1)
+    if len(two.shape) != 2 or not one.shape or one.shape[0] != two.shape[1]:
+        _refuse(call, one, two)
+    return 2 * two.shape[0] * one.size
+
+
 def _linear_gradients(
     call: OpCall, sizes: tuple[int, ...], gradient: TensorSpec, weight: TensorSpec
 ) -> tuple[int, int]:
@@ -351,6 +369,7 @@ FORMULAS: dict[str, tuple[str, Callable[[OpCall], int | Cost]]] = {
     "aten::mkldnn_linear_backward_input": ("matmul", count_linear_gradient),
     "aten::mkldnn_linear_backward_weights": ("matmul", count_linear_gradient),
     "aten::matmul_backward": ("matmul", count_matmul_backward),
+    "aten::_compute_linear_combination": ("matmul", count_combination),
     "aten::_foreach_mm": ("matmul", count_list_mm),
     "_native::_foreach_mm_native_0": ("matmul", count_list_mm),
 }

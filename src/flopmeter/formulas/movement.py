@@ -91,7 +91,7 @@ CHECKS = (
     *("_nested_tensor_from_mask_left_aligned", "_nested_tensor_size", "_nested_tensor_storage_offsets"),
     *("_nested_tensor_strides", "_nnz", "_print", "record_stream", "sym_constrain_range", "is_set_to"),
     *("sym_constrain_range_for_size", "sym_numel", "sym_size", "sym_storage_offset", "sym_stride"),
-    *("can_cast", "promote_types", "_use_cudnn_ctc_loss", "_use_miopen_ctc_loss"),
+    *("can_cast", "promote_types", "_use_cudnn_ctc_loss", "_use_miopen_ctc_loss", "_dimI", "_dimV"),
 )
 OUTSIDE = (
     *("prim::device", "prim::layout", "profiler::_record_function_enter", "profiler::_record_function_enter_new"),

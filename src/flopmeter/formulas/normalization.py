@@ -63,6 +63,22 @@ def count_softmax_backward(call: OpCall) -> int:
     return _along(call, 0, 2, rate=4)
 
 
+def count_masked_softmax(call: OpCall) -> int:
+    """Cost of a softmax over the places that a mask leaves, or of its gradient.
+
+    Shapes: x (backward: dy and y) with n elements in m rows, a mask → the same.
+    Counts: 4·n − m, as a softmax.
+    Ignores: places that the mask leaves out, which only values would tell.
+    Source: docs/spec/fm-1.md#normalization.
+
+    Example:
+        >>> count_masked_softmax(OpCall.of("aten::_masked_softmax", (2, 5), (2, 5)))
+        38
+    """
+    place = call.arg(3 if call.op == "aten::_masked_softmax_backward" else 2)
+    return _rows_of(call, call.tensor(0).shape, -1 if place is None else place, rate=4)
+
+
 def count_layer_norm(call: OpCall) -> int:
     """Cost of a layer norm.
 
@@ -291,10 +307,12 @@ def _standardize(size: int, statistics: int) -> int:
 
 
 def _along(call: OpCall, data: int, dim: int, *, rate: int) -> int:
-    shape = call.tensor(data).shape
-    place = call.arg(dim)
+    return _rows_of(call, call.tensor(data).shape, call.arg(dim), rate=rate)
+
+
+def _rows_of(call: OpCall, shape: tuple[int, ...], place: Arg, *, rate: int) -> int:
     if not isinstance(place, int):
-        msg = f"argument {dim} is {place}, not a dimension"
+        msg = f"{place} is not a dimension"
         raise FormulaError(msg, where=call.op)
     size = math.prod(shape)
     length = shape[place] if shape else 1
@@ -325,6 +343,8 @@ FORMULAS: dict[str, tuple[str, Callable[[OpCall], int | Cost]]] = {
     "aten::_safe_softmax": ("normalization", count_softmax),
     "aten::_log_softmax": ("normalization", count_log_softmax),
     "aten::log_softmax": ("normalization", count_log_softmax),
+    "aten::_masked_softmax": ("normalization", count_masked_softmax),
+    "aten::_masked_softmax_backward": ("normalization", count_masked_softmax),
     "aten::_softmax_backward_data": ("normalization", count_softmax_backward),
     "aten::_log_softmax_backward_data": ("normalization", count_softmax_backward),
     "aten::native_layer_norm": ("normalization", count_layer_norm),

@@ -27,6 +27,7 @@ def flop_of(op, *args, **options):
         ("linalg_eig", ((3, 3),), 25 * 27 + 9 + 27),
         ("linalg_eig", ((4, 4),), 1685),
         ("_linalg_eigvals", ((5, 4, 4),), 5 * 640),
+        ("linalg_eigvals", ((5, 4, 4),), 5 * 640),
         ("_linalg_svd", ((5, 6, 4),), 5 * (6 * 6 * 16 + 20 * 64)),
         ("_linalg_svd", ((4, 6),), 6 * 6 * 16 + 20 * 64),
         ("_linalg_svd", ((6, 4), True), 4 * 36 * 4 + 22 * 64),

@@ -157,3 +157,10 @@ def test_gradients_of_a_whole_product_of_stacks():
 def test_gradients_that_do_not_fit_are_refused(op, args):
     with pytest.raises(FormulaError):
         parts_of(op, *args)
+
+
+def test_a_linear_combination_of_matrices():
+    op = "aten::_compute_linear_combination"
+    assert parts_of(op, (3, 2, 2), (5, 3)) == {"matmul": sum(2 for _ in range(5 * 4 * 3))}
+    with pytest.raises(FormulaError):
+        parts_of(op, (3, 2, 2), (5, 4))

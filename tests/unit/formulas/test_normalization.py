@@ -25,6 +25,12 @@ def test_a_softmax_subtracts_exponentiates_adds_up_and_divides(dim, rows):
     assert flop_of("_log_softmax_backward_data", X, X, dim, None) == N + (N - rows) + N + N
 
 
+@pytest.mark.parametrize(("dim", "rows"), [((), 6), ((None,), 6), ((0,), 15), ((1,), 10)])
+def test_a_masked_softmax_counts_every_place(dim, rows):
+    assert flop_of("_masked_softmax", X, X, *dim) == N + N + (N - rows) + N
+    assert flop_of("_masked_softmax_backward", X, X, X, *dim) == N + (N - rows) + N + N
+
+
 def test_a_softmax_over_nothing_or_over_one_number():
     assert flop_of("_softmax", (0, 5), -1, False) == 0
     assert flop_of("_softmax", (3, 0), -1, False) == 0
