@@ -67,6 +67,24 @@ def sparse() -> Case:
     return Case(train(Free(lambda data: matrix @ data, torch.rand(6, 5))), 2 * kept * 5, None)
 
 
+@specimen("a sparse matrix (COO, 8 of 24 entries) times a dense one that wants a gradient")
+def sparse_and_trained() -> Case:
+    """Each kept entry meets a row of 5, forward; and a row of the gradient, backward."""
+    dense = torch.zeros(4, 6)
+    dense.view(-1)[::3] = 1.0
+    kept, matrix = int(torch.count_nonzero(dense)), dense.to_sparse_coo()
+    product = 2 * kept * 5
+    return Case(train(Free(lambda data: torch.sparse.mm(matrix, data), torch.rand(6, 5))), product, 2 * product)
+
+
+@specimen("`nn.Bilinear`: a product of three")
+def bilinear() -> Case:
+    """5 rows of 4 and of 3 → 2, in torch's two steps: the 4 meet the weight for each of 2 × 3, then the 3 meet that."""
+    rows, first, second, out = 5, 4, 3, 2
+    steps = sum(2 * first + 2 for _ in range(rows) for _ in range(out) for _ in range(second))
+    return Case(train(nn.Bilinear(first, second, out), torch.rand(rows, first), torch.rand(rows, second)), steps, None)
+
+
 @specimen("`torch._grouped_mm`: rows sorted by expert")
 def experts() -> Case:
     """16 rows of 16, split between 2 experts of 16 × 8; the rows want gradients as the experts do."""

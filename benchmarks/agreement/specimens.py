@@ -138,6 +138,15 @@ def at_sign() -> Case:
     return Case(train(model), forward, 3 * forward)
 
 
+@specimen("`torch.matmul` of batches that broadcast")
+def broadcast() -> Case:
+    """Batches of 2 and of 3, so 6 products of (4 × 8) and (8 × 5); forward only, since a gradient sums as well."""
+    operands = torch.rand(2, 1, 4, 8), torch.rand(3, 8, 5)
+    # Looked up when it runs, because some counters replace it.
+    model = Free(lambda a, b: torch.matmul(a, b), *operands)  # noqa: PLW0108
+    return Case(train(model), 2 * 3 * 2 * 4 * 8 * 5, None)
+
+
 @specimen("`torch.einsum`")
 def einsum() -> Case:
     """A product of matrices, written with letters."""
