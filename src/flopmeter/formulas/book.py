@@ -63,6 +63,7 @@ FAMILIES = (
     "region",
     "distance",
     "scan",
+    "graph",
 )
 """The files beside this one that hold a `FORMULAS` table: operator name → (kind, formula).
 
