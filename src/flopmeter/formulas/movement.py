@@ -47,7 +47,7 @@ COPIES = (
 CASTS = (
     *("_to_copy", "to", "type_as", "_local_scalar_dense", "item", "ceil", "floor", "round", "trunc", "fix"),
     *("_foreach_ceil", "_foreach_floor", "_foreach_round", "_foreach_trunc", "frexp", "int_repr", "resolve_conj"),
-    *("resolve_neg",),
+    *("conj_physical", "resolve_neg"),
 )
 FILLS = (
     *("arange", "empty", "empty_like", "empty_permuted", "empty_strided", "eye", "fill", "fill_diagonal", "full"),
