@@ -6,7 +6,19 @@ from pathlib import Path
 
 import pytest
 
-from flopmeter.formulas import activation, loss, pointwise, recurrent, scaled, spectral
+from flopmeter.formulas import (
+    activation,
+    class_loss,
+    compiled,
+    loss,
+    pointwise,
+    recurrent,
+    region,
+    sampling,
+    scaled,
+    shared_norm,
+    spectral,
+)
 from flopmeter.formulas import complex as complex_numbers
 from flopmeter.formulas.book import FAMILIES, FormulaBook
 from flopmeter.tally import KINDS
@@ -106,6 +118,32 @@ def test_formats_that_include_their_scales_are_those_of_the_document():
     written = {(scale, element): name for scale, elements, name, _ in rows for element in elements.split()}
     assert written == scaled.MICROSCALED
     assert {int(block) for *_, block in rows} | {None, 128} == set(scaled.BLOCKS.values())
+
+
+def test_activations_below_a_product_are_those_of_the_document():
+    (text,) = re.findall(r"^unary +(.*), in its tanh form 9$", TEXT, re.MULTILINE)
+    assert {name: int(rate) for name, rate in (item.split() for item in text.split(", "))} == compiled.UNARY
+
+
+def test_weights_between_pixels_are_those_of_the_document():
+    """Else the page explains another cubic than the one that is counted."""
+    steps = dict(re.findall(r"^(cubic|slopes|reflect|between) +(\d+)", TEXT, re.MULTILINE))
+    assert (int(steps["cubic"]), int(steps["slopes"])) == (sampling.CUBIC, sampling.CUBIC_SLOPES)
+    assert (int(steps["reflect"]), int(steps["between"])) == (sampling.REFLECTED, region.WEIGHTS)
+    assert f"{region.WEIGHTS}·N·T·W·Y + {region.BETWEEN}·c" in TEXT
+    (text,) = re.findall(r"^filters +w, f = (.*)$", TEXT, re.MULTILINE)
+    written = re.findall(r"(\w+) (\d+), (\d+) \(", text)
+    assert {name: (int(width), int(rate)) for name, width, rate in written} == sampling.FILTERS
+
+
+def test_steps_of_sequences_and_shared_norms_are_those_of_the_document():
+    cell, join, end = class_loss.CELL, class_loss.JOIN, class_loss.END
+    assert FORMULA_OF["aten::_ctc_loss"].startswith(f"Σ {cell}·(T − 1)")
+    backward = FORMULA_OF["aten::_ctc_loss_backward"]
+    assert backward.startswith(f"Σ {cell + join}·(T − 1)")
+    assert backward.endswith(f"{class_loss.CLASS}·T·C")
+    assert f"`end = {end}`" in TEXT
+    assert FORMULA_OF["aten::batch_norm_gather_stats"].startswith(f"{shared_norm.MERGE}·R·C")
 
 
 def test_what_moves_is_said_to_cost_nothing():
