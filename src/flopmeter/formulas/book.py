@@ -48,6 +48,7 @@ FAMILIES = (
     "scaled",
     "quantized",
     "quantization",
+    "bitsandbytes",
     "sparse",
     "semi_structured",
     "packed",
