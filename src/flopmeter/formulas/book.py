@@ -65,6 +65,7 @@ FAMILIES = (
     "distance",
     "scan",
     "graph",
+    "prims",
 )
 """The files beside this one that hold a `FORMULAS` table: operator name → (kind, formula).
 
