@@ -66,6 +66,7 @@ FAMILIES = (
     "scan",
     "graph",
     "prims",
+    "symmetric",
 )
 """The files beside this one that hold a `FORMULAS` table: operator name → (kind, formula).
 
