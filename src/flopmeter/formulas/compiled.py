@@ -1,6 +1,7 @@
-"""Operators that compiled CPU code calls: a product or a convolution with what follows it, in one kernel.
+"""Operators that compiled code calls: a product or a convolution with what goes with it, in one kernel.
 
-They cost what the plain operator costs, and what follows it beside that: the bias, the activation, another tensor.
+They cost what the plain operator costs, and beside it what goes with it: the bias, the activation, another tensor. A
+collective around a product costs nothing.
 Not here: the plain operators (`matmul`, `convolution`), and loops that the compiler writes itself, which call nothing.
 """
 
@@ -121,6 +122,52 @@ def count_sum_of_products(call: OpCall) -> Cost:
     return Cost.of(Part(kind="matmul", flop=2 * size * (one[1] + three[1])), Part(kind="pointwise", flop=size))
 
 
+def count_gathered_products(call: OpCall) -> int:
+    """Cost of products of a matrix whose rows are gathered from all ranks while they are multiplied.
+
+    Shapes: a (…, K) of this rank, a list of b (K, N) → a of all ranks (or none), a list of (…, N) of all ranks.
+    Counts: 2·K for each element of each product.
+    Ignores: the gathering.
+    Source: docs/spec/fm-1.md#compiled.
+
+    Raises:
+        FormulaError: results that do not fit.
+
+    Example:
+        >>> call = OpCall.of("symm_mem::fused_all_gather_matmul", (2, 3), [(3, 5)], 0, "0", out=[(8, 3), (8, 5)])
+        >>> count_gathered_products(call)
+        240
+    """
+    inner, flop = call.tensor(0).shape[-1], 0
+    weights = call.tensor_list(1)
+    for weight, result in zip(weights, call.out[-len(weights) :], strict=True):
+        if weight.shape != (inner, result.shape[-1]):
+            _refuse(call, f"{weight} does not give {result} from rows of {inner}")
+        flop += 2 * result.size * inner
+    return flop
+
+
+def count_scattered_product(call: OpCall) -> int:
+    """Cost of a product whose sum over all ranks is shared out, or whose rows arrive while it runs.
+
+    Shapes: a (…, K), b (K, N).
+    Counts: 2·K·N for each row of a.
+    Ignores: the adds inside the collective.
+    Source: docs/spec/fm-1.md#compiled.
+
+    Raises:
+        FormulaError: the inner sizes differ.
+
+    Example:
+        >>> count_scattered_product(OpCall.of("symm_mem::fused_matmul_reduce_scatter", (8, 3), (3, 5), "sum", 0, "0"))
+        240
+    """
+    one, two = call.tensor(0), call.tensor(1)
+    if len(two.shape) != 2 or not one.shape or one.shape[-1] != two.shape[0]:
+        _refuse(call, f"{one} and {two} cannot be multiplied")
+    return 2 * one.size * two.shape[1]
+
+
 def count_gradient_sum(call: OpCall) -> int:
     """Cost of adding a gradient to one that is there already.
 
@@ -190,5 +237,8 @@ FORMULAS: dict[str, tuple[str, Callable[[OpCall], int | Cost]]] = {
     "mkldnn::_convolution_pointwise_": ("convolution", count_convolution_pointwise),
     "mkldnn::_convolution_transpose_pointwise": ("convolution", count_convolution_pointwise),
     "inductor::_mm_plus_mm": ("matmul", count_sum_of_products),
+    "symm_mem::fused_all_gather_matmul": ("matmul", count_gathered_products),
+    "symm_mem::fused_matmul_reduce_scatter": ("matmul", count_scattered_product),
+    "symm_mem::_async_input_mm": ("matmul", count_scattered_product),
     "inductor::accumulate_grad_": ("pointwise", count_gradient_sum),
 }

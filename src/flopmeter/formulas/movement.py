@@ -110,13 +110,27 @@ COLLECTIVES = (
     *("allgather_", "_allgather_base_", "allgather_coalesced_", "allgather_into_tensor_coalesced_", "allreduce_"),
     *("allreduce_coalesced_", "alltoall_", "alltoall_base_", "barrier", "broadcast_", "gather_"),
     *("monitored_barrier_", "recv_", "recv_any_source_", "reduce_", "reduce_scatter_", "_reduce_scatter_base_"),
-    *("reduce_scatter_tensor_coalesced_", "scatter_", "send"),
+    *("reduce_scatter_tensor_coalesced_", "scatter_", "send", "check_for_nan"),
 )
 FUNCTIONAL_COLLECTIVES = (
     *("all_gather_into_tensor", "all_gather_into_tensor_coalesced", "all_gather_into_tensor_out", "all_reduce"),
     *("all_reduce_", "all_reduce_coalesced", "all_reduce_coalesced_", "all_to_all_single", "broadcast", "broadcast_"),
-    *("reduce_scatter_tensor", "reduce_scatter_tensor_coalesced", "wait_tensor"),
+    *("reduce_scatter_tensor", "reduce_scatter_tensor_coalesced", "wait_tensor", "reduce_scatter_tensor_out", "isend"),
+    *("irecv", "batch_p2p_ops", "_wrap_tensor_autograd"),
 )
+DIFFERENTIABLE_COLLECTIVES = ("all_to_all_single", "reduce_scatter_tensor", "all_gather_into_tensor")
+SYMMETRIC_MEMORY = (
+    *("multimem_one_shot_all_reduce_out", "multimem_one_shot_all_reduce", "multimem_one_shot_reduce_out"),
+    *("multimem_all_reduce_", "multimem_all_gather_out", "one_shot_all_reduce", "one_shot_all_reduce_out"),
+    *("one_shot_all_reduce_copy", "one_shot_all_reduce_copy_out", "two_shot_all_reduce_", "two_shot_all_reduce_out"),
+    *("reduce_scatter_out", "_low_contention_all_gather", "_low_contention_reduce_scatter", "all_to_all_vdev"),
+    *("all_to_all_vdev_2d", "all_to_all_vdev_2d_offset", "nccl_reduce_scatter_offset", "nccl_put", "nccl_get"),
+    *("nccl_put_signal", "nccl_put_with_signal", "nccl_wait_signal", "nccl_wait_for_signal", "nvshmem_put"),
+    *("nvshmem_get", "nvshmem_put_with_signal", "nvshmem_wait_for_signal", "nvshmem_broadcast", "nvshmem_all_to_all"),
+    *("tile_reduce", "multi_root_tile_reduce", "get_remote_tensors", "memset32_", "stream_write_value32_", "_barrier"),
+    "_rendezvous",
+)
+"""Collectives over memory that all ranks see; products inside of them are counted (`compiled`)."""
 
 
 def count_nothing(call: OpCall) -> Cost:  # noqa: ARG001  # every formula takes the call
@@ -142,4 +156,7 @@ FORMULAS: dict[str, tuple[str, Callable[[OpCall], int | Cost]]] = {
     **dict.fromkeys(OUTSIDE, ("other", count_nothing)),
     **{f"c10d::{name}": ("other", count_nothing) for name in COLLECTIVES},
     **{f"_c10d_functional::{name}": ("other", count_nothing) for name in FUNCTIONAL_COLLECTIVES},
+    **{f"_c10d_functional_autograd::{name}": ("other", count_nothing) for name in DIFFERENTIABLE_COLLECTIVES},
+    **{f"symm_mem::{name}": ("other", count_nothing) for name in SYMMETRIC_MEMORY},
+    "_dtensor::shard_dim_alltoall": ("other", count_nothing),
 }

@@ -88,6 +88,20 @@ def test_the_sum_of_two_products():
     assert found == {"matmul": 2 * 2 * 5 * 3 + 2 * 2 * 5 * 4, "pointwise": 10}
 
 
+def test_products_below_a_collective():
+    """Else tensor parallelism, once it is compiled, loses its products."""
+    op = "symm_mem::fused_all_gather_matmul"
+    out = [(8, 3), (8, 5), (8, 2)]  # four ranks with two rows each
+    assert parts_of(op, (2, 3), [(3, 5), (3, 2)], 0, "0", out=out) == 2 * 8 * 3 * 5 + 2 * 8 * 3 * 2
+    assert parts_of(op, (2, 3), [(3, 5)], 0, "0", out=[(8, 5)]) == 2 * 8 * 3 * 5
+    with pytest.raises(FormulaError):
+        parts_of(op, (2, 3), [(4, 5)], 0, "0", out=[(8, 5)])
+    for name in ("fused_matmul_reduce_scatter", "_async_input_mm"):
+        assert parts_of(f"symm_mem::{name}", (4, 2, 3), (3, 5)) == 2 * 8 * 3 * 5
+        with pytest.raises(FormulaError):
+            parts_of(f"symm_mem::{name}", (4, 2, 3), (4, 5))
+
+
 def test_a_gradient_is_added_where_there_is_one():
     op = "inductor::accumulate_grad_"
     assert parts_of(op, (2, 3), (2, 3), (2, 3)) == 6

@@ -25,7 +25,10 @@ def test_moving_and_comparing_cost_nothing_and_are_no_gap(op):
     assert cost.flop == 0
 
 
-@pytest.mark.parametrize("op", ["c10d::allreduce_", "_c10d_functional::all_gather_into_tensor", "c10d::send"])
+@pytest.mark.parametrize(
+    "op",
+    ["c10d::allreduce_", "_c10d_functional::all_gather_into_tensor", "c10d::send", "symm_mem::one_shot_all_reduce"],
+)
 def test_collectives_cost_nothing_by_convention(op):
     """Else figures of the same training differ with the number of ranks."""
     assert BOOK.cost(OpCall.of(op, [(2, 3)], out=[(2, 3)])).flop == 0
