@@ -3,7 +3,9 @@
 from pathlib import Path
 
 from flopmeter.account import Account
+from flopmeter.formulas.book import FormulaBook
 from flopmeter.regimes.regime import find
+from flopmeter.report.summary import summarize
 from flopmeter.report.terminal import render_account
 from flopmeter.testing.ledgers import ScriptedSegment, product_table, recorded_ledger
 from flopmeter.usage import DeviceUsage, Usage
@@ -57,3 +59,23 @@ def test_a_long_list_is_cut_and_says_so(tmp_path: Path) -> None:
     assert "fault 9" in text
     assert "fault 10" not in text
     assert "and 5 more gaps" in text
+
+
+def test_a_ledger_written_with_another_book_says_so(tmp_path: Path) -> None:
+    """If this failed, figures by private formulas would pass for those of the convention."""
+    standard = FormulaBook.standard().digest
+    for name, header in (
+        ("standard", {"book": standard, "convention": "fm-1"}),
+        ("other", {"book": "ab" * 32, "convention": "fm-1", "foreign_formulas": {"mylib::attn": "mylib.flop.count"}}),
+    ):
+        with ScriptedSegment(tmp_path / name, header=header) as segment:
+            segment.run(product_table())
+            segment.end()
+    texts = {name: render_account(Account.of(tmp_path / name), name="tiny") for name in ("standard", "other")}
+    assert "another book" not in texts["standard"]
+    assert "formulas: another book than the standard one of this version" in texts["other"]
+    assert "mylib::attn is priced by mylib.flop.count" in texts["other"]
+    summaries = {name: summarize(Account.of(tmp_path / name), name="tiny") for name in texts}
+    assert (summaries["standard"]["is_standard_book"], summaries["standard"]["foreign_formulas"]) == (True, {})
+    assert summaries["other"]["foreign_formulas"] == {"mylib::attn": "mylib.flop.count"}
+    assert summaries["other"]["is_standard_book"] is False
