@@ -83,30 +83,46 @@ def ask(peer: peers.Peer, way: str, built: Built) -> list[int] | str:
     return [reading.products, reading.total]
 
 
-def ask_both(peer: peers.Peer, built: Built) -> dict[str, list[int] | str]:
-    """Return what a counter says of a forward and of a step, as far as it counts them."""
+def ask_all(subject: Subject, chosen: Iterable[peers.Peer]) -> Row:
+    """Return what counters say of a subject's forward and of its step, as far as they count them."""
+    built = subject.build()
     ways = WAYS if built.eval_step is not None else ("step",)
-    return {way: ask(peer, way, built) for way in ways if getattr(peer, way) is not None}
+    return {
+        peer.name: {way: ask(peer, way, built) for way in ways if getattr(peer, way) is not None} for peer in chosen
+    }
 
 
-def measure(subject: Subject, book: FormulaBook, old: Row) -> Row:
-    """Return all figures of a subject. The runs whose products must be equal are the first ones of models built anew.
+def ask_others(subject: Subject) -> Row:
+    """Return what the other counters say, in a process of their own; each in its own where one ends it."""
+    others = peers.present()[1:]
+    try:
+        return dict(isolated(partial(ask_all, subject, others), seconds=SECONDS))
+    except Failed:
+        pass
+    found: Row = {}
+    for peer in others:
+        try:
+            found |= isolated(partial(ask_all, subject, [peer]), seconds=SECONDS)
+        except Failed as error:
+            found[peer.name] = {way: str(error) for way in WAYS if getattr(peer, way) is not None}
+    return found
 
-    Where an older row is given and torch's counter still says the same, the model is the same, and what the other
-    counters said of it is taken over.
-    """
-    begun = time.monotonic()
+
+def measure(subject: Subject, book: FormulaBook) -> Row:
+    """Return our figures of a subject beside torch's, on models built anew."""
     first, second = subject.build(), subject.build()
     row: Row = {"name": subject.name, "family": family_of(subject.name), "parameters": first.parameters}
     if first.eval_step is not None:
         row["forward"] = beside_torch(first, "forward", second, book)
     row["step"] = beside_torch(first, "step", second, book)
-    if "others" in old and all(row.get(way, {}).get("torch") == old.get(way, {}).get("torch") for way in WAYS):
-        row["others"] = old["others"]
-    else:
-        row["others"] = {peer.name: ask_both(peer, second) for peer in peers.present()[1:]}
-    row["seconds"] = round(time.monotonic() - begun, 1)
     return row
+
+
+def is_same(row: Row, old: Row) -> bool:
+    """Say whether an older row is of the same model, for torch's counter says the same, and lacks nothing."""
+    readings = [reading for said in old.get("others", {}).values() for reading in said.values()]
+    is_whole = bool(readings) and all(isinstance(reading, list) for reading in readings)
+    return is_whole and all(row.get(way, {}).get("torch") == old.get(way, {}).get("torch") for way in WAYS)
 
 
 def measure_specimen(specimen: Specimen, book: FormulaBook, *, with_others: bool = True) -> Row:
@@ -164,12 +180,20 @@ def subjects() -> list[Subject]:
 
 
 def run_all(chosen: Iterable[Subject], book: FormulaBook, old: dict[str, Row]) -> Iterator[Row]:
-    """Measure subjects one after the other, each in a process of its own."""
+    """Measure subjects one after the other, each in processes of its own.
+
+    Where an older row is of the same model, what the other counters said of it is taken over.
+    """
     for subject in chosen:
+        begun = time.monotonic()
         try:
-            yield isolated(partial(measure, subject, book, old.get(subject.name, {})), seconds=SECONDS)
+            row = isolated(partial(measure, subject, book), seconds=SECONDS)
         except Failed as error:
             yield {"name": subject.name, "failed": str(error)}
+            continue
+        before = old.get(subject.name, {})
+        row["others"] = before["others"] if is_same(row, before) else ask_others(subject)
+        yield row | {"seconds": round(time.monotonic() - begun, 1)}
 
 
 def write(result: Row, path: Path) -> None:
