@@ -100,6 +100,7 @@ def test_what_has_a_reason_has_no_price(name):
     assert not is_priced(name)
 
 
+@pytest.mark.skipif(not torch.__version__.startswith("2.13."), reason="other releases have other names")
 def test_names_in_the_book_are_names_of_torch():
     """Else a misspelled row is never found, and the operator that it meant is uncounted."""
     known = {schema.name for schema in torch._C._jit_get_all_schemas()}
