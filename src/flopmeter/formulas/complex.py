@@ -210,7 +210,7 @@ def count_product(call: OpCall) -> Cost:
 
 
 def _name(call: OpCall) -> str:
-    name = call.op.removeprefix("aten::").removesuffix("_")
+    name = call.op.partition("::")[2].removesuffix("_")
     return name if name in PRODUCTS else name.removeprefix("_foreach_")
 
 
@@ -263,6 +263,7 @@ FORMULAS: dict[str, tuple[str, Callable[[OpCall], int | Cost]]] = {
         f"complex::aten.{name}": ("pointwise", count_multiply_add)
         for name in ("addcmul", "addcdiv", "_foreach_addcmul", "_foreach_addcdiv")
     },
+    "complex::prims.conj_physical": ("pointwise", count_elements),
     "complex::aten.addr": ("pointwise", count_outer_sum),
     "complex::aten.pow": ("pointwise", count_power),
     "complex::aten._foreach_pow": ("pointwise", count_power),

@@ -62,7 +62,7 @@ def count_singular(call: OpCall) -> Cost:
         232
     """
     batch, m, n = matrices_of(call, call.tensor(0))
-    vectors = "full" if call.arg(1) is True else "thin"
+    vectors = "full" if call.option("full_matrices", call.arg(1)) is True else "thin"
     if call.op == "aten::linalg_svdvals" or call.arg(2) is False:
         vectors = "no"
     return _nominal(call, batch * lapack.nominal_svd(m, n, vectors=vectors))
@@ -137,5 +137,7 @@ _FORMULAS: dict[str, Callable[[OpCall], int | Cost]] = {
 FORMULAS: dict[str, tuple[str, Callable[[OpCall], int | Cost]]] = {
     **{f"aten::{name}": ("linalg", formula) for name, formula in _FORMULAS.items()},
     **{f"complex::aten.{name}": ("linalg", formula) for name, formula in _FORMULAS.items()},
+    "prims::svd": ("linalg", count_singular),
+    "complex::prims.svd": ("linalg", count_singular),
 }
 """A real and a complex matrix have one formula; the eigenvalues of a real matrix are complex."""

@@ -121,12 +121,12 @@ def count_window(call: OpCall) -> int:
 
 
 def _transform(call: OpCall, whole: TensorSpec, *, halves: int, scaled: int) -> Cost:
-    dims = parse_sizes(call.arg(1))
+    dims = parse_sizes(call.option("dim", call.arg(1)))
     points = math.prod(whole.shape[dim] for dim in dims)
     if not whole.size:
         return Cost.of(Part(kind="fft"))
     flop = 5 * whole.size * log2_thousandths(points) * halves // 2000
-    is_scaled = points > 1 and not is_exactly(call.arg(2), 0)
+    is_scaled = points > 1 and not is_exactly(call.arg(2, 0), 0)
     return Cost.of(Part(kind="fft", flop=flop), Part(kind="pointwise", flop=scaled if is_scaled else 0))
 
 
@@ -134,5 +134,8 @@ FORMULAS: dict[str, tuple[str, Callable[[OpCall], int | Cost]]] = {
     "complex::aten._fft_c2c": ("fft", count_complex_transform),
     "complex::aten._fft_r2c": ("fft", count_real_transform),
     "complex::aten._fft_c2r": ("fft", count_inverse_transform),
+    "complex::prims.fft_c2c": ("fft", count_complex_transform),
+    "complex::prims.fft_r2c": ("fft", count_real_transform),
+    "complex::prims.fft_c2r": ("fft", count_inverse_transform),
     **dict.fromkeys(WINDOWS, ("pointwise", count_window)),
 }

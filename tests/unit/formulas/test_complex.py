@@ -211,6 +211,8 @@ def test_a_rate_is_the_operations_of_its_form(name):
     FORMS[name](Pair(Real(0.7), Real(0.3)), Pair(Real(0.2), Real(0.9)))
     assert Real.count == RATES[name]
     assert flop_of(name, Z, Z, out=[Z]) == RATES[name] * N
+    primitive = FORMULAS["complex::prims.conj_physical"][1]
+    assert primitive(OpCall.of("prims::conj_physical", Z, dtype="complex64", out=[Z])) == N
 
 
 @pytest.mark.parametrize("name", [name for name in RATES if hasattr(cmath, name) and name != "polar"])

@@ -41,6 +41,12 @@ def test_a_nominal_count_depends_on_shapes_and_on_what_is_asked_for(op, args, ex
     assert parts_of(op, *args) == {"linalg": expected}
 
 
+def test_a_primitive_svd_names_what_it_asks_for():
+    formula = FORMULAS["prims::svd"][1]
+    assert formula(OpCall.of("prims::svd", (6, 4), full_matrices=True)).flop == 4 * 36 * 4 + 22 * 64
+    assert formula(OpCall.of("prims::svd", (6, 4), full_matrices=False)).flop == 6 * 6 * 16 + 20 * 64
+
+
 @pytest.mark.parametrize("op", ["_linalg_eigh", "linalg_eig", "_linalg_eigvals", "_linalg_svd", "linalg_svdvals"])
 def test_complex_matrices_cost_four_times_as_much(op):
     assert flop_of(op, (5, 4, 4), dtype="complex64") == 4 * flop_of(op, (5, 4, 4))

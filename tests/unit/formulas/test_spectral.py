@@ -87,6 +87,13 @@ def test_a_real_transform_is_half_a_complex_one():
     assert back == {"fft": 3 * halve(8) // 2, "pointwise": 24}
 
 
+def test_a_primitive_names_its_dimensions_and_never_normalizes():
+    found = FORMULAS["complex::prims.fft_c2c"][1](
+        OpCall.of("prims::fft_c2c", (3, 8), dim=[1], forward=True, dtype="complex64")
+    )
+    assert found.flop == 3 * halve(8)
+
+
 def test_a_transform_of_nothing_or_of_single_points_costs_nothing():
     assert parts_of("complex::aten._fft_c2c", (0, 8), [1], FULL, True, dtype="complex64") == {"fft": 0}
     assert parts_of("complex::aten._fft_c2c", (5, 1), [1], FULL, True, dtype="complex64") == {"fft": 0}
