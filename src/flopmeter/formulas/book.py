@@ -66,7 +66,6 @@ FAMILIES = (
     "scan",
     "graph",
     "prims",
-    "symmetric",
 )
 """The files beside this one that hold a `FORMULAS` table: operator name → (kind, formula).
 

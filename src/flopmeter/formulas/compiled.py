@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from flopmeter.errors import FormulaError
-from flopmeter.formulas.call import Arg, OpCall, TensorSpec, is_exactly
+from flopmeter.formulas.call import Arg, OpCall, TensorSpec, derive_precision, is_exactly
 from flopmeter.formulas.cost import Cost, Part
 
 # R rows of x, K inner size, N columns, y the output
@@ -168,6 +168,57 @@ def count_scattered_product(call: OpCall) -> int:
     return 2 * one.size * two.shape[1]
 
 
+def count_gathered_scaled(call: OpCall) -> Cost:
+    """Cost of products of scaled operands, the rows of one of them gathered from all ranks meanwhile.
+
+    Shapes: a (…, K) of this rank, a list of b (K, N) → a of all ranks, a list of (…, N) of all ranks.
+    Counts: 2·K for each element of each product; pointwise 2 for the scales, 1 each for a bias and a scale of the
+        result.
+    Ignores: the gathering.
+    Source: docs/spec/fm-1.md#compiled.
+
+    Raises:
+        FormulaError: results that do not fit.
+
+    Example:
+        >>> args = (2, 3), [(3, 5)], (2, 1), [(1, 5)], 0, "0", [None], [None], [None], [False]
+        >>> op = "symm_mem::fused_all_gather_scaled_matmul"
+        >>> count_gathered_scaled(OpCall.of(op, *args, out=[(8, 3), (8, 5)])).flop
+        320
+    """
+    weights = call.tensor_list(1)
+    results = call.out[-len(weights) :]
+    more = [option for option in (call.arg(6), call.arg(7)) if isinstance(option, tuple)]
+    scaling = 2 * sum(result.size for result in results)
+    scaling += sum(
+        result.size for option in more for given, result in zip(option, results, strict=True) if given is not None
+    )
+    return _scale((call.tensor(0), *weights), count_gathered_products(call), scaling)
+
+
+def count_scattered_scaled(call: OpCall) -> Cost:
+    """Cost of a product of scaled operands whose sum over all ranks is shared out.
+
+    Shapes: a (…, K), b (K, N).
+    Counts: 2·K·N for each row of a; pointwise, for each element of the product, 2 for the scales, 1 each for a bias and
+        a scale of the result.
+    Ignores: the adds inside the collective.
+    Source: docs/spec/fm-1.md#compiled.
+
+    Raises:
+        FormulaError: the inner sizes differ.
+
+    Example:
+        >>> args = (8, 3), (3, 5), (8, 1), (1, 5), "sum", 0, 0, "0"
+        >>> count_scattered_scaled(OpCall.of("symm_mem::fused_scaled_matmul_reduce_scatter", *args)).flop
+        320
+    """
+    one, two = call.tensor(0), call.tensor(1)
+    products = count_scattered_product(call)
+    each = 2 + (call.arg(9) is not None) + (call.arg(10) is not None)
+    return _scale((one, two), products, each * one.size // max(one.shape[-1], 1) * two.shape[1])
+
+
 def count_gradient_sum(call: OpCall) -> int:
     """Cost of adding a gradient to one that is there already.
 
@@ -183,6 +234,14 @@ def count_gradient_sum(call: OpCall) -> int:
         0
     """
     return call.tensor(0).size if isinstance(call.arg(1), TensorSpec) and isinstance(call.arg(2), TensorSpec) else 0
+
+
+def _scale(operands: tuple[TensorSpec, ...], products: int, scaling: int) -> Cost:
+    """Products have the precision of their operands, the scales are fp32."""
+    return Cost.of(
+        Part(kind="matmul", flop=products, precision=derive_precision(operands)),
+        Part(kind="pointwise", flop=scaling, precision="fp32"),
+    )
 
 
 def _linear(call: OpCall, weight: TensorSpec, rate: int) -> Cost:
@@ -240,5 +299,7 @@ FORMULAS: dict[str, tuple[str, Callable[[OpCall], int | Cost]]] = {
     "symm_mem::fused_all_gather_matmul": ("matmul", count_gathered_products),
     "symm_mem::fused_matmul_reduce_scatter": ("matmul", count_scattered_product),
     "symm_mem::_async_input_mm": ("matmul", count_scattered_product),
+    "symm_mem::fused_all_gather_scaled_matmul": ("matmul", count_gathered_scaled),
+    "symm_mem::fused_scaled_matmul_reduce_scatter": ("matmul", count_scattered_scaled),
     "inductor::accumulate_grad_": ("pointwise", count_gradient_sum),
 }

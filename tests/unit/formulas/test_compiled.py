@@ -3,7 +3,7 @@
 import pytest
 
 from flopmeter.errors import FormulaError
-from flopmeter.formulas.call import AnyNumber, OpCall
+from flopmeter.formulas.call import AnyNumber, OpCall, TensorSpec
 from flopmeter.formulas.compiled import FORMULAS, UNARY
 
 LINEAR, CONVOLUTION = "mkldnn::_linear_pointwise", "mkldnn::_convolution_pointwise"
@@ -100,6 +100,29 @@ def test_products_below_a_collective():
         assert parts_of(f"symm_mem::{name}", (4, 2, 3), (3, 5)) == 2 * 8 * 3 * 5
         with pytest.raises(FormulaError):
             parts_of(f"symm_mem::{name}", (4, 2, 3), (4, 5))
+
+
+def fp8(*shape):
+    return TensorSpec(shape, "fp8_e4m3")
+
+
+@pytest.mark.parametrize(("bias", "scale", "more"), [(None, None, 0), ((6,), None, 1), ((6,), (1,), 2)])
+def test_scaled_products_that_travel_keep_their_precision_and_the_scales_have_theirs(bias, scale, more):
+    bias, scale = bias and TensorSpec(bias), scale and TensorSpec(scale)
+    gathered = OpCall.of(
+        *("symm_mem::fused_all_gather_scaled_matmul", fp8(4, 8), (fp8(8, 6),), (4, 1), [(1, 6)], 0, "0", (bias,)),
+        *((scale,), (None,), (False,)),
+        out=[(16, 8), (16, 6)],
+    )
+    scattered = OpCall.of(
+        *("symm_mem::fused_scaled_matmul_reduce_scatter", fp8(16, 8), fp8(8, 6), (16, 1), (1, 6), "sum", 0, 0, "0"),
+        *(None, bias, scale),
+        out=[(4, 6)],
+    )
+    for call in (gathered, scattered):
+        products, scaling = FORMULAS[call.op][1](call).parts
+        assert (products.kind, products.precision, products.flop) == ("matmul", "fp8_e4m3", 2 * 16 * 8 * 6)
+        assert (scaling.kind, scaling.precision, scaling.flop) == ("pointwise", "fp32", (2 + more) * 16 * 6)
 
 
 def test_a_gradient_is_added_where_there_is_one():
