@@ -49,6 +49,7 @@ FAMILIES = (
     "quantized",
     "quantization",
     "bitsandbytes",
+    "torchao",
     "sparse",
     "semi_structured",
     "packed",
