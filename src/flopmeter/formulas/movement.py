@@ -103,6 +103,12 @@ OUTSIDE = (
     *("mkldnn::_reorder_mkldnn_rnn_layer_weight", "mkldnn::_nbytes", "mkldnn::data_ptr"),
     *("mkldnn::_get_mkldnn_serialized_md", "mkldnn::_is_mkldnn_bf16_supported", "mkldnn::_is_mkldnn_fp16_supported"),
     *("mkldnn::_is_mkldnn_acl_supported", "mkl::_mkl_reorder_linear_weight"),
+    *("_dtensor::mesh_get_process_group", "debug_mode_ops::annotate", "debugprims::load_tensor"),
+    *("export::access_subclass_inner_tensor", "fsdp::copy_", "higher_order::_export_tracepoint"),
+    *("higher_order::print", "streams::fork", "streams::join", "streams::record_event"),
+    *("streams::record_stream", "streams::sync_dealloc", "streams::synchronize_device"),
+    *("streams::synchronize_event", "streams::synchronize_stream", "streams::wait_event"),
+    *("streams::wait_stream"),
 )
 """Operators of other namespaces than `aten`."""
 
