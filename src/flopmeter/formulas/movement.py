@@ -108,7 +108,7 @@ OUTSIDE = (
     *("higher_order::print", "streams::fork", "streams::join", "streams::record_event"),
     *("streams::record_stream", "streams::sync_dealloc", "streams::synchronize_device"),
     *("streams::synchronize_event", "streams::synchronize_stream", "streams::wait_event"),
-    *("streams::wait_stream"),
+    "streams::wait_stream",
 )
 """Operators of other namespaces than `aten`."""
 
