@@ -44,12 +44,15 @@ class Table:
 
     `rows` can be computed again with any book; `beyond` is the tally of rows past the size limit, which cannot;
     `tally` is the whole, `beyond` included. The table's name is the digest of `rows` and `beyond`: what ran.
+    `holds_once` says that values inside of tensors, or how much a sparse tensor stored, decided the cost: the same
+    passage may cost something else the next time.
     """
 
     rows: tuple[Row, ...]
     tally: Tally
     beyond: Tally = field(default_factory=Tally)
     name: str = field(init=False)
+    holds_once: bool = field(init=False)
 
     def __post_init__(self) -> None:
         """Digest what ran, whatever it is said to cost."""
@@ -58,6 +61,10 @@ class Table:
             "beyond": self.beyond.to_wire(),
         }
         object.__setattr__(self, "name", wire.digest(wire.encode(content)))
+        specs = (spec for row in self.rows for spec in (*row.call.tensors, *row.call.out))
+        object.__setattr__(
+            self, "holds_once", any(spec.values is not None or spec.stored is not None for spec in specs)
+        )
 
     def to_wire(self) -> dict[str, wire.Wire]:
         """Return the table as ledgers keep it, its name included."""

@@ -355,7 +355,7 @@ class TorchSensor:
             return
         table = self._pricer.table(calls)
         self._sink.passage_ran(table, basis="counted", ns=ns)
-        if passage.situation is not OTHER and not passage.failed and not passage.has_values:  # else it holds once
+        if passage.situation is not OTHER and not (passage.failed or passage.has_values or table.holds_once):
             self._plan.learn(passage.situation, passage.place, witness, table.name)
 
     @guarded

@@ -64,9 +64,10 @@ def device(monkeypatch):
 
 class Sink:
     def __init__(self):
-        self.ran, self.failures = [], []
+        self.ran, self.failures, self.products = [], [], []
 
     def passage_ran(self, table, *, basis, ns):
+        self.products.append(table.tally.contraction_flop)
         self.ran.append((table.tally.select(op="values_test::segments").flop, basis))
 
     def passage_lost(self, *, reason, ns):
@@ -188,3 +189,26 @@ def test_a_graph_that_is_being_captured_takes_no_copy_with_it(monkeypatch):
 
     monkeypatch.setattr(values.torch.cuda, "is_current_stream_capturing", lambda: True)
     assert read_values(OnDevice()) is None
+
+
+def test_a_passage_whose_tensors_store_more_or_less_is_never_replayed():
+    """Else a graph with twice the edges costs what the first one did."""
+
+    class Model(torch.nn.Module):
+        graph = torch.eye(4).to_sparse()
+
+        def forward(self, x):
+            return torch.sparse.mm(self.graph, x)
+
+    sink, model = Sink(), Model()
+    sensor = TorchSensor(sink, book=FormulaBook.standard())
+    sensor.watch(model)
+    sensor.start()
+    with torch.no_grad():
+        for edges in (4, 4, 4, 16, 4):
+            model.graph = (torch.eye(4) if edges == 4 else torch.ones(4, 4)).to_sparse()
+            model(torch.rand(4, 2))
+            sensor.new_step()
+    sensor.stop()
+    assert {basis for _, basis in sink.ran} == {"counted"}
+    assert [flop for flop in sink.products if flop] == [16, 16, 16, 64, 16]
