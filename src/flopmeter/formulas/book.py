@@ -67,6 +67,7 @@ FAMILIES = (
     "scan",
     "graph",
     "prims",
+    "serving",
 )
 """The files beside this one that hold a `FORMULAS` table: operator name → (kind, formula).
 
