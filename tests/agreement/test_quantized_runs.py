@@ -212,6 +212,14 @@ def test_packed_layers_are_read_from_what_goes_in_and_comes_out():
     assert (total.int_op, total.flop) == (0, 7 * 4 * 8)
 
 
+def test_tables_in_eight_bits_are_read_row_by_row():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        rows, bags = torch.ao.nn.quantized.Embedding(10, 4), torch.ao.nn.quantized.EmbeddingBag(10, 4)
+        assert record(lambda: rows(torch.tensor([1, 2, 2]))).flop == 2 * 3 * 4
+        assert record(lambda: bags(torch.tensor([1, 2, 2]), torch.tensor([0]))).flop == 2 * 3 * 4 + 2 * 4
+
+
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
 def test_fused_layers_cost_what_the_same_steps_cost():
     ops, zeros = torch.ops.onednn, torch.zeros(6, dtype=torch.int64)

@@ -47,6 +47,7 @@ FAMILIES = (
     "movement",
     "scaled",
     "quantized",
+    "weight_only",
     "quantization",
     "bitsandbytes",
     "torchao",

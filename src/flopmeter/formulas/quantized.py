@@ -1,11 +1,10 @@
-"""Products whose weights, or both operands, are small integers, and what torch does to quantized tensors besides.
+"""What torch does to quantized tensors: products of small integers, and functions between two scales.
 
-Products of integers are kind `matmul` or `convolution` in `int8` and so counted as integer operations; putting scales
-on and off is pointwise, in the precision of the result or fp32. Weights alone in integers are turned back into numbers
-first: the product is one of floating-point numbers. A packed weight shows no shape: what is known of it is read from
-the input and the output, and that it has a bias is assumed.
-Not here: quantizing as an operator of its own (`quantization`), the formats of libraries, and packed convolutions,
-whose kernel size nothing tells.
+Products are kind `matmul` or `convolution` in `int8` and so counted as integer operations; putting scales on and off is
+pointwise, in fp32. A packed weight shows no shape: what is known of it is read from the input and the output, and that
+it has a bias is assumed.
+Not here: quantizing as an operator of its own (`quantization`), integers in the weight alone (`weight_only`), the
+formats of libraries, and packed convolutions, whose kernel size nothing tells.
 """
 
 from collections.abc import Callable
@@ -13,7 +12,7 @@ from math import prod
 from typing import NoReturn
 
 from flopmeter.errors import FormulaError
-from flopmeter.formulas.call import OpCall, TensorSpec, is_exactly, is_integer
+from flopmeter.formulas.call import OpCall, is_exactly, is_integer
 from flopmeter.formulas.cost import Cost, Part
 
 # R rows of x, K inner size, N columns, g elements of K that share a scale
@@ -33,12 +32,17 @@ UNARY = {
 }
 """Operations for each element of what a kernel applies to its result."""
 
-FUNCTIONS = {"sigmoid": 1, "hardswish": 3, "elu": 4, "celu": 3, "leaky_relu": 1, "prelu": 1, "cat": 0, "cat_relu": 0}
+FUNCTIONS = {
+    **dict.fromkeys(("cat", "cat_relu"), 0),
+    **dict.fromkeys(("sigmoid", "leaky_relu", "prelu"), 1),
+    **dict.fromkeys(("hardswish", "celu"), 3),
+    "elu": 4,
+    **{f"batch_norm{form}": 2 for form in ("", "1d", "2d", "3d", "_relu", "1d_relu", "2d_relu", "3d_relu")},
+}
 """Operations for each element of functions of quantized tensors, between dequantizing and quantizing."""
 
 PACKING = (
-    *("aten::_convert_weight_to_int4pack", "aten::_convert_weight_to_int4pack_for_cpu"),
-    *("aten::_dyn_quant_pack_4bit_weight", "quantized::linear_prepack", "quantized::linear_prepack_fp16"),
+    *("quantized::linear_prepack", "quantized::linear_prepack_fp16"),
     *("quantized::conv1d_prepack", "quantized::conv2d_prepack", "quantized::conv3d_prepack"),
     *("quantized::conv_transpose1d_prepack", "quantized::conv_transpose2d_prepack"),
     *("quantized::conv_transpose3d_prepack", "quantized::embedding_bag_prepack", "onednn::qlinear_prepack"),
@@ -61,85 +65,6 @@ def count_packing(call: OpCall) -> Cost:  # noqa: ARG001  # every formula takes 
         0
     """
     return Cost()
-
-
-def count_int8_weight(call: OpCall) -> Cost:
-    """Cost of a product with a weight in 8-bit integers and a scale for each of its rows.
-
-    Shapes: x (R, K), w (N, K), scales (N,) → (R, N).
-    Counts: 2·R·N·K products in the precision of x; pointwise R·N, each output times a scale.
-    Ignores: the cast of the weight.
-    Source: docs/spec/fm-1.md#quantized; the form that torch's inductor replaces, fx_passes/quantization.py.
-
-    Raises:
-        FormulaError: the sizes do not fit.
-
-    Example:
-        >>> w = TensorSpec((5, 3), "int8")
-        >>> count_int8_weight(OpCall.of("aten::_weight_int8pack_mm", (2, 3), w, (5,))).flop
-        70
-    """
-    given, weight, scales = call.tensor(0), call.tensor(1), call.tensor(2)
-    if len(given.shape) != 2 or weight.shape != (scales.size, given.shape[1]):
-        _refuse(call, f"{given}, {weight} and {scales} do not fit")
-    outputs = given.shape[0] * scales.size
-    return _float_product(given, outputs, outputs)
-
-
-def count_int4_weight(call: OpCall) -> Cost:
-    """Cost of a product with a packed weight in 4-bit integers and a scale and a zero point for each group of them.
-
-    Shapes: x (R, K), w packed, g, scales and zeros (K/g, N, 2) or (K/g, N) each → (R, N).
-    Counts: 2·R·N·K products in the precision of x; pointwise 2·N·K, each element of the weight times its scale, plus
-        its zero point.
-    Ignores: unpacking.
-    Source: docs/spec/fm-1.md#quantized; the form of torch's tests, `q·s + z`.
-
-    Raises:
-        FormulaError: the sizes do not fit, or the packed weight has not N·K elements.
-
-    Example:
-        >>> packed = TensorSpec((8, 16), "uint8")
-        >>> count_int4_weight(OpCall.of("aten::_weight_int4pack_mm_for_cpu", (2, 32), packed, 16, (2, 8, 2))).flop
-        1536
-    """
-    given, weight, scales = call.tensor(0), call.tensor(1), call.tensor(3)
-    if len(given.shape) != 2 or len(scales.shape) < 2:
-        _refuse(call, f"{given} and {scales} do not fit")
-    rows, inner = given.shape
-    columns, in_one = scales.shape[1], {"uint8": 2, "int32": 8}.get(weight.dtype, 0)
-    if weight.size * in_one != columns * inner or inner % max(scales.shape[0], 1):
-        _refuse(call, f"{weight} does not hold {columns} rows of {inner} in groups of {scales}")
-    return _float_product(given, rows * columns, 2 * columns * inner)
-
-
-def count_dynamic_int4(call: OpCall) -> Cost:
-    """Cost of a product of rows that are quantized here with a packed weight in 4-bit integers.
-
-    Shapes: x (R, K), w packed, g, K, N → (R, N).
-    Counts: 2·R·N·K products in int8; pointwise 4·R to choose the scales of the rows, 2·R·K to quantize them, 2·R·N for
-        each group of K, R·N for the scale of the row, R·N for the bias unless the packed size shows that there is none.
-    Ignores: minima and maxima, the corrections for zero points beyond one subtraction.
-    Source: docs/spec/fm-1.md#quantized; torch's `ref_dyn_quant_matmul_4bit_groupwise_kernel`.
-
-    Raises:
-        FormulaError: the sizes do not fit.
-
-    Example:
-        >>> call = OpCall.of("aten::_dyn_quant_matmul_4bit", (2, 64), (544,), 32, 64, 16)
-        >>> [part.flop for part in count_dynamic_int4(call).parts]
-        [4096, 424]
-    """
-    given, packed = call.tensor(0), call.tensor(1)
-    group, inner, columns = call.arg(2), call.arg(3), call.arg(4)
-    if not (isinstance(group, int) and isinstance(inner, int) and isinstance(columns, int) and group > 0):
-        _refuse(call, "sizes are missing")
-    if len(given.shape) != 2 or given.shape[1] != inner or inner % group:
-        _refuse(call, f"{given} has no {inner} columns in groups of {group}")
-    rows, groups = given.shape[0], inner // group
-    bias = packed.size != columns * inner // 2 + columns * groups
-    extra = rows * (CHOOSE + QUANTIZE * inner) + rows * columns * (DEQUANTIZE * groups + 1 + bias)
-    return _integer_product(2 * rows * columns * inner, extra)
 
 
 def count_packed_linear(call: OpCall) -> Cost:
@@ -178,7 +103,10 @@ def count_dynamic_linear(call: OpCall) -> Cost:
     outputs, products = _rows(call)
     given = call.tensor(0)
     if "fp16" in call.op:
-        return _float_product(given, outputs, outputs)
+        return Cost.of(
+            Part(kind="matmul", flop=products, precision=given.dtype),
+            Part(kind="pointwise", flop=outputs, precision=given.dtype),
+        )
     return _integer_product(products, CHOOSE + QUANTIZE * given.size + outputs * (DEQUANTIZE + 1))
 
 
@@ -240,6 +168,29 @@ def count_quantized_function(call: OpCall) -> Cost:
         30
     """
     return _pointwise(call.out[0].size * (DEQUANTIZE + FUNCTIONS[call.op.split("::")[1]] + QUANTIZE))
+
+
+def count_quantized_rows(call: OpCall) -> Cost:
+    """Cost of looking rows of a quantized table up, and of adding those of a bag up.
+
+    Shapes: a table in codes, L indices, bags → (L, D), or (B, D).
+    Counts: pointwise 2 to dequantize each element that is looked up, 1 more for weights of samples; reduction
+        (L − B)·D where rows are added up.
+    Ignores: unpacking.
+    Source: docs/spec/fm-1.md#quantized.
+
+    Example:
+        >>> call = OpCall.of("quantized::embedding_byte", None, (7,), out=[(7, 3)])
+        >>> count_quantized_rows(call).flop
+        42
+    """
+    (result,) = call.out
+    looked_up = call.tensor(1).size * result.shape[-1]
+    weights = looked_up if "bag" in call.op and call.arg(6) is not None else 0
+    return Cost.of(
+        Part(kind="pointwise", flop=DEQUANTIZE * looked_up + weights, precision=result.dtype),
+        Part(kind="reduction", flop=max(looked_up - result.size, 0), precision=result.dtype),
+    )
 
 
 def count_fused_product(call: OpCall) -> Cost:
@@ -313,13 +264,6 @@ def _rows(call: OpCall) -> tuple[int, int]:
     return result.size, 2 * result.size * given.shape[-1]
 
 
-def _float_product(given: TensorSpec, outputs: int, extra: int) -> Cost:
-    return Cost.of(
-        Part(kind="matmul", flop=2 * outputs * given.shape[-1], precision=given.dtype),
-        Part(kind="pointwise", flop=extra, precision=given.dtype),
-    )
-
-
 def _integer_product(flop: int, extra: int) -> Cost:
     return Cost.of(
         Part(kind="matmul", flop=flop, precision="int8"), Part(kind="pointwise", flop=extra, precision="fp32")
@@ -337,22 +281,21 @@ def _refuse(call: OpCall, msg: str) -> NoReturn:
 _PACKED = ("linear", "linear_relu", "linear_leaky_relu", "linear_tanh")
 _DYNAMIC = ("linear_dynamic", "linear_relu_dynamic", "linear_dynamic_fp16", "linear_relu_dynamic_fp16")
 _PAIRS = ("add", "add_relu", "mul", "mul_relu")
+_TABLES = (
+    *("embedding_byte", "embedding_4bit", "embedding_bag_byte", "embedding_bag_4bit"),
+    *(f"embedding_bag_{bits}_rowwise_offsets" for bits in ("byte", "4bit", "2bit")),
+)
 FORMULAS: dict[str, tuple[str, Callable[[OpCall], int | Cost]]] = {
-    "aten::_weight_int8pack_mm": ("matmul", count_int8_weight),
-    **dict.fromkeys(
-        (
-            *("aten::_weight_int4pack_mm", "aten::_weight_int4pack_mm_for_cpu"),
-            *("aten::_weight_int4pack_mm_with_scales_and_zeros", "quantized::int4mm_packed_weight_cpu"),
-        ),
-        ("matmul", count_int4_weight),
-    ),
-    "aten::_dyn_quant_matmul_4bit": ("matmul", count_dynamic_int4),
     **{f"quantized::{name}": ("matmul", count_packed_linear) for name in _PACKED},
     **{f"quantized::{name}": ("matmul", count_dynamic_linear) for name in _DYNAMIC},
     "quantized::matmul": ("matmul", count_quantized_matmul),
     **{f"quantized::{name}": ("pointwise", count_quantized_pair) for name in _PAIRS},
     **dict.fromkeys(("onednn::qadd", "onednn::qadd_relu", "onednn::qmul"), ("pointwise", count_quantized_pair)),
     **{f"quantized::{name}": ("pointwise", count_quantized_function) for name in FUNCTIONS},
+    **{f"quantized::{name}": ("pointwise", count_quantized_rows) for name in _TABLES},
+    "_quantized::add": ("pointwise", count_quantized_pair),
+    "_quantized::linear": ("matmul", count_packed_linear),
+    "_quantized::linear_dynamic": ("matmul", count_dynamic_linear),
     "onednn::qlinear_pointwise": ("matmul", count_fused_product),
     **{
         f"onednn::{name}_pointwise": ("convolution", count_fused_product)

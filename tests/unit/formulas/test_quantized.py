@@ -41,37 +41,6 @@ def parts_of(op, *args, out=()):
 PRODUCT = {("matmul", "int8"): terms(R, N, K)}
 
 
-@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
-def test_a_weight_in_integers_is_multiplied_as_numbers(dtype):
-    """Else adapters over a quantized model look like integer arithmetic."""
-    x, scales = TensorSpec((R, K), dtype), TensorSpec((N,), dtype)
-    assert parts_of("aten::_weight_int8pack_mm", x, int8(N, K), scales) == {
-        ("matmul", dtype): terms(R, N, K),
-        ("pointwise", dtype): R * N,
-    }
-    pairs = [
-        ("aten::_weight_int4pack_mm_for_cpu", TensorSpec((N, K // 2), "uint8"), [TensorSpec((2, N, 2), dtype)]),
-        ("aten::_weight_int4pack_mm", TensorSpec((N // 8, 1, 32, 1), "int32"), [TensorSpec((2, N, 2), dtype)]),
-        (
-            "aten::_weight_int4pack_mm_with_scales_and_zeros",
-            TensorSpec((N, K // 8), "int32"),
-            [TensorSpec((2, N), dtype), int8(2, N)],
-        ),
-    ]
-    for op, weight, scales_and_zeros in pairs:
-        assert parts_of(op, x, weight, 16, *scales_and_zeros) == {
-            ("matmul", dtype): terms(R, N, K),
-            ("pointwise", dtype): steps((N * K, ["scale", "zero point"])),
-        }
-
-
-@pytest.mark.parametrize(("biased", "size"), [(False, N * K // 2 + N * 2), (True, N * K // 2 + N * 2 + N), (True, 999)])
-def test_rows_that_are_quantized_on_the_way(biased, size):
-    found = parts_of("aten::_dyn_quant_matmul_4bit", (R, K), (size,), 16, K, N)
-    rows = steps((R, CHOOSE), (R * K, QUANTIZE), (R * N * 2, DEQUANTIZE), (R * N, ["scale of the row"]))
-    assert found == {**PRODUCT, ("pointwise", "fp32"): rows + (steps((R * N, BIAS)) if biased else 0)}
-
-
 @pytest.mark.parametrize(
     ("name", "more"), [("linear", []), ("linear_relu", []), ("linear_tanh", ["tanh"]), ("linear_leaky_relu", ["slope"])]
 )
@@ -114,6 +83,18 @@ def test_two_quantized_tensors():
 def test_a_function_is_computed_between_two_scales(name):
     found = parts_of(f"quantized::{name}", packed(R, K), ANY, 0, out=[packed(R, K)])
     assert found == {("pointwise", "fp32"): R * K * (2 + FUNCTIONS[name] + 2)}
+
+
+def test_rows_of_a_table_are_dequantized_and_added_up():
+    """Else a table in 8 bits is read for nothing."""
+    assert parts_of("quantized::embedding_4bit", None, (7,), out=[TensorSpec((7, 3))]) == {
+        ("pointwise", "fp32"): steps((7 * 3, DEQUANTIZE))
+    }
+    args = [None, (7,), (2,), False, 0, False]
+    plain = {("pointwise", "fp32"): steps((7 * 3, DEQUANTIZE)), ("reduction", "fp32"): 5 * 3}
+    assert parts_of("quantized::embedding_bag_byte", *args, None, out=[TensorSpec((2, 3))]) == plain
+    weighted = parts_of("quantized::embedding_bag_byte_rowwise_offsets", *args, (7,), out=[TensorSpec((2, 3))])
+    assert weighted["pointwise", "fp32"] == steps((7 * 3, [*DEQUANTIZE, "weight"]))
 
 
 def fused(*follows, bias=None, other=None, out="uint8", x="uint8"):
@@ -170,15 +151,6 @@ def test_packing_costs_nothing(op):
 @pytest.mark.parametrize(
     ("op", "args", "out"),
     [
-        ("aten::_weight_int8pack_mm", [(R, K), int8(N, K), (N + 1,)], []),
-        ("aten::_weight_int8pack_mm", [(R, K, 1), int8(N, K), (N,)], []),
-        ("aten::_weight_int4pack_mm", [(R, K), TensorSpec((N, 1), "int32"), 16, (2, N, 2)], []),
-        ("aten::_weight_int4pack_mm", [(R, K), int8(N, K), 16, (2, N, 2)], []),
-        ("aten::_weight_int4pack_mm_for_cpu", [(R, K), TensorSpec((N, K // 2), "uint8"), 16, (3, N, 2)], []),
-        ("aten::_weight_int4pack_mm_for_cpu", [(R, K), TensorSpec((N, K // 2), "uint8"), 16, (N,)], []),
-        ("aten::_dyn_quant_matmul_4bit", [(R, K), (9,), 16, K + 1, N], []),
-        ("aten::_dyn_quant_matmul_4bit", [(R, K), (9,), 5, K, N], []),
-        ("aten::_dyn_quant_matmul_4bit", [(R, K), (9,), None, K, N], []),
         ("quantized::linear", [packed(R, K)], [packed(R + 1, N)]),
         ("quantized::matmul", [packed(R, K), packed(R, K)], []),
         ("quantized::add", [packed(R, K), ANY, 0], [packed(R, K)]),
