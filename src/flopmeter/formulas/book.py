@@ -69,6 +69,7 @@ FAMILIES = (
     "graph",
     "prims",
     "serving",
+    "jagged",
 )
 """The files beside this one that hold a `FORMULAS` table: operator name → (kind, formula).
 
