@@ -77,7 +77,7 @@ def count_packed_linear(call: OpCall) -> Cost:
     Source: docs/spec/fm-1.md#quantized.
 
     Example:
-        >>> call = OpCall(op="quantized::linear", args=(TensorSpec((2, 3), "quint8"),), out=(TensorSpec((2, 5)),))
+        >>> call = OpCall.of("quantized::linear", (2, 3), dtype="quint8", out=[(2, 5)])
         >>> [part.flop for part in count_packed_linear(call).parts]
         [60, 50]
     """
@@ -206,11 +206,10 @@ def count_fused_product(call: OpCall) -> Cost:
         FormulaError: the sizes do not fit, or what follows is not known.
 
     Example:
-        >>> x, w, y = TensorSpec((2, 3), "uint8"), TensorSpec((3, 5), "int8"), TensorSpec((2, 5))
-        >>> args = (x, 1.0, 0, w, TensorSpec((5,)), TensorSpec((5,)), None, 1.0, 0, None, "swish", (), "")
-        >>> call = OpCall(op="onednn::qlinear_pointwise", args=args, out=(y,))
+        >>> args = (2, 3), 1.0, 0, (3, 5), (5,), (5,), None, 1.0, 0, None, "swish", [], ""
+        >>> call = OpCall.of("onednn::qlinear_pointwise", *args, dtype="int8", out=[(2, 5)])
         >>> [part.flop for part in count_fused_product(call).parts]
-        [60, 40]
+        [60, 60]
     """
     given, weight, (result,) = call.tensor(0), call.tensor(3), call.out
     is_linear = "qlinear" in call.op
