@@ -1,8 +1,5 @@
 """Every architecture of `transformers` that can be built from a shrunken config, as subjects."""
 
-# Models and their configs take and return what they like.
-# ruff: noqa: ANN401
-
 import inspect
 import re
 from collections.abc import Iterator
@@ -76,7 +73,7 @@ def config_of(kind: str, *, way: str = "") -> Any:
     cls = CONFIG_MAPPING[kind]
     plain = cls(**changes.get("base", {}))
     fields = plain.to_dict()
-    small = shrinking.shrink(fields, way=way or changes.get("way", "same"))
+    small = shrinking.shrink(fields, way=way or exceptions.WAYS.get(kind, "same"))
     small = exceptions.merge(small, changes.get("config", {}))
     small = shrinking.renumber(small)
     if small.get("is_encoder_decoder") and small.get("decoder_start_token_id") is None:
@@ -107,7 +104,7 @@ def build(kind: str, *, way: str = "", attention: str = "", experts: str = "") -
         model.set_attn_implementation(attention)
     if experts:
         model.set_experts_implementation(experts)
-    model.train()
+    model.train(changes.get("mode") != "eval")
     data = fit_inputs(model, changes)
     optimizer = torch.optim.AdamW([one for one in model.parameters() if one.requires_grad], lr=1e-4)
 
@@ -121,13 +118,13 @@ def build(kind: str, *, way: str = "", attention: str = "", experts: str = "") -
         model.eval()
         with torch.no_grad():
             model(**data)
-        model.train()
+        model.train(changes.get("mode") != "eval")
 
     return Built(step, evaluate, sum(parameter.numel() for parameter in model.parameters()))
 
 
 _MISMATCH = re.compile(
-    r"(image|video|audio)[^:]*tokens?:? (?:torch\.Size\(\[)?(\d+)\D+features:? (?:torch\.Size\(\[)?(\d+)", re.IGNORECASE
+    r"(image|video|audio).*?tokens?:? (?:torch\.Size\(\[)?(\d+)\D+features:? (?:torch\.Size\(\[)?(\d+)", re.IGNORECASE
 )
 
 

@@ -50,10 +50,10 @@ class Coverage:
     seconds: float = field(default=0.0, compare=False)
 
 
-def record(step: Step) -> list[tuple[OpCall, int]]:
+def record(step: Step, *, book: FormulaBook) -> list[tuple[OpCall, int]]:
     """Return the operator calls of a step; an exception in the recorder is not swallowed."""
     failures: list[Exception] = []
-    recorder = OpRecorder(lambda: "forward", failures.append)
+    recorder = OpRecorder(lambda: "forward", failures.append, book.reads)
     with recorder:
         step()
     if failures:
@@ -97,10 +97,10 @@ def cover(subject: Subject, *, book: FormulaBook) -> Coverage:
     calls, eval_refused = [], ""
     try:
         built = subject.build()
-        calls += record(built.step)
+        calls += record(built.step, book=book)
         if built.eval_step is not None:
             try:
-                calls += record(built.eval_step)
+                calls += record(built.eval_step, book=book)
             except Exception as error:  # noqa: BLE001  # whatever a model of somebody's raises
                 eval_refused = describe(error)
     except Exception as error:  # noqa: BLE001  # likewise

@@ -36,6 +36,9 @@ _SERIES = {
 }
 _WINDOWS = {"image_size": 128, "window_size": 4}
 
+_POINTS = {"keypoint_decoder_dim": 65}
+_READER = {"model_type": "gpt2", "is_decoder": True, "add_cross_attention": True}
+
 CHANGES: dict[str, dict[str, Any]] = {
     "audio-spectrogram-transformer": {"variant": 2},
     "align": {"config": {"projection_dim": 64}},
@@ -92,8 +95,68 @@ CHANGES: dict[str, dict[str, Any]] = {
     "lfm2_moe": {"config": {"layer_types": ["conv", "full_attention"], "num_dense_layers": 1}},
     "emu3": {"config": {"vocabulary_map": {"<image>": 250, "<|extra_200|>": 251}}},
     "chameleon": {"config": {"vocabulary_map": {"<image>": 250}}},
-    "idefics": {"variant": 1},
-    "lightglue": {"without": ("labels",)},
+    "idefics": {"variant": 1, "also": ("image_attention_mask",)},
+    "granite_speech": {"without": ("input_features_mask",)},
+    "granite_speech_plus": {"without": ("input_features_mask",)},
+    "instructblip": {"also": ("qformer_input_ids",)},
+    "kosmos-2": {"without": ("pixel_values",)},
+    "nemotron": {"config": {"num_key_value_heads": 2}},
+    "nemotron_h": {"config": {"n_groups": 1, "mamba_num_heads": 4, "mamba_head_dim": 16, "ssm_state_size": 8}},
+    "perceiver": {
+        "without": ("labels",),
+        "config": {
+            "d_latents": 32,
+            "d_model": 32,
+            "num_self_attends_per_block": 2,
+            "num_self_attention_heads": 4,
+            "num_cross_attention_heads": 4,
+            "qk_channels": 32,
+            "v_channels": 32,
+        },
+    },
+    "pop2piano": {"without": ("input_ids",), "variant": 1},
+    "qwen2_audio": {"also": ("feature_attention_mask",)},
+    "recurrent_gemma": {"config": {"num_hidden_layers": 3}},
+    "sam": {"config": {"prompt_encoder_config": {"image_embedding_size": 4}}},
+    "sam_hq": {"config": {"prompt_encoder_config": {"image_embedding_size": 4}}},
+    "encoder-decoder": {"base": {"encoder": {"model_type": "bert"}, "decoder": _READER}},
+    "vision-encoder-decoder": {"base": {"encoder": {"model_type": "vit"}, "decoder": _READER}},
+    "speech-encoder-decoder": {"base": {"encoder": {"model_type": "wav2vec2"}, "decoder": _READER}},
+    "vision-text-dual-encoder": {
+        "base": {"vision_config": {"model_type": "vit"}, "text_config": {"model_type": "bert"}},
+        "head": "VisionTextDualEncoderModel",
+    },
+    "lightglue": {
+        "without": ("labels",),
+        "mode": "eval",
+        "variant": 2,
+        "config": {"keypoint_detector_config": _POINTS},
+    },
+    "superglue": {
+        "without": ("labels",),
+        "mode": "eval",
+        "variant": 2,
+        "config": {"keypoint_detector_config": _POINTS},
+    },
+    **{kind: {"mode": "eval", "without": ("labels",)} for kind in ("swin2sr", "vitmatte", "vitpose", "vits")},
+    **{
+        kind: {"without": ("pixel_values", "image_sizes")}
+        for kind in ("llava_next", "llava_next_video", "llava_onevision")
+    },
+    **{kind: {"variant": 1, "also": ("attention_mask",)} for kind in ("lasr_ctc", "parakeet_ctc")},
+    "mimi": {"variant": 1, "config": {"vector_quantization_hidden_dimension": 32}},
+    "efficientnet": {"config": {"width_coefficient": 0.25, "depth_coefficient": 0.3, "hidden_dim": 320}},
+    "llava": {"without": ("image_sizes",)},
+    "mllama": {"without": ("pixel_values",)},
+    "t5gemma2": {"without": ("pixel_values",)},
+    "vipllava": {"config": {"vision_feature_layers": [-1, -2]}},
+    "superpoint": {"config": _POINTS},
+    "sam3": {"also": ("input_ids",)},
+    "sam3_lite_text": {"also": ("input_ids",)},
+    "splinter": {"head": "SplinterModel"},
+    "wav2vec2-bert": {"variant": 1, "config": {"vocab_size": 64}},
+    "wav2vec2-conformer": {"config": {"vocab_size": 64, **_CONVS}},
+    "xmod": {"config": {"default_language": "en_XX"}},
     "longcat_flash": {"config": {"qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "qk_head_dim": 16, "head_dim": 8}},
     "llama4": {"config": {"text_config": {"vocab_size": 256}}},
     "mask2former": {"head": "Mask2FormerModel"},
@@ -104,3 +167,39 @@ CHANGES: dict[str, dict[str, Any]] = {
     "glm4v_moe": {"config": {"text_config": _HALF}},
     "glm4v_moe_text": {"config": _HALF},
 }
+
+WAYS: dict[str, str] = {
+    **dict.fromkeys(
+        (
+            "bridgetower",
+            "codegen",
+            "gptj",
+            "lilt",
+            "mamba2",
+            "mimo_v2_flash",
+            "mistral4",
+            "mistral_large4",
+            "neucodec",
+            "xcodec",
+            "xlstm",
+        ),
+        "ratio",
+    ),
+    **dict.fromkeys(
+        (
+            "bit",
+            "bros",
+            "layoutlmv3",
+            "mobilebert",
+            "pp_lcnet_v4",
+            "pp_ocrv6_small_rec",
+            "pp_ocrv6_tiny_rec",
+            "sam",
+            "sam2_hiera_det_model",
+            "sam2_vision_model",
+            "sam_hq",
+        ),
+        "shallow",
+    ),
+}
+"""Which of the three ways of shrinking, where it is not the first."""

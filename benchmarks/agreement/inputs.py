@@ -1,7 +1,6 @@
 """Inputs of a model of `transformers`, made by the names of its forward's parameters."""
 
-# Configs and models hold what they like, and every maker is asked in the same way.
-# ruff: noqa: ANN401, ARG001
+# ruff: noqa: ARG001  # every maker is asked in the same way
 
 import importlib.util
 import inspect
@@ -80,7 +79,9 @@ def make_tokens(setting: Setting) -> torch.Tensor:
 
 @maker("attention_mask", "decoder_attention_mask")
 def make_mask(setting: Setting) -> torch.Tensor:
-    """Return a mask that lets all tokens pass."""
+    """Return a mask that lets all tokens pass, or all of a sound."""
+    if not setting.knows("input_ids"):
+        return make_features_mask(setting)
     return torch.ones(BATCH, setting.length, dtype=torch.long)
 
 
@@ -129,6 +130,12 @@ def make_sizes(setting: Setting) -> torch.Tensor:
     return torch.tensor([[size, size] if isinstance(size, int) else list(size)] * BATCH)
 
 
+@maker("image_attention_mask")
+def make_picture_mask(setting: Setting) -> torch.Tensor:
+    """Return a mask that lets each token see the one picture."""
+    return torch.ones(BATCH, setting.length, 1, dtype=torch.long)
+
+
 @maker("pixel_attention_mask")
 def make_patch_mask(setting: Setting) -> torch.Tensor:
     """Return a mask that leaves all patches."""
@@ -166,7 +173,7 @@ def make_features(setting: Setting) -> torch.Tensor:
     return torch.rand(BATCH, length, bins) if setting.variant == 1 else torch.rand(BATCH, 1, length, bins)
 
 
-@maker("input_features_mask")
+@maker("input_features_mask", "feature_attention_mask")
 def make_features_mask(setting: Setting) -> torch.Tensor:
     """Return a mask that leaves all of a sound."""
     length = min(2 * setting.find("max_source_positions", default=32), 256)
@@ -282,6 +289,12 @@ def make_sorts(setting: Setting) -> torch.Tensor:
 def make_wish(setting: Setting) -> bool:
     """Return that the loss is wanted."""
     return True
+
+
+@maker("inputs")
+def make_anything(setting: Setting) -> torch.Tensor:
+    """Return what a model without one sort of input is given: sound to speech models, else tokens."""
+    return make_wave(setting) if setting.head.startswith("Speech") else make_tokens(setting)
 
 
 @maker("bbox")

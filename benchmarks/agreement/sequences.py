@@ -1,8 +1,5 @@
 """Models of sequences in torch alone: recurrent ones, transformers, selective scans, experts."""
 
-# Models and their configs take and return what they like.
-# ruff: noqa: ANN401
-
 from collections.abc import Callable
 from functools import partial
 from typing import Any

@@ -4,9 +4,6 @@ Three ways, because no one of them keeps every model whole: `same` gives each wi
 widths and so keeps what they are to each other, `shallow` keeps widths and takes layers away.
 """
 
-# Models and their configs take and return what they like.
-# ruff: noqa: ANN401
-
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -48,6 +45,7 @@ _CAPS = (
     ),
     (r"image_size|pretrain_image_size|input_size|resolution|crop_size|spec_size", 64),
     (r"sliding_window|attention_window|sliding_window_size|local_attention|block_size", 4),
+    (r"upsample_groups", 32),
     (r"num_queries|num_query_tokens|num_latents", 8),
 )
 """Largest values of whole numbers, whichever way a config is shrunk."""

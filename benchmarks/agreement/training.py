@@ -1,8 +1,5 @@
 """Ways of training: optimizers in each of their forms, losses, clipping, scaling, averages, double backward."""
 
-# Models and their configs take and return what they like.
-# ruff: noqa: ANN401
-
 from collections.abc import Callable
 from functools import partial
 from typing import Any

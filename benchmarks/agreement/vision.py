@@ -1,8 +1,5 @@
 """Models of pictures, as the well-known libraries build them, small."""
 
-# Models and their configs take and return what they like.
-# ruff: noqa: ANN401
-
 from itertools import pairwise
 from typing import Any
 
