@@ -70,6 +70,7 @@ FAMILIES = (
     "prims",
     "serving",
     "jagged",
+    "neighborhood",
 )
 """The files beside this one that hold a `FORMULAS` table: operator name → (kind, formula).
 
