@@ -31,7 +31,6 @@ NOT_PRICED = {
     "aten::_nested_select_backward": "nested tensors outside of transformer layers, listed as nested::…",
     "aten::_nested_sum_backward": "nested tensors outside of transformer layers, listed as nested::…",
     "aten::_nested_tensor_softmax_with_shape": "nested tensors outside of transformer layers, listed as nested::…",
-    "aten::quantized_batch_norm": "evaluation of quantized models, of which `quantized::…` has many more; none trains",
     "aten::quantized_gru": "evaluation of quantized models: packed weights show no sizes",
     "aten::quantized_lstm": "evaluation of quantized models: packed weights show no sizes",
     "aten::_spsolve": "a sparse factorization: how much it fills in follows from where the values are",

@@ -167,7 +167,9 @@ def count_quantized_function(call: OpCall) -> Cost:
         >>> count_quantized_function(call).flop
         30
     """
-    return _pointwise(call.out[0].size * (DEQUANTIZE + FUNCTIONS[call.op.split("::")[1]] + QUANTIZE))
+    return _pointwise(
+        call.out[0].size * (DEQUANTIZE + FUNCTIONS[call.op.split("::")[1].removeprefix("quantized_")] + QUANTIZE)
+    )
 
 
 def count_quantized_rows(call: OpCall) -> Cost:
@@ -291,6 +293,7 @@ FORMULAS: dict[str, tuple[str, Callable[[OpCall], int | Cost]]] = {
     **{f"quantized::{name}": ("pointwise", count_quantized_pair) for name in _PAIRS},
     **dict.fromkeys(("onednn::qadd", "onednn::qadd_relu", "onednn::qmul"), ("pointwise", count_quantized_pair)),
     **{f"quantized::{name}": ("pointwise", count_quantized_function) for name in FUNCTIONS},
+    "aten::quantized_batch_norm": ("pointwise", count_quantized_function),
     **{f"quantized::{name}": ("pointwise", count_quantized_rows) for name in _TABLES},
     "_quantized::add": ("pointwise", count_quantized_pair),
     "_quantized::linear": ("matmul", count_packed_linear),

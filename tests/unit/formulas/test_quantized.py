@@ -85,6 +85,12 @@ def test_a_function_is_computed_between_two_scales(name):
     assert found == {("pointwise", "fp32"): R * K * (2 + FUNCTIONS[name] + 2)}
 
 
+def test_a_batch_norm_has_one_cost_under_both_of_its_names():
+    assert parts_of("aten::quantized_batch_norm", packed(R, K), out=[packed(R, K)]) == {
+        ("pointwise", "fp32"): R * K * 6
+    }
+
+
 def test_rows_of_a_table_are_dequantized_and_added_up():
     """Else a table in 8 bits is read for nothing."""
     assert parts_of("quantized::embedding_4bit", None, (7,), out=[TensorSpec((7, 3))]) == {
