@@ -71,6 +71,7 @@ FAMILIES = (
     "serving",
     "jagged",
     "neighborhood",
+    "library",
 )
 """The files beside this one that hold a `FORMULAS` table: operator name → (kind, formula).
 

@@ -232,6 +232,30 @@ def count_rwkv7_backward(call: OpCall) -> Cost:
     )
 
 
+def count_recursive_filter(call: OpCall) -> Cost:
+    """Cost of the recursive part of a filter.
+
+    Shapes: x (B, D, L) with n elements, coefficients (D, k), y (B, D, L + k − 1).
+    Counts: recurrent 2·n·k for what has come out already; pointwise n to subtract it.
+    Source: docs/spec/fm-1.md#scan.
+
+    Raises:
+        FormulaError: the shapes do not fit.
+
+    Example:
+        >>> count_recursive_filter(OpCall.of("torchaudio::_lfilter_core_loop", (2, 1, 10), (1, 3), (2, 1, 12))).flop
+        140
+    """
+    x, coefficients = call.tensor(0), call.tensor(1).shape
+    if len(x.shape) != 3 or len(coefficients) != 2 or coefficients[0] != x.shape[1]:
+        msg = f"x {x} and coefficients {coefficients} do not fit"
+        raise FormulaError(msg, where=call.op)
+    return Cost.of(
+        Part(kind="recurrent", flop=2 * x.size * coefficients[1]),
+        Part(kind="pointwise", flop=x.size),
+    )
+
+
 def _taps(call: OpCall, x: tuple[int, ...], weight: tuple[int, ...]) -> int:
     if len(weight) != 2 or weight[0] not in x:
         msg = f"x {x} and weight {weight} do not fit"
@@ -281,6 +305,7 @@ FORMULAS: dict[str, tuple[str, Callable[[OpCall], int | Cost]]] = {
     **dict.fromkeys(_WEIGHT_AT, ("convolution", count_causal_conv)),
     "DaoAILab::_causal_conv1d_bwd_cpp": ("convolution", count_causal_conv_backward),
     "_C::selective_scan_fwd": ("recurrent", count_selective_scan),
+    "torchaudio::_lfilter_core_loop": ("recurrent", count_recursive_filter),
     "unsloth::qwen3_5_gdn_chunk": ("recurrent", count_delta_rule),
     "unsloth::qwen3_5_gdn_chunk_bwd": ("recurrent", count_delta_rule_backward),
     "wind_backstepping::forward": ("recurrent", count_rwkv7),

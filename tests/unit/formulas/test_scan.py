@@ -99,6 +99,15 @@ def test_gradients_of_shared_heads_are_added_up():
     assert by_kind(cost)["recurrent", "recompute"] == heads * 2 * (2 * 8 * 16)
 
 
+def test_a_recursive_filter_looks_back_at_what_came_out():
+    steps = {"multiply-adds": 0, "subtract": 0}
+    for _sample in range(2 * 4 * 10):
+        steps["multiply-adds"] += 3
+        steps["subtract"] += 1
+    found = cost_of("torchaudio::_lfilter_core_loop", (2, 4, 10), (4, 3), (2, 4, 12))
+    assert by_kind(found) == {("recurrent", None): 2 * steps["multiply-adds"], ("pointwise", None): steps["subtract"]}
+
+
 @pytest.mark.parametrize(
     ("op", "args"),
     [
@@ -108,6 +117,7 @@ def test_gradients_of_shared_heads_are_added_up():
         (CONV_BACKWARD, ((2, 8, 5), (8, 4), None, (2, 8, 4), None, None, None, (2,), (2,), None, (2,), False)),
         ("_C::selective_scan_fwd", ((2, 8, 5), (2, 8, 5), (4, 16), (2, 16, 5), (2, 16, 5), None, None, None, False)),
         ("_C::selective_scan_fwd", ((2, 8, 5), (2, 8, 4), (8, 16), (2, 16, 5), (2, 16, 5), None, None, None, False)),
+        ("torchaudio::_lfilter_core_loop", ((2, 4, 10), (3, 3), (2, 4, 12))),
         (DELTA, ((1, 4, 3, 8), (1, 4, 3, 8), (1, 4, 4, 8), (1, 4, 4), (1, 4, 4), 1.0)),
         (DELTA, ((1, 4, 2, 8), (1, 4, 2, 8), (1, 4, 4, 8), (1, 4, 2), (1, 4, 4), 1.0)),
         ("wind_backstepping::forward", (*[(1, 4, 2, 8)] * 5, (1, 4, 2, 9), *[(1, 4, 2, 8)] * 3)),
