@@ -48,8 +48,9 @@ def versions() -> dict[str, str]:
 
 
 def beside_torch(work: Built, way: str, again: Built, book: FormulaBook) -> Row:
-    """Return our figures of a run, and where torch's differ."""
+    """Return our figures of a run, and where torch's differ. Both draw the same, for what is drawn may be a length."""
     run = (lambda built: built.step) if way == "step" else (lambda built: built.eval_step or built.step)
+    torch.manual_seed(1)
     ours = count_ours(run(work), book)
     row: Row = {
         "products": sum(ours.products.values()),
@@ -60,6 +61,7 @@ def beside_torch(work: Built, way: str, again: Built, book: FormulaBook) -> Row:
     }
     if ours.uncounted:
         row["uncounted"] = dict(sorted(ours.uncounted.items()))
+    torch.manual_seed(1)
     try:
         theirs = count_theirs(run(again))
     except Exception as error:  # noqa: BLE001 # whatever their counter does to a model is the outcome
@@ -75,6 +77,7 @@ def beside_torch(work: Built, way: str, again: Built, book: FormulaBook) -> Row:
 
 def ask(peer: peers.Peer, way: str, built: Built) -> list[int] | str:
     """Return products and total as a counter says them, or why it says nothing."""
+    torch.manual_seed(1)
     try:
         with peers.quiet():
             reading = getattr(peer, way)(built)

@@ -62,6 +62,7 @@ class Whole(nn.Module):
 
     def forward(self) -> Any:
         """Do the work; return every tensor that came out, else a tracer drops what made it."""
+        torch.manual_seed(1)  # it has run before, to find its models
         found: list[torch.Tensor] = []
         hooks = [model.register_forward_hook(lambda _, __, out: found.extend(tensors_of(out))) for model in self.models]
         try:
