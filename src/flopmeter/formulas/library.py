@@ -1,4 +1,4 @@
-"""Fused kernels of training libraries: Transformer Engine, Unsloth, QuACK.
+"""Kernels of training libraries: Transformer Engine, Unsloth, QuACK; collectives of TorchRec and DeepSpeed.
 
 Each costs what the plain operators cost that it stands for.
 Not here: kernels of theirs that torch's dispatcher never sees (`docs/reference/libraries.md`).
@@ -48,8 +48,15 @@ NOTHING = (
     *("te_moe::unpermute_mask_map_bwd_no_probs", "te_kv_cache::copy_to_kv_cache", "te_kv_cache::convert_bshd_to_thd"),
     *("te_kv_cache::convert_thd_to_bshd", "te_attention::convert_thd_to_bshd", "te_attention::convert_bshd_to_thd"),
     *("te_attention::fa_prepare_fwd", "te_attention::fa_prepare_bwd"),
+    *("torchrec::all_gather_into_tensor", "torchrec::reduce_scatter_tensor", "torchrec::_split_1d_cat_2d"),
+    *("torchrec::_split_1d_cat_2d_backward_impl", "torchrec::triton_permute_multi_embedding"),
+    *("deepspeed::dim_zero_all_to_all", "deepspeed::inference_all_reduce", "autosp::all_gather_sequence"),
+    *("autosp::all_to_all", "autosp::reduce_scatter_sequence", "autotp::copy_to_tp_region"),
+    *("autotp::gather_from_tp_region", "autotp::reduce_from_tp_region", "dc::allgather_param", "dc::wait_allgather"),
+    *("dc::release_param", "dc::reduce_grad", "dc::free_tensors", "dc::offload_tensor", "dc::reload_tensor"),
+    *("dc::wait_offload", "dc::wait_reload", "dc::offload_parameter", "dc::reload_parameter", "dc::end_backward"),
 )
-"""Permuting and copying."""
+"""Permuting, copying, collectives."""
 
 
 def count_softmax(call: OpCall) -> Cost:
@@ -282,7 +289,7 @@ def count_activated_product(call: OpCall) -> Cost:
 
 
 def count_nothing(_call: OpCall) -> int:
-    """Cost of permuting and copying.
+    """Cost of permuting, copying and collectives.
 
     Counts: nothing.
     Source: docs/spec/fm-1.md#library.

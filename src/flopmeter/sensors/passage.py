@@ -80,7 +80,7 @@ class TorchSensor:
         self._sink = sink
         self._plan = ReplayPlan(exact=exact)
         self._phase = PhaseTracker()
-        self._recorder = OpRecorder(self._phase.now, self.on_failure, book.reads)
+        self._recorder = OpRecorder(self._phase.now, self.on_failure, book.reads, lambda op: book.find(op) is not None)
         self._waiting = Waiting()
         self._pricer = Pricer(book, lambda error: sink.sensor_failed(error, ns=self._ending_ns))
         self._ending_ns: int | None = None

@@ -14,12 +14,11 @@ from typing import Any, TypeAlias
 
 import torch
 from torch._ops import HigherOrderOperator
-from torch.overrides import enable_reentrant_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode, _pop_mode, _push_mode
 
 from flopmeter.formulas.book import Place
 from flopmeter.formulas.call import AnyNumber, Arg, OpCall, TensorSpec
-from flopmeter.sensors import autocast
+from flopmeter.sensors import autocast, composite, foreign
 from flopmeter.sensors.guard import guarded
 from flopmeter.sensors.higher_order import is_open, run_open
 from flopmeter.sensors.precision import TF32_OPS, is_tf32_on, name_dtype
@@ -35,14 +34,6 @@ EXACT_SCALARS = (-1, 0, 1, 2, 3, 0.5, -0.5)
 ANY_NUMBER = AnyNumber()
 _SKIPPED_NAMESPACES = frozenset({"profiler"})
 _VIEW_NAMESPACES = frozenset({"aten", "prims"})
-_COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd  # noqa: SLF001
-_AUTOGRAD = torch._C.DispatchKey.AutogradFunctionality  # noqa: SLF001
-_ASK_FOR_MODES = frozenset({"aten::linalg_svdvals"})
-"""Composite operators that take another way below a mode; run whole, they take the way that they take without one."""
-_ASK_FOR_GRADIENTS = frozenset({"aten::linear"})
-"""Composite operators that look whether a view of a weight wants gradients, and take another product if not; below a
-mode no view does, unless torch's state is the outer one. Never for an operator that may return a view of an input."""
-
 _INFRA_KEYS = (
     torch._C._TorchDispatchModeKey.FAKE,  # noqa: SLF001
     torch._C._TorchDispatchModeKey.PROXY,  # noqa: SLF001
@@ -57,8 +48,9 @@ class OpRecorder(TorchDispatchMode):
     """Notes operator calls while it is on the stack; `take` hands them over.
 
     `phase_now` is asked at each call; `on_failure` hears of a call that could not be noted; `reads` says which
-    arguments of an operator to look into (`FormulaBook.reads`). What it finds on a device comes later: `late` holds
-    the promises since the last `take`, and `has_values` says that the costs since then hold for these values alone.
+    arguments of an operator to look into (`FormulaBook.reads`), `is_priced` whether there is a formula for it. What it
+    finds on a device comes later: `late` holds the promises since the last `take`, and `has_values` says that the costs
+    since then hold for these values alone.
     """
 
     supports_higher_order_operators = True
@@ -68,12 +60,15 @@ class OpRecorder(TorchDispatchMode):
         phase_now: Callable[[], str],
         on_failure: Callable[[Exception], None],
         reads: Callable[[str], Collection[Place]] | None = None,
+        is_priced: Callable[[str], bool] | None = None,
     ) -> None:
         """Start with nothing noted."""
         super().__init__()  # type: ignore[no-untyped-call]
         self._phase_now = phase_now
         self.on_failure = on_failure
         self._reads = reads
+        self._is_priced = is_priced
+        self._foreign: dict[Any, bool] = {}
         self._places: dict[Any, tuple[Path, ...]] = {}
         self.late: list[Late] = []
         self.has_values = False
@@ -102,21 +97,11 @@ class OpRecorder(TorchDispatchMode):
         if isinstance(func, HigherOrderOperator):
             if is_open(func, args, kwargs or {}):
                 return run_open(self, func, args, kwargs or {})
-            casting: autocast.Keys = ()
+            out = func(*args, **(kwargs or {}))
+        elif (self._is_below_autograd or torch.is_inference_mode_enabled()) and self._is_composite(func):
+            return self._run_composite(func, args, kwargs or {})
         else:
-            casting = autocast.keys_outside() if self._casting is None else self._casting
-            casting = casting and autocast.keys_inside(func, casting)
-        if (self._is_below_autograd or torch.is_inference_mode_enabled()) and self._is_composite(func):
-            # Without autograd's layer such operators arrive whole. Torch's own kernel takes them apart, never a
-            # decomposition written in Python: else bits differ.
-            state = enable_reentrant_dispatch() if func.name() in _ASK_FOR_GRADIENTS else autocast.switched_on(casting)
-            with self._again(casting), state:
-                return func._op_dk(_COMPOSITE, *args, **(kwargs or {}))  # noqa: SLF001
-        if casting:
-            with autocast.switched_on(casting):
-                out = func(*args, **(kwargs or {}))
-        else:
-            out = func(*args, **kwargs) if kwargs else func(*args)
+            out = self._run(func, types, args, kwargs or {})
         begun = time.perf_counter_ns()
         skip = self._skipped.get(func)
         if skip is None:
@@ -125,6 +110,29 @@ class OpRecorder(TorchDispatchMode):
             self.note(func, types, args, kwargs, out)
         self.own_ns += time.perf_counter_ns() - begun
         return out
+
+    def _run(self, func: Any, types: Sequence[type], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """Run an operator as it would run without us; one that the book does not know, with us inside."""
+        casting = self._autocast_inside(func)
+        keys = foreign.keys_of(func, types, args) if self._is_foreign(func) else None
+        if keys is not None:
+            with self._again(casting, is_below_autograd=True), autocast.switched_on(casting):
+                return func.redispatch(keys, *args, **kwargs)
+        if casting:
+            with autocast.switched_on(casting):
+                return func(*args, **kwargs)
+        return func(*args, **kwargs)
+
+    def _run_composite(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """Take an operator apart that arrives whole because autograd's layer is not there."""
+        casting = self._autocast_inside(func)
+        state = composite.state_of(func) or autocast.switched_on(casting)
+        with self._again(casting, is_below_autograd=self._is_below_autograd), state:
+            return composite.take_apart(func, args, kwargs)
+
+    def _autocast_inside(self, func: Any) -> autocast.Keys:
+        outside = autocast.keys_outside() if self._casting is None else self._casting
+        return outside and autocast.keys_inside(func, outside)
 
     @guarded
     def note(
@@ -193,27 +201,31 @@ class OpRecorder(TorchDispatchMode):
     @contextmanager
     def again(self) -> Iterator[None]:
         """Be on the stack inside of an operator that calls others, where torch may have left autograd behind."""
-        before, self._is_below_autograd = self._is_below_autograd, _is_below_autograd()
-        try:
-            with self._again(None):
-                yield
-        finally:
-            self._is_below_autograd = before
+        with self._again(None, is_below_autograd=composite.is_below_autograd()):
+            yield
 
     @contextmanager
-    def _again(self, casting: autocast.Keys | None) -> Iterator[None]:
+    def _again(self, casting: autocast.Keys | None, *, is_below_autograd: bool) -> Iterator[None]:
         """Be on the stack inside of an operator; `casting` says where autocast is on there, None that torch knows."""
-        before, self._casting = self._casting, casting
+        before = self._casting, self._is_below_autograd
+        self._casting, self._is_below_autograd = casting, is_below_autograd
         try:
             with self:
                 yield
         finally:
-            self._casting = before
+            self._casting, self._is_below_autograd = before
+
+    def _is_foreign(self, func: Any) -> bool:
+        found = self._foreign.get(func)
+        if found is None:
+            found = self._is_priced is not None and foreign.is_foreign(func) and not self._is_priced(_schema(func)[0])
+            self._foreign[func] = found
+        return found
 
     def _is_composite(self, func: Any) -> bool:
         found = self._composite.get(func)
         if found is None:
-            found = self._composite[func] = _is_composite(func)
+            found = self._composite[func] = composite.is_composite(func)
         return found
 
     def take(self) -> dict[Key, int]:
@@ -354,17 +366,6 @@ def _flatten(out: Any) -> list[torch.Tensor]:
     if isinstance(out, list | tuple):
         return [tensor for item in out for tensor in _flatten(item)]
     return []
-
-
-def _is_composite(func: Any) -> bool:
-    """Say whether torch's own kernel of an operator only calls other operators."""
-    if not hasattr(func, "_op_dk") or func.name() in _ASK_FOR_MODES:
-        return False
-    return bool(torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), _COMPOSITE))  # noqa: SLF001
-
-
-def _is_below_autograd() -> bool:
-    return bool(torch._C._dispatch_tls_is_dispatch_key_excluded(_AUTOGRAD))  # noqa: SLF001
 
 
 def _is_skipped(func: Any) -> bool:
