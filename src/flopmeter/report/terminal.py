@@ -66,7 +66,7 @@ def _head(account: Account, name: str) -> Iterable[RenderableType]:
     )
     if account.int_op:
         yield Text(
-            f"  besides {account.int_op:,} integer operations; masked attention pairs left out:"
+            f"  besides {account.int_op:,} integer operations; masked products left out:"
             f" {print_flop(account.tally.masked_flop)}"
         )
 
@@ -149,7 +149,8 @@ def _unknowns(account: Account) -> Iterable[RenderableType]:
     uncounted = account.tally.uncounted
     yield Text()
     if uncounted:
-        yield Text(f"uncounted: {len(uncounted)} operators have no formula; never zero, listed", style="yellow")
+        have = "operator has" if len(uncounted) == 1 else "operators have"
+        yield Text(f"uncounted: {len(uncounted)} {have} no formula; never zero, listed", style="yellow")
         for seen in uncounted[:MAX_LISTED]:
             yield Text(f"  {seen.op}: {seen.calls:,} calls, {seen.elements:,} output elements")
     else:
