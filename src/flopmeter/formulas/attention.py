@@ -10,9 +10,7 @@ matrix products, which computes the full square and is counted so.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import NoReturn
 
-from flopmeter.errors import FormulaError
 from flopmeter.formulas.call import AnyNumber, OpCall, TensorSpec, is_exactly
 from flopmeter.formulas.cost import Cost
 from flopmeter.formulas.pairs import Work, count_pairs, is_scaled_by, price_backward, price_forward, product_precision
@@ -85,7 +83,7 @@ def count_attention(call: OpCall) -> Cost:
     """
     places = FORWARD[call.op]
     if call.op.endswith("_for_mps") and call.arg(_DROPOUT_MASK) is not None:
-        _refuse(call, "a dropout mask of the caller's")
+        call.refuse("a dropout mask of the caller's")
     if places.descale is None or not isinstance(call.arg(places.descale, 0.0), TensorSpec | None):
         return price_forward(_read(call, places))
     scales = [call.arg(places.descale + offset) for offset in range(3)]
@@ -129,7 +127,7 @@ def _read(call: OpCall, places: _Places) -> Work:
     key_heads, keys = key[1:3]
     same_keys = key[:3] == value[:3] and batch == key[0]
     if width != key[3] or not same_keys or heads % max(key_heads, 1):
-        _refuse(call, f"query {query}, key {key} and value {value} do not fit")
+        call.refuse(f"query {query}, key {key} and value {value} do not fit")
     pairs, rows = count_pairs(
         queries=queries,
         keys=keys,
@@ -154,26 +152,22 @@ def _read(call: OpCall, places: _Places) -> Work:
 def _shape(call: OpCall, spec: TensorSpec, *, has_flat: bool) -> tuple[int, ...]:
     shape = (1, *spec.shape) if has_flat and len(spec.shape) == 3 else spec.shape
     if len(shape) != 4:
-        _refuse(call, f"an operand has {len(shape)} dimensions, not 4")
+        call.refuse(f"an operand has {len(shape)} dimensions, not 4")
     return shape
 
 
 def _read_flag(call: OpCall, index: int) -> bool:
     flag = call.arg(index, default=False)
     if not isinstance(flag, int):
-        _refuse(call, f"argument {index} is {flag}, not the causal flag of a known overload")
+        call.refuse(f"argument {index} is {flag}, not the causal flag of a known overload")
     return bool(flag)
 
 
 def _has_dropout(call: OpCall, index: int) -> bool:
     dropout = call.arg(index, 0.0)
     if not isinstance(dropout, (AnyNumber, int, float)) or isinstance(dropout, bool):
-        _refuse(call, f"argument {index} is {dropout}, not the dropout of a known overload")
+        call.refuse(f"argument {index} is {dropout}, not the dropout of a known overload")
     return not is_exactly(dropout, 0)
-
-
-def _refuse(call: OpCall, what: str) -> NoReturn:
-    raise FormulaError(what, where=call.op)
 
 
 FORMULAS: dict[str, tuple[str, Callable[[OpCall], int | Cost]]] = {

@@ -6,9 +6,7 @@ Not here: embeddings without bags (`embedding`).
 """
 
 from collections.abc import Callable
-from typing import NoReturn
 
-from flopmeter.errors import FormulaError
 from flopmeter.formulas.call import Arg, OpCall, is_exactly
 from flopmeter.formulas.cost import Cost, Part
 
@@ -123,11 +121,7 @@ def _norm(width: int, order: Arg) -> int:
 def _mode(call: OpCall, mode: Arg) -> int:
     if isinstance(mode, int) and mode in {SUM, MEAN, MAX}:
         return mode
-    return _refuse(call, f"mode {mode} is not known")
-
-
-def _refuse(call: OpCall, message: str) -> NoReturn:
-    raise FormulaError(message, where=call.op)
+    return call.refuse(f"mode {mode} is not known")
 
 
 FORMULAS: dict[str, tuple[str, Callable[[OpCall], int | Cost]]] = {

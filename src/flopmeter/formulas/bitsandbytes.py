@@ -7,9 +7,7 @@ Not here: quantizing as torch and other libraries do it.
 
 from collections.abc import Callable
 from math import prod
-from typing import NoReturn
 
-from flopmeter.errors import FormulaError
 from flopmeter.formulas.call import OpCall, is_exactly, parse_sizes
 from flopmeter.formulas.cost import Cost, Part
 
@@ -172,7 +170,7 @@ def count_quantize_blocks(call: OpCall) -> Cost:
     """
     size, block = call.tensor(0).size, call.arg(1 if call.op.endswith("4bit") else 2)
     if not isinstance(block, int) or block < 1:
-        _refuse(call, f"{block} is no size of a block")
+        call.refuse(f"{block} is no size of a block")
     return _pointwise(2 * size - (-size // block))
 
 
@@ -212,7 +210,7 @@ def count_4bit_mm(call: OpCall) -> Cost:
     """
     given, shape = call.tensor(0), parse_sizes(call.arg(2))
     if len(shape) != 2 or not given.shape or given.shape[-1] != shape[1]:
-        _refuse(call, f"{given} cannot be multiplied with a weight of {shape}")
+        call.refuse(f"{given} cannot be multiplied with a weight of {shape}")
     outputs = prod(given.shape[:-1]) * shape[0]
     has_more = call.op.endswith("gemm_4bit")
     scales = 2 * call.tensor(7).size if has_more and call.arg(7) is not None else 0
@@ -274,7 +272,7 @@ def _read_update(call: OpCall, *, step: int, decay: int, factor: int) -> tuple[s
     """Return the optimizer, its elements, and the operations for each of them in 32 bits."""
     name, grad, parameter = call.arg(0), call.tensor(1), call.tensor(2)
     if not isinstance(name, str) or name not in UPDATES or grad.size != parameter.size:
-        _refuse(call, f"optimizer {name} of {grad} and {parameter} is not known")
+        call.refuse(f"optimizer {name} of {grad} and {parameter} is not known")
     each = UPDATES[name][0] + (not is_exactly(call.arg(factor, 1), 1))
     if name in ("momentum", "lars") and is_exactly(call.arg(step), 1):
         each -= 2
@@ -287,16 +285,12 @@ def _outputs(call: OpCall, one: int, two: int) -> tuple[int, int]:
     """Return the outputs of a product with a weight (N, K), and K."""
     given, weight = call.tensor(one), call.tensor(two)
     if len(weight.shape) != 2 or not given.shape or given.shape[-1] != weight.shape[1]:
-        _refuse(call, f"{given} and {weight} cannot be multiplied")
+        call.refuse(f"{given} and {weight} cannot be multiplied")
     return prod(given.shape[:-1]) * weight.shape[0], weight.shape[1]
 
 
 def _pointwise(flop: int) -> Cost:
     return Cost.of(Part(kind="pointwise", flop=flop, precision="fp32"))
-
-
-def _refuse(call: OpCall, msg: str) -> NoReturn:
-    raise FormulaError(msg, where=call.op)
 
 
 _OWN: dict[str, tuple[str, Callable[[OpCall], int | Cost]]] = {

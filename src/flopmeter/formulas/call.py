@@ -9,7 +9,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Self, TypeAlias
+from typing import NoReturn, Self, TypeAlias
 
 from flopmeter import wire
 from flopmeter.errors import FormulaError, MalformedError
@@ -152,6 +152,14 @@ class OpCall:
     def option(self, name: str, default: Arg = None) -> Arg:
         """Return a keyword-only argument, or the schema's default where it was left out."""
         return dict(self.options).get(name, default)
+
+    def refuse(self, what: str) -> NoReturn:
+        """Say that a formula does not understand this call: it is left uncounted.
+
+        Raises:
+            FormulaError: always.
+        """
+        raise FormulaError(what, where=self.op)
 
     def to_wire(self) -> dict[str, wire.Wire]:
         """Return the call as ledgers keep it."""

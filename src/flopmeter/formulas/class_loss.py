@@ -4,9 +4,7 @@ Not here: losses between two tensors and the log-likelihood of class targets (`l
 """
 
 from collections.abc import Callable
-from typing import NoReturn
 
-from flopmeter.errors import FormulaError
 from flopmeter.formulas.call import Arg, OpCall, TensorSpec, is_exactly, parse_sizes
 from flopmeter.formulas.cost import Cost, Part
 
@@ -191,7 +189,7 @@ def count_linear_cross_entropy(call: OpCall) -> Cost:
     """
     data, weight = call.tensor(0).shape, call.tensor(1).shape
     if len(data) != 2 or len(weight) != 2 or data[1] != weight[1]:
-        _refuse(call, f"x {list(data)} and weight {list(weight)} do not fit")
+        call.refuse(f"x {list(data)} and weight {list(weight)} do not fit")
     rows, features, classes = data[0], data[1], weight[0]
     reduced = not call.op.endswith("no_reduction")
     (chunk,) = parse_sizes(call.arg(8 if reduced else 6))
@@ -207,7 +205,7 @@ def count_linear_cross_entropy(call: OpCall) -> Cost:
         )
     how, into_x, into_w, into_bias = call.arg(5), *(call.arg(place) is True for place in (12, 13, 14))
     if how not in {"mean", "sum"}:
-        _refuse(call, f"the reduction is {how!r}")
+        call.refuse(f"the reduction is {how!r}")
     products += 4 * rows
     steps += 2 * rows + 2 * chunks + (how == "mean")
     sums += rows - 1 if how == "mean" else 0
@@ -239,7 +237,7 @@ def _samples(data: TensorSpec) -> tuple[int, int]:
 
 def _square(call: OpCall, power: Arg) -> int:
     if not is_exactly(power, 1) and not is_exactly(power, 2):
-        _refuse(call, f"the power is {power}, neither 1 nor 2")
+        call.refuse(f"the power is {power}, neither 1 nor 2")
     return int(is_exactly(power, 2))
 
 
@@ -255,24 +253,20 @@ def _sequences(call: OpCall, at: int) -> list[tuple[int, int]]:
     """Return steps and labels of each sequence; at most as many as the shapes allow where they are not known."""
     data, targets = call.tensor(at), call.tensor(at + 1)
     if len(data.shape) not in {2, 3}:
-        _refuse(call, f"{data} are no log-probabilities of steps, sequences and classes")
+        call.refuse(f"{data} are no log-probabilities of steps, sequences and classes")
     count = data.shape[1] if len(data.shape) == 3 else 1
     # Targets one after the other are as many as there are: which sequence has them changes nothing.
     longest = (targets.shape[1],) * count if len(targets.shape) == 2 else (targets.size, *(0,) * (count - 1))
     steps = _lengths(call.arg(at + 2)) or (data.shape[0],) * count
     labels = _lengths(call.arg(at + 3)) or longest
     if len(steps) != count or len(labels) != count or max(steps, default=0) > data.shape[0]:
-        _refuse(call, f"{steps} steps and {labels} labels are no lengths for {data}")
+        call.refuse(f"{steps} steps and {labels} labels are no lengths for {data}")
     return list(zip(steps, labels, strict=True))
 
 
 def _lengths(arg: Arg) -> tuple[int, ...] | None:
     """Return lengths that the host knows; None where they are a tensor that was not read."""
     return arg.values if isinstance(arg, TensorSpec) else parse_sizes(arg)
-
-
-def _refuse(call: OpCall, message: str) -> NoReturn:
-    raise FormulaError(message, where=call.op)
 
 
 FORMULAS: dict[str, tuple[str, Callable[[OpCall], int | Cost]]] = {

@@ -6,9 +6,7 @@ Not here: the plain operators (`matmul`, `convolution`), and loops that the comp
 """
 
 from collections.abc import Callable
-from typing import NoReturn
 
-from flopmeter.errors import FormulaError
 from flopmeter.formulas.call import Arg, OpCall, TensorSpec, derive_precision, is_exactly
 from flopmeter.formulas.cost import Cost, Part
 
@@ -117,7 +115,7 @@ def count_sum_of_products(call: OpCall) -> Cost:
     one, two, three, four = (call.tensor(place).shape for place in range(4))
     flat = all(len(shape) == 2 for shape in (one, two, three, four))
     if not flat or one[1] != two[0] or three[1] != four[0] or (one[0], two[1]) != (three[0], four[1]):
-        _refuse(call, "the matrices do not fit")
+        call.refuse("the matrices do not fit")
     size = one[0] * two[1]
     return Cost.of(Part(kind="matmul", flop=2 * size * (one[1] + three[1])), Part(kind="pointwise", flop=size))
 
@@ -142,7 +140,7 @@ def count_gathered_products(call: OpCall) -> int:
     weights = call.tensor_list(1)
     for weight, result in zip(weights, call.out[-len(weights) :], strict=True):
         if weight.shape != (inner, result.shape[-1]):
-            _refuse(call, f"{weight} does not give {result} from rows of {inner}")
+            call.refuse(f"{weight} does not give {result} from rows of {inner}")
         flop += 2 * result.size * inner
     return flop
 
@@ -164,7 +162,7 @@ def count_scattered_product(call: OpCall) -> int:
     """
     one, two = call.tensor(0), call.tensor(1)
     if len(two.shape) != 2 or not one.shape or one.shape[-1] != two.shape[0]:
-        _refuse(call, f"{one} and {two} cannot be multiplied")
+        call.refuse(f"{one} and {two} cannot be multiplied")
     return 2 * one.size * two.shape[1]
 
 
@@ -251,7 +249,7 @@ def _linear(call: OpCall, weight: TensorSpec, rate: int) -> Cost:
         or (*data.shape[:-1], weight.shape[0]) != result.shape
         or data.shape[-1] != weight.shape[1]
     ):
-        _refuse(call, f"x {data} and weight {weight} do not give {result}")
+        call.refuse(f"x {data} and weight {weight} do not give {result}")
     return Cost.of(
         Part(kind="matmul", flop=2 * result.size * weight.shape[1]), Part(kind="pointwise", flop=rate * result.size)
     )
@@ -264,9 +262,9 @@ def _convolution(
     one, other = (data, result) if transposed else (result, data)
     ranks = {len(spec.shape) for spec in (data, weight, result)}
     if not isinstance(groups, int) or len(ranks) != 1 or min(ranks) < 3:
-        _refuse(call, f"x {data}, weight {weight} and {groups} groups are no convolution")
+        call.refuse(f"x {data}, weight {weight} and {groups} groups are no convolution")
     if one.shape[1] != weight.shape[0] or other.shape[1] != weight.shape[1] * groups:
-        _refuse(call, f"x {data} and weight {weight} do not give {result}")
+        call.refuse(f"x {data} and weight {weight} do not give {result}")
     products = 2 * one.size * (weight.size // weight.shape[0]) if weight.shape[0] else 0
     return Cost.of(Part(kind="convolution", flop=products), Part(kind="pointwise", flop=rate * result.size))
 
@@ -275,18 +273,14 @@ def _unary(call: OpCall, name: Arg, algorithm: Arg = None) -> int:
     if name is None:
         return 0
     if not isinstance(name, str) or name not in UNARY:
-        _refuse(call, f"{name!r} is no activation that is known here")
+        call.refuse(f"{name!r} is no activation that is known here")
     return 9 if name == "gelu" and algorithm == "tanh" else UNARY[name]
 
 
 def _binary(call: OpCall, name: Arg, alpha: Arg = None) -> int:
     if name not in BINARY:
-        _refuse(call, f"{name!r} is nothing to be done with another tensor")
+        call.refuse(f"{name!r} is nothing to be done with another tensor")
     return 1 if alpha is None or is_exactly(alpha, 1) else 2
-
-
-def _refuse(call: OpCall, message: str) -> NoReturn:
-    raise FormulaError(message, where=call.op)
 
 
 FORMULAS: dict[str, tuple[str, Callable[[OpCall], int | Cost]]] = {

@@ -7,9 +7,7 @@ Not here: nested tensors outside of these layers, and kernels that torch names b
 """
 
 from collections.abc import Callable
-from typing import NoReturn
 
-from flopmeter.errors import FormulaError
 from flopmeter.formulas.call import OpCall, TensorSpec, is_exactly, parse_sizes
 from flopmeter.formulas.cost import Cost, Part
 
@@ -40,7 +38,7 @@ def count_attention_layer(call: OpCall) -> Cost:
     """
     lengths, width = _sequences(call, 0)
     if any(_sequences(call, place) != (lengths, width) for place in (1, 2)):
-        _refuse(call, "queries, keys and values have other shapes")
+        call.refuse("queries, keys and values have other shapes")
     _fit(call, (5, 6), width, 3 * width)
     _fit(call, (7, 8), width, width)
     wants_weights = call.arg(10, default=True) is True
@@ -109,7 +107,7 @@ def count_rescale(call: OpCall) -> int:
     """
     size, width = call.tensor(0).size, call.tensor(0).shape[-1]
     if call.tensor(1).shape != (width,) or width % 3:
-        _refuse(call, f"bias {call.tensor(1).shape} does not fit projections {call.tensor(0).shape}")
+        call.refuse(f"bias {call.tensor(1).shape} does not fit projections {call.tensor(0).shape}")
     return size + size // 3
 
 
@@ -136,7 +134,7 @@ def _sequences(call: OpCall, place: int) -> tuple[tuple[int, ...], int]:
     shapes = [sequence.shape for sequence in call.tensor_list(place)]
     widths = {shape[1:] for shape in shapes}
     if len(widths) != 1 or len(shapes[0]) != 2:
-        _refuse(call, f"sequences of shapes {shapes}")
+        call.refuse(f"sequences of shapes {shapes}")
     return tuple(shape[0] for shape in shapes), shapes[0][1]
 
 
@@ -144,22 +142,18 @@ def _pairs(call: OpCall, lengths: tuple[int, ...], *, heads: int, width: int) ->
     """Return the pairs and the query rows of all heads, and the width of one."""
     (count,) = parse_sizes(call.arg(heads))
     if count < 1 or width % count or not is_exactly(call.arg(heads - 1), width):
-        _refuse(call, f"{count} heads do not divide width {width}")
+        call.refuse(f"{count} heads do not divide width {width}")
     return count * sum(length * length for length in lengths), count * sum(lengths), width // count
 
 
 def _fit(call: OpCall, places: tuple[int, int], takes: int, gives: int) -> None:
     weight, bias = (call.tensor(place).shape for place in places)
     if weight != (gives, takes) or bias != (gives,):
-        _refuse(call, f"weight {weight} and bias {bias} do not take {takes} and give {gives}")
+        call.refuse(f"weight {weight} and bias {bias} do not take {takes} and give {gives}")
 
 
 def _present(call: OpCall, place: int) -> int:
     return int(call.arg(place) is not None)
-
-
-def _refuse(call: OpCall, what: str) -> NoReturn:
-    raise FormulaError(what, where=call.op)
 
 
 WHOLE = {

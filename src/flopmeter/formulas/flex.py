@@ -7,9 +7,7 @@ Not here: other attention (`attention.py`, `packed.py`), what a pair costs (`pai
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NoReturn
 
-from flopmeter.errors import FormulaError
 from flopmeter.formulas.call import Arg, OpCall, TensorSpec
 from flopmeter.formulas.cost import Cost
 from flopmeter.formulas.pairs import Work, is_scaled_by, price_backward, price_forward, product_precision
@@ -85,11 +83,11 @@ def _read(call: OpCall, mask_at: int) -> Work:
     operands = [call.tensor(place) for place in range(3)]
     query, key, value = (spec.shape for spec in operands)
     if not len(query) == len(key) == len(value) == 4:
-        _refuse(call, f"query, key and value have {len(query)}, {len(key)} and {len(value)} dimensions, not 4")
+        call.refuse(f"query, key and value have {len(query)}, {len(key)} and {len(value)} dimensions, not 4")
     batch, heads, queries, width = query
     key_batch, key_heads, keys, _ = key
     if key[3] != width or key[:3] != value[:3] or key_batch not in {1, batch} or heads % max(key_heads, 1):
-        _refuse(call, f"query {query}, key {key} and value {value} do not fit")
+        call.refuse(f"query {query}, key {key} and value {value} do not fit")
     pairs, rows = _count_blocks(call, call.arg(mask_at), query, keys)
     return Work(
         pairs=pairs,
@@ -107,15 +105,15 @@ def _count_blocks(call: OpCall, mask: Arg, query: Sequence[int], keys: int) -> t
     """Count the pairs in the blocks that a mask names, and the query rows in them, over all batches and heads."""
     batch, heads, queries, _ = query
     if not isinstance(mask, tuple) or len(mask) < 9:
-        _refuse(call, f"{mask} is no block mask")
+        call.refuse(f"{mask} is no block mask")
     numbers, block_q, block_k = mask[_PARTIAL[0]], mask[-3], mask[-2]
     if not isinstance(numbers, TensorSpec) or not isinstance(block_q, int) or not isinstance(block_k, int):
-        _refuse(call, f"blocks {numbers} of {block_q} queries and {block_k} keys")
+        call.refuse(f"blocks {numbers} of {block_q} queries and {block_k} keys")
     if block_q == block_k == NO_MASK and numbers.values is None:
         return batch * heads * queries * keys, batch * heads * queries * bool(keys)
     *outer, in_row = (1, 1, *numbers.shape)[-3:]
     if batch % max(outer[0], 1) or heads % max(outer[1], 1) or min(block_q, block_k) < 1 or in_row * block_q < queries:
-        _refuse(call, f"blocks {numbers} of {block_q} queries and {block_k} keys for {query} and {keys} keys")
+        call.refuse(f"blocks {numbers} of {block_q} queries and {block_k} keys for {query} and {keys} keys")
     kinds = [blocks for place in (_PARTIAL, _FULL) if (blocks := _blocks(call, mask, place, numbers.size)) is not None]
     pairs = rows = 0
     for row in range(numbers.size):
@@ -132,10 +130,10 @@ def _blocks(call: OpCall, mask: Sequence[Arg], place: tuple[int, int], rows: int
     if numbers is None:
         return None
     if not isinstance(numbers, TensorSpec) or numbers.values is None or not isinstance(indices, TensorSpec):
-        _refuse(call, "the values of a block mask are not known")
+        call.refuse("the values of a block mask are not known")
     room = indices.shape[-1] if indices.shape else 0
     if numbers.size != rows or indices.size != rows * room or not all(0 <= count <= room for count in numbers.values):
-        _refuse(call, f"{numbers.shape} numbers of blocks among {indices.shape}")
+        call.refuse(f"{numbers.shape} numbers of blocks among {indices.shape}")
     return _Blocks(numbers.values, indices.values, room)
 
 
@@ -144,10 +142,10 @@ def _width(call: OpCall, kinds: Sequence[_Blocks], row: int, block: int, keys: i
     there_are = -(-keys // block)
     count = sum(blocks.counts[row] for blocks in kinds)
     if count >= there_are:
-        return keys if count == there_are else _refuse(call, f"{count} blocks of {block} among {keys} keys")
+        return keys if count == there_are else call.refuse(f"{count} blocks of {block} among {keys} keys")
     found = [_width_of(blocks, row, block, keys) for blocks in kinds]
     if None in found:
-        _refuse(call, "which blocks are looked at is not known, and the last one is not a whole one")
+        call.refuse("which blocks are looked at is not known, and the last one is not a whole one")
     return sum(width or 0 for width in found)
 
 
@@ -158,10 +156,6 @@ def _width_of(blocks: _Blocks, row: int, block: int, keys: int) -> int | None:
         return count * block if keys % block == 0 or not count else None
     places = blocks.indices[row * blocks.room : row * blocks.room + count]
     return sum(max(0, min(block, keys - place * block)) for place in places)
-
-
-def _refuse(call: OpCall, what: str) -> NoReturn:
-    raise FormulaError(what, where=call.op)
 
 
 FORMULAS: dict[str, tuple[str, Callable[[OpCall], int | Cost]]] = {

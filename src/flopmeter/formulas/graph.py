@@ -7,9 +7,7 @@ the hook sees them (`docs/reference/libraries.md`).
 """
 
 from collections.abc import Callable
-from typing import NoReturn
 
-from flopmeter.errors import FormulaError
 from flopmeter.formulas.call import OpCall
 from flopmeter.formulas.cost import Cost, Part
 
@@ -66,7 +64,7 @@ def count_segment_matmul(call: OpCall) -> int:
     """
     x, weight = call.tensor(0).shape, call.tensor(2).shape
     if len(x) != 2 or len(weight) != 3 or x[1] != weight[1]:
-        _refuse(call, f"x {x} and weights {weight} do not fit")
+        call.refuse(f"x {x} and weights {weight} do not fit")
     return 2 * x[0] * weight[1] * weight[2]
 
 
@@ -87,7 +85,7 @@ def count_grouped_matmul(call: OpCall) -> int:
     pairs = [(a.shape, b.shape) for a, b in zip(call.tensor_list(0), call.tensor_list(1), strict=True)]
     for a, b in pairs:
         if len(a) != 2 or len(b) != 2 or a[1] != b[0]:
-            _refuse(call, f"{a} and {b} do not fit")
+            call.refuse(f"{a} and {b} do not fit")
     return sum(2 * a[0] * a[1] * b[1] for a, b in pairs)
 
 
@@ -108,7 +106,7 @@ def count_spmm(call: OpCall) -> Cost:
     """
     edges, x, out = call.tensor(1).size, call.tensor(3).shape, call.out_size
     if len(x) < 2:
-        _refuse(call, f"x {x} has no channels")
+        call.refuse(f"x {x} has no channels")
     brought = edges * call.tensor(3).size // max(x[-2], 1)
     if call.arg(2) is None:
         return Cost.of(Part(kind="matmul"), Part(kind="reduction", flop=max(0, brought - out)))
@@ -195,7 +193,7 @@ def count_segment_softmax(call: OpCall) -> int:
     is_backward = call.op.endswith("_backward")
     x, pointers, dim = call.tensor(0), call.tensor(1 + is_backward), call.arg(2 + is_backward, 0)
     if not isinstance(dim, int) or not -len(x.shape) <= dim < len(x.shape):
-        _refuse(call, f"{x.shape} has no dimension {dim}")
+        call.refuse(f"{x.shape} has no dimension {dim}")
     sums = (pointers.size - 1) * x.size // max(x.shape[dim], 1)
     return max(0, 4 * x.size - sums)
 
@@ -215,7 +213,7 @@ def count_sampled(call: OpCall) -> int:
         160
     """
     if call.arg(4) not in {"add", "sub", "mul", "div"}:
-        _refuse(call, f"operation {call.arg(4)} is not known")
+        call.refuse(f"operation {call.arg(4)} is not known")
     return call.out_size
 
 
@@ -242,7 +240,7 @@ def count_spline_weighting(call: OpCall) -> Cost:
     weight = None if weight_at is None else call.tensor(weight_at).shape
     width_in, width_out = weight[1:] if weight else ((x or ())[-1], (dy or ())[-1])
     if x not in {None, (edges, width_in)} or dy not in {None, (edges, width_out)}:
-        _refuse(call, f"x {x}, weights {weight} and the gradient {dy} do not fit {edges} edges")
+        call.refuse(f"x {x}, weights {weight} and the gradient {dy} do not fit {edges} edges")
     inner, outer = 2 * edges * bases * width_in * width_out, edges * bases * width_out
     is_over_bases = call.op in {"pyg::spline_weighting", "pyg::spline_weighting_backward_basis"}
     return Cost.of(
@@ -262,10 +260,6 @@ def count_nothing(_call: OpCall) -> int:
         0
     """
     return 0
-
-
-def _refuse(call: OpCall, what: str) -> NoReturn:
-    raise FormulaError(what, where=call.op)
 
 
 FORMULAS: dict[str, tuple[str, Callable[[OpCall], int | Cost]]] = {

@@ -5,9 +5,7 @@ Not here: embedding tables with their fused optimizers, whose calls say too litt
 """
 
 from collections.abc import Callable
-from typing import NoReturn
 
-from flopmeter.errors import FormulaError
 from flopmeter.formulas.call import OpCall
 from flopmeter.formulas.cost import Cost, Part
 
@@ -68,7 +66,7 @@ def count_jagged_product(call: OpCall) -> int:
     x, y = (call.tensor(place).shape for place in PRODUCTS[call.op.removeprefix("fbgemm::")])
     is_dense = len(y) == 3
     if len(x) != 2 or (x[1] != y[1] if is_dense else len(y) != 2 or x[0] != y[0]):
-        _refuse(call, f"{x} and {y} do not fit")
+        call.refuse(f"{x} and {y} do not fit")
     return 2 * x[0] * x[1] * y[-1]
 
 
@@ -135,7 +133,7 @@ def count_jagged_softmax(call: OpCall) -> int:
     """
     values, offsets = call.tensor(0), call.tensor(2 if call.op.endswith("_backward") else 1)
     if len(values.shape) != 2:
-        _refuse(call, f"{values} is no (L, D)")
+        call.refuse(f"{values} is no (L, D)")
     return max(0, 4 * values.size - (offsets.size - 1) * values.shape[1])
 
 
@@ -183,7 +181,7 @@ def count_batched_linear(call: OpCall) -> Cost:
     """
     a, b = call.tensor(1).shape, call.tensor(2).shape
     if len(a) != 3 or len(b) != 3 or a[1:] != b[:2]:
-        _refuse(call, f"{a} and {b} do not fit")
+        call.refuse(f"{a} and {b} do not fit")
     size = a[0] * a[1] * b[2]
     return Cost.of(Part(kind="matmul", flop=2 * size * a[2]), Part(kind="pointwise", flop=size))
 
@@ -199,10 +197,6 @@ def count_nothing(_call: OpCall) -> int:
         0
     """
     return 0
-
-
-def _refuse(call: OpCall, what: str) -> NoReturn:
-    raise FormulaError(what, where=call.op)
 
 
 FORMULAS: dict[str, tuple[str, Callable[[OpCall], int | Cost]]] = {

@@ -5,9 +5,7 @@ Not here: kernels of theirs that torch's dispatcher never sees (`docs/reference/
 """
 
 from collections.abc import Callable
-from typing import NoReturn
 
-from flopmeter.errors import FormulaError
 from flopmeter.formulas.call import OpCall, TensorSpec, is_exactly
 from flopmeter.formulas.cost import Cost, Part
 
@@ -207,7 +205,7 @@ def count_addmm(call: OpCall) -> Cost:
     """
     out, a, b = (call.tensor(place) for place in range(3))
     if len(a.shape) != 2 or out.shape != (a.shape[0], b.shape[-1]) or a.shape[1] != b.shape[0]:
-        _refuse(call, f"{a} and {b} do not give {out}")
+        call.refuse(f"{a} and {b} do not give {out}")
     alpha, beta = call.arg(3), call.arg(4)
     added = 0 if is_exactly(beta, 0) else 1 + (not is_exactly(beta, 1))
     return _price(2 * out.size * a.shape[1], (added + (not is_exactly(alpha, 1))) * out.size)
@@ -231,7 +229,7 @@ def count_grouped(call: OpCall) -> int:
     x, other = call.tensor(0).shape, call.tensor(1).shape
     fits = other[:1] == x[:1] if GROUPED[call.op] else len(other) == 3 and other[1] == x[1]
     if len(x) != 2 or not fits:
-        _refuse(call, f"{x} and {other} do not fit")
+        call.refuse(f"{x} and {other} do not fit")
     return 2 * x[0] * x[1] * other[-1]
 
 
@@ -280,7 +278,7 @@ def count_activated_product(call: OpCall) -> Cost:
     rates, factor = ACTIVATED[call.op]
     rate = 0 if name is None and rates is ACTIVATIONS else rates.get(str(name).removesuffix("-tanh"))
     if rate is None:
-        _refuse(call, f"activation {name} is not known")
+        call.refuse(f"activation {name} is not known")
     width = call.tensor(1).shape[-1]
     before = TensorSpec((*after.shape[:-1], width), after.dtype)
     products = _multiply(call, before)
@@ -310,7 +308,7 @@ def _multiply(call: OpCall, result: TensorSpec) -> int:
         or b.shape[-2] != a.shape[-1]
         or result.size * a.shape[-1] != a.size * b.shape[-1]
     ):
-        _refuse(call, f"{a} and {b} do not give {result}")
+        call.refuse(f"{a} and {b} do not give {result}")
     return 2 * result.size * a.shape[-1]
 
 
@@ -321,10 +319,6 @@ def _factor(call: OpCall, number: int, tensor: int) -> int:
 
 def _price(products: int, besides: int) -> Cost:
     return Cost.of(Part(kind="matmul", flop=products), Part(kind="pointwise", flop=besides))
-
-
-def _refuse(call: OpCall, what: str) -> NoReturn:
-    raise FormulaError(what, where=call.op)
 
 
 FORMULAS: dict[str, tuple[str, Callable[[OpCall], int | Cost]]] = {

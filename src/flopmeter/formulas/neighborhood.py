@@ -9,9 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import NoReturn
 
-from flopmeter.errors import FormulaError
 from flopmeter.formulas.call import Arg, OpCall, TensorSpec, parse_sizes
 from flopmeter.formulas.cost import Cost
 from flopmeter.formulas.pairs import Work, count_pairs, is_scaled_by, price_backward, price_forward, product_precision
@@ -90,11 +88,11 @@ def count_neighborhood(call: OpCall) -> Cost:
     flat = places.layout is not None
     layout = _read_sizes(call, places.layout) if places.layout is not None else query[1:-2]
     if not len(layout) == len(causal) == len(window[0]) == len(window[1]) == len(window[2]):
-        _refuse(call, f"layout {layout}, window {window} and causal flags {causal}")
+        call.refuse(f"layout {layout}, window {window} and causal flags {causal}")
     if len(query) != len(key) or len(query) != (4 if flat else len(layout) + 3) or query[-1] != key[-1]:
-        _refuse(call, f"query {query} and key {key} with layout {layout}")
+        call.refuse(f"query {query} and key {key} with layout {layout}")
     if key[:-1] != value[:-1] or query[-2] % max(key[-2], 1):
-        _refuse(call, f"key {key} and value {value} for query {query}")
+        call.refuse(f"key {key} and value {value} for query {query}")
     batch = query[0] // math.prod(window[2]) if places.folds_dilation else query[0]
     tokens, extra = math.prod(layout), 0 if places.extra is None else _read_sizes(call, places.extra)[0]
     kept = math.prod(
@@ -135,9 +133,9 @@ def count_whole(call: OpCall) -> Cost:
     places = WHOLE[call.op]
     query, key, value = (call.tensor(place).shape for place in range(3))
     if not len(query) == len(key) == len(value) == 4 or query[3] != key[3] or key[:3] != value[:3]:
-        _refuse(call, f"query {query}, key {key} and value {value} do not fit")
+        call.refuse(f"query {query}, key {key} and value {value} do not fit")
     if query[0] != key[0] or query[2] % max(key[2], 1):
-        _refuse(call, f"query {query} and key {key} do not fit")
+        call.refuse(f"query {query} and key {key} do not fit")
     causal = call.arg(places.causal) is True
     lengths = _read_lengths(call, places.offsets) or [(query[1], key[1])] * query[0]
     found = [_count_sequence(call, queries, keys, causal=causal) for queries, keys in lengths]
@@ -201,7 +199,7 @@ def _count_causal(length: int, size: int, stride: int) -> int:
 
 def _count_sequence(call: OpCall, queries: int, keys: int, *, causal: bool) -> tuple[int, int]:
     if causal and queries != keys:
-        _refuse(call, f"causal with {queries} queries and {keys} keys")
+        call.refuse(f"causal with {queries} queries and {keys} keys")
     return count_pairs(queries=queries, keys=keys, right=0 if causal else None)
 
 
@@ -211,7 +209,7 @@ def _read_lengths(call: OpCall, place: int) -> list[tuple[int, int]] | None:
         return None
     known = [one.values for one in offsets if isinstance(one, TensorSpec) and one.values is not None]
     if len(known) != 2:
-        _refuse(call, "packed sequences whose offsets are not known")
+        call.refuse("packed sequences whose offsets are not known")
     query_ends, key_ends = ([end - begin for begin, end in pairwise(one)] for one in known)
     return list(zip(query_ends, key_ends, strict=True))
 
@@ -223,12 +221,8 @@ def _read_sizes(call: OpCall, place: int) -> tuple[int, ...]:
 def _read_flags(call: OpCall, place: int) -> Sequence[bool]:
     found: Arg = call.arg(place)
     if not isinstance(found, tuple) or not all(isinstance(one, bool) for one in found):
-        _refuse(call, f"argument {place} is {found}, not a causal flag for each dimension")
+        call.refuse(f"argument {place} is {found}, not a causal flag for each dimension")
     return [one is True for one in found]
-
-
-def _refuse(call: OpCall, what: str) -> NoReturn:
-    raise FormulaError(what, where=call.op)
 
 
 FORMULAS: dict[str, tuple[str, Callable[[OpCall], int | Cost]]] = {

@@ -6,9 +6,7 @@ Not here: products of what is quantized (`quantized`), and the formats of librar
 """
 
 from collections.abc import Callable
-from typing import NoReturn
 
-from flopmeter.errors import FormulaError
 from flopmeter.formulas.call import FLOATS, OpCall, TensorSpec, is_exactly
 from flopmeter.formulas.cost import Cost, Part
 
@@ -184,7 +182,7 @@ def count_learnable_backward(call: OpCall) -> Cost:
     """
     given, scales = call.tensor(1), call.tensor(2).size
     if call.tensor(0).shape != given.shape:
-        _refuse(call, f"{call.tensor(0)} is no gradient of {given}")
+        call.refuse(f"{call.tensor(0)} is no gradient of {given}")
     is_per_channel = "per_channel" in call.op
     factor = call.arg(7 if is_per_channel else 6, 1)
     each = 11 + (0 if is_exactly(factor, 1) else 3)
@@ -202,10 +200,6 @@ def _is_on(call: OpCall, index: int) -> bool:
     """Say whether a flag is set, as far as is known."""
     values = call.tensor(index).values
     return values is None or any(values)
-
-
-def _refuse(call: OpCall, msg: str) -> NoReturn:
-    raise FormulaError(msg, where=call.op)
 
 
 FORMULAS: dict[str, tuple[str, Callable[[OpCall], int | Cost]]] = {

@@ -9,9 +9,7 @@ formats of libraries, and packed convolutions, whose kernel size nothing tells.
 
 from collections.abc import Callable
 from math import prod
-from typing import NoReturn
 
-from flopmeter.errors import FormulaError
 from flopmeter.formulas.call import OpCall, is_exactly, is_integer
 from flopmeter.formulas.cost import Cost, Part
 
@@ -127,7 +125,7 @@ def count_quantized_matmul(call: OpCall) -> Cost:
     """
     one, two = call.tensor(0), call.tensor(1)
     if len(one.shape) < 2 or one.shape[:-2] != two.shape[:-2] or one.shape[-1] != two.shape[-2]:
-        _refuse(call, f"{one} and {two} cannot be multiplied")
+        call.refuse(f"{one} and {two} cannot be multiplied")
     outputs = prod(one.shape[:-1]) * two.shape[-1]
     return _integer_product(2 * outputs * one.shape[-1], outputs * (DEQUANTIZE + QUANTIZE))
 
@@ -150,7 +148,7 @@ def count_quantized_pair(call: OpCall) -> Cost:
     other = call.tensor(3 if call.op.startswith("onednn") else 1)
     size = call.out[0].size
     if other.size > size:
-        _refuse(call, f"{other} does not fit {call.out[0]}")
+        call.refuse(f"{other} does not fit {call.out[0]}")
     return _pointwise(size * (2 * DEQUANTIZE + 1 + QUANTIZE))
 
 
@@ -222,7 +220,7 @@ def count_fused_product(call: OpCall) -> Cost:
         else given.shape[1] % weight.shape[1] == 0 and result.shape[1] == weight.shape[0]
     )
     if not fits:
-        _refuse(call, f"{given}, {weight} and {result} do not fit")
+        call.refuse(f"{given}, {weight} and {result} do not fit")
     each = DEQUANTIZE + _what_follows(call, 10 if is_linear else 14) + QUANTIZE * is_integer(result.dtype)
     return Cost.of(
         Part(
@@ -243,7 +241,7 @@ def _what_follows(call: OpCall, at: int) -> int:
     if isinstance(call.arg(at), str):
         return (call.arg(6) is not None) + _activation(call, at, at + 2)
     if call.arg(at + 3) not in ("sum", "add"):
-        _refuse(call, f"{call.arg(at + 3)} with another tensor is not known")
+        call.refuse(f"{call.arg(at + 3)} with another tensor is not known")
     alpha = call.arg(at + 4)
     added = 1 + DEQUANTIZE * is_integer(call.tensor(6).dtype) + (alpha is not None and not is_exactly(alpha, 1))
     return (call.arg(7) is not None) + added + _activation(call, at + 5, at + 7)
@@ -253,7 +251,7 @@ def _activation(call: OpCall, name_at: int, form_at: int) -> int:
     name = call.arg(name_at)
     key = "gelu tanh" if name == "gelu" and call.arg(form_at) == "tanh" else name
     if not (key is None or isinstance(key, str)) or key not in UNARY:
-        _refuse(call, f"activation {key} is not known")
+        call.refuse(f"activation {key} is not known")
     return UNARY[key]
 
 
@@ -261,7 +259,7 @@ def _rows(call: OpCall) -> tuple[int, int]:
     """Return the outputs of a packed linear layer and what its products cost."""
     given, result = call.tensor(0), call.out[0]
     if not given.shape or given.shape[:-1] != result.shape[:-1]:
-        _refuse(call, f"{given} and {result} have not the same rows")
+        call.refuse(f"{given} and {result} have not the same rows")
     return result.size, 2 * result.size * given.shape[-1]
 
 
@@ -273,10 +271,6 @@ def _integer_product(flop: int, extra: int) -> Cost:
 
 def _pointwise(flop: int) -> Cost:
     return Cost.of(Part(kind="pointwise", flop=flop, precision="fp32"))
-
-
-def _refuse(call: OpCall, msg: str) -> NoReturn:
-    raise FormulaError(msg, where=call.op)
 
 
 _PACKED = ("linear", "linear_relu", "linear_leaky_relu", "linear_tanh")

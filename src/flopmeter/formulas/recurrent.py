@@ -9,9 +9,7 @@ Not here: layers that torch takes apart itself, which are seen as `mm`, `addmm` 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import NoReturn
 
-from flopmeter.errors import FormulaError
 from flopmeter.formulas.call import OpCall, TensorSpec, is_exactly, parse_sizes
 from flopmeter.formulas.cost import Cost, Part
 
@@ -160,7 +158,7 @@ def count_gates(call: OpCall) -> int:
     cell = CELLS["lstm" if "lstm" in call.op else "gru"]
     one, two, state = (call.tensor(place) for place in range(3))
     if one.shape != two.shape or one.size != cell.gates * state.size:
-        _refuse(call, f"gates {one.shape} and {two.shape} do not fit state {state.shape}")
+        call.refuse(f"gates {one.shape} and {two.shape} do not fit state {state.shape}")
     return state.size * (cell.forward + cell.gates * _present(call, 3, 4))
 
 
@@ -185,7 +183,7 @@ def count_lstm_gates_backward(call: OpCall) -> Cost:
     """
     state, gates, given = call.tensor(3), call.tensor(4), _present(call, 0, 1)
     if gates.size != CELLS["lstm"].gates * state.size:
-        _refuse(call, f"gates {gates.shape} do not fit state {state.shape}")
+        call.refuse(f"gates {gates.shape} do not fit state {state.shape}")
     if not given:
         return Cost()
     return Cost.of(
@@ -215,7 +213,7 @@ def count_gru_gates_backward(call: OpCall) -> Cost:
     """
     state, kept, cell = call.tensor(0), call.tensor(1), CELLS["gru"]
     if kept.size != 5 * state.size:
-        _refuse(call, f"what was kept {kept.shape} does not fit state {state.shape}")
+        call.refuse(f"what was kept {kept.shape} does not fit state {state.shape}")
     return Cost.of(
         Part(kind="pointwise", flop=cell.backward * state.size),
         Part(kind="pointwise", flop=state.size, phase="recompute"),
@@ -242,21 +240,21 @@ def _read_library(call: OpCall, *, state: int, mode: int, projects: bool) -> _Ne
     )
     lengths = parse_sizes(packed)
     if lengths and (sum(lengths), lengths[0]) != (net.steps, net.sequences):
-        _refuse(call, f"batch sizes {lengths} do not fit input {call.tensor(0).shape}")
+        call.refuse(f"batch sizes {lengths} do not fit input {call.tensor(0).shape}")
     return _check(call, net, call.tensor(state), call.tensor_list(1), stride=stride)
 
 
 def _read_library_backward(call: OpCall, *, projects: bool) -> tuple[_Net, _Gradients]:
     mask = call.arg(20 + projects)
     if not isinstance(mask, tuple) or not mask or set(map(type, mask)) != {bool}:
-        _refuse(call, f"{mask} is no output mask")
+        call.refuse(f"{mask} is no output mask")
     gradients = _Gradients(given=_given(call, 7), asked=[flag is True for flag in mask])
     return _read_library(call, state=4, mode=10, projects=projects), gradients
 
 
 def _read_onednn(call: OpCall, *, mode: int, has_biases: int) -> _Net:
     if not is_exactly(call.arg(mode), MODES.index("lstm")):
-        _refuse(call, f"mode {call.arg(mode)} is no LSTM")
+        call.refuse(f"mode {call.arg(mode)} is no LSTM")
     data, state = call.tensor(0), call.tensor(5)
     (sequences, hidden) = state.shape
     biases = 2 * (call.arg(has_biases) is True)
@@ -313,7 +311,7 @@ def _check(call: OpCall, net: _Net, state: TensorSpec, weights: Sequence[TensorS
     wanted = [shape for width in each for shape in ((_gates(net), width), (_gates(net), net.out))]
     found = [weight.shape for first in range(0, len(weights), stride) for weight in weights[first : first + 2]]
     if not fits or found != wanted:
-        _refuse(call, f"state {state.shape} and weights {found} do not fit {net}")
+        call.refuse(f"state {state.shape} and weights {found} do not fit {net}")
     return net
 
 
@@ -351,10 +349,6 @@ def _present(call: OpCall, *places: int) -> int:
 
 def _given(call: OpCall, first: int) -> list[bool]:
     return [call.arg(place) is not None for place in range(first, first + 3)]
-
-
-def _refuse(call: OpCall, what: str) -> NoReturn:
-    raise FormulaError(what, where=call.op)
 
 
 FORWARD: dict[str, Callable[[OpCall], _Net]] = {

@@ -6,9 +6,7 @@ Not here: sampling grids (`sampling`), and what torchvision writes out in torch'
 """
 
 from collections.abc import Callable
-from typing import NoReturn
 
-from flopmeter.errors import FormulaError
 from flopmeter.formulas.call import OpCall, parse_sizes
 from flopmeter.formulas.cost import Cost, Part
 
@@ -179,7 +177,7 @@ def _align(call: OpCall, *, at: int, ratio: int = 5) -> tuple[int, int]:
     regions = call.tensor(1).shape[0]
     rows, columns, samples = parse_sizes((call.arg(at), call.arg(at + 1), call.arg(ratio)))
     if samples <= 0:
-        _refuse(call, "the samples in a bin follow from the size of each region")
+        call.refuse("the samples in a bin follow from the size of each region")
     lines = rows + columns
     places = 14 * regions + 2 * samples + 2 * regions * samples + 2 * regions * lines + 3 * regions * lines * samples
     return places + 4 * regions * rows * columns * samples**2, samples**2
@@ -191,13 +189,9 @@ def _deformed(call: OpCall, *, at: int) -> tuple[int, int, int]:
     groups, offset_groups = parse_sizes((call.arg(at + 11), call.arg(at + 12)))
     taps = weight[2] * weight[3]
     if data[1] != weight[1] * groups or offset[0] != data[0] or offset[1] != 2 * offset_groups * taps:
-        _refuse(call, f"x {data}, weight {weight} and offsets {offset} do not fit")
+        call.refuse(f"x {data}, weight {weight} and offsets {offset} do not fit")
     positions = data[0] * offset[2] * offset[3]
     return 2 * positions * weight[0] * weight[1] * taps, positions * offset_groups * taps, positions * data[1] * taps
-
-
-def _refuse(call: OpCall, message: str) -> NoReturn:
-    raise FormulaError(message, where=call.op)
 
 
 FORMULAS: dict[str, tuple[str, Callable[[OpCall], int | Cost]]] = {

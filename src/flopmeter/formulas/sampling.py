@@ -8,9 +8,7 @@ Not here: regions of interest and deformable convolution (`region`).
 import math
 from collections.abc import Callable
 from fractions import Fraction
-from typing import NoReturn
 
-from flopmeter.errors import FormulaError
 from flopmeter.formulas.call import OpCall, TensorSpec, parse_sizes
 from flopmeter.formulas.cost import Cost, Part
 
@@ -92,7 +90,7 @@ def count_antialiased(call: OpCall) -> Cost:
     small = call.tensor(0).shape if is_backward else call.out[0].shape
     data = parse_sizes(call.arg(2)) if is_backward else call.tensor(0).shape
     if len(data) != 4 or len(small) != 4 or data[:2] != small[:2]:
-        _refuse(call, f"images of {list(data)} and {list(small)} do not fit")
+        call.refuse(f"images of {list(data)} and {list(small)} do not fit")
     width, per_weight = next(value for name, value in FILTERS.items() if name in call.op)
     aligned = call.arg(3 if is_backward else 2) is True
     taps = [_taps(inputs, outputs, width, aligned=aligned) for inputs, outputs in zip(data[2:], small[2:], strict=True)]
@@ -151,7 +149,7 @@ def count_grid_sample_backward(call: OpCall) -> Cost:
     points, size = _grid(call, data, grid)
     mask = call.arg(6, (True, True))
     if not isinstance(mask, tuple) or len(mask) != 2:
-        _refuse(call, f"the output mask is {mask}, not two flags")
+        call.refuse(f"the output mask is {mask}, not two flags")
     dimensions, mode = len(data.shape) - 2, _mode(call)
     corners = 1 << dimensions
     # For each element of dy: products and adds for dx, all steps for dgrid; for each point: slopes and scale.
@@ -252,9 +250,9 @@ def _grid(call: OpCall, data: TensorSpec, grid: TensorSpec) -> tuple[int, int]:
     """Return the points of the grid, and the elements that are read at them."""
     dimensions = len(data.shape) - 2
     if dimensions not in {2, 3} or len(grid.shape) != dimensions + 2 or grid.shape[-1] != dimensions:
-        _refuse(call, f"an image {data} cannot be read on a grid {grid}")
+        call.refuse(f"an image {data} cannot be read on a grid {grid}")
     if grid.shape[0] != data.shape[0]:
-        _refuse(call, f"there are {data.shape[0]} images and {grid.shape[0]} grids")
+        call.refuse(f"there are {data.shape[0]} images and {grid.shape[0]} grids")
     points = math.prod(grid.shape[:-1])
     return points, points * data.shape[1]
 
@@ -264,7 +262,7 @@ def _mode(call: OpCall) -> int:
         return BILINEAR
     mode = call.arg(3 if call.op.endswith("_backward") else 2)
     if not isinstance(mode, int) or mode not in {BILINEAR, NEAREST, BICUBIC} or (mode == BICUBIC and "3d" in call.op):
-        _refuse(call, f"interpolation mode {mode} is not known")
+        call.refuse(f"interpolation mode {mode} is not known")
     return mode
 
 
@@ -276,7 +274,7 @@ def _points(call: OpCall, points: int, data: TensorSpec, *, cubics: int) -> int:
     cudnn = call.op.startswith("aten::cudnn")
     padding, aligned = (ZEROS, True) if cudnn else (call.arg(at), call.arg(at + 1) is True)
     if padding not in {ZEROS, BORDER, REFLECTION}:
-        _refuse(call, f"padding mode {padding} is not known")
+        call.refuse(f"padding mode {padding} is not known")
     # A dimension of one pixel has no room to reflect in where its corners are aligned.
     reflecting = sum(1 for size in data.shape[2:] if not (aligned and size == 1)) if padding == REFLECTION else 0
     reflected = REFLECTED * points * reflecting
@@ -303,12 +301,8 @@ def _affine(call: OpCall) -> tuple[int, int]:
     theta = call.tensor(0)
     dimensions = len(sizes)
     if theta.shape != (batch, dimensions, dimensions + 1):
-        _refuse(call, f"{theta} is no affine map of {dimensions} dimensions for {batch} images")
+        call.refuse(f"{theta} is no affine map of {dimensions} dimensions for {batch} images")
     return dimensions, math.prod((batch, *sizes))
-
-
-def _refuse(call: OpCall, message: str) -> NoReturn:
-    raise FormulaError(message, where=call.op)
 
 
 FORMULAS: dict[str, tuple[str, Callable[[OpCall], int | Cost]]] = {

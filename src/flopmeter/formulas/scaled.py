@@ -9,9 +9,7 @@ Not here: casting to these formats, which frameworks write in other operators, a
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NoReturn
 
-from flopmeter.errors import FormulaError
 from flopmeter.formulas.call import Arg, OpCall, TensorSpec, parse_sizes
 from flopmeter.formulas.cost import Cost, Part
 
@@ -94,7 +92,7 @@ def count_grouped_mm_backward(call: OpCall) -> Cost:
     """
     one, two, grad = call.tensor(0), call.tensor(1), call.tensor(3)
     if len(one.shape) != 2 or len(two.shape) != 3 or grad.shape != (one.shape[0], two.shape[2]):
-        _refuse(call, f"{one}, {two} and {grad} are no product and its gradient")
+        call.refuse(f"{one}, {two} and {grad} are no product and its gradient")
     work = _share_out(call, one.shape, two.shape, offsets=call.arg(2), block=None)
     return Cost.of(Part(kind="matmul", flop=4 * work.terms, masked_flop=4 * work.skipped))
 
@@ -122,7 +120,7 @@ def count_scaled_mm(call: OpCall) -> Cost:
     scales = call.tensor(2), call.tensor(3)
     one, two = _operand(call, 0, scales[:1]), _operand(call, 1, scales[1:])
     if len(one.shape) != 2 or len(two.shape) != 2:
-        _refuse(call, "the operands are not matrices")
+        call.refuse("the operands are not matrices")
     block = _block_of_shapes(call, one.shape, two.shape, scales)
     work = _multiply(call, one.shape, two.shape, block=block)
     return _price(one, two, work, adds=(call.arg(4) is not None) + (call.arg(5) is not None))
@@ -147,7 +145,7 @@ def count_scaled_mm_v2(call: OpCall) -> Cost:
     """
     one, two, block = _read_recipes(call)
     if len(one.shape) != 2 or len(two.shape) != 2:
-        _refuse(call, "the operands are not matrices")
+        call.refuse("the operands are not matrices")
     work = _multiply(call, one.shape, two.shape, block=block)
     return _price(one, two, work, adds=call.arg(8) is not None)
 
@@ -174,7 +172,7 @@ def count_scaled_grouped_mm(call: OpCall) -> Cost:
     one, two = _operand(call, 0, scales[:1]), _operand(call, 1, scales[1:])
     kinds = {scale.dtype for scale in scales}
     if kinds not in ({"fp32"}, {"fp8_e8m0"}):
-        _refuse(call, f"scales in {sorted(kinds)} are of no form that is known")
+        call.refuse(f"scales in {sorted(kinds)} are of no form that is known")
     work = _share_out(call, one.shape, two.shape, offsets=call.arg(4), block=None if kinds == {"fp32"} else BLOCKS[3])
     return _price(one, two, work, adds=(call.arg(5) is not None) + (call.arg(6) is not None))
 
@@ -216,9 +214,9 @@ def _operand(call: OpCall, index: int, scales: tuple[TensorSpec, ...]) -> _Opera
     spec, scale = call.tensor(index), scales[0].dtype
     precision = spec.dtype if scale == "fp32" else MICROSCALED.get((scale, spec.dtype))
     if precision is None or not precision.startswith(("fp8", "fp4", "mx", "nv")):
-        _refuse(call, f"{spec} with scales in {scale} is of no form that is known")
+        call.refuse(f"{spec} with scales in {scale} is of no form that is known")
     if any(level.dtype != "fp32" or level.size != 1 for level in scales[1:]):
-        _refuse(call, "a second scale is not one number in fp32")
+        call.refuse("a second scale is not one number in fp32")
     shape = list(spec.shape)
     if spec.dtype == "fp4":
         shape[-1 if index == 0 else -2] *= 2
@@ -234,10 +232,10 @@ def _block_of_shapes(
     if kinds in (("fp8_e8m0", "fp8_e8m0"), ("fp8_e4m3", "fp8_e4m3")):
         block = 32 if left.dtype == "fp8_e8m0" else 16
         if left.size < one[0] * _ceil(one[1], block) or right.size < two[1] * _ceil(one[1], block):
-            _refuse(call, f"scales {left} and {right} are too few")
+            call.refuse(f"scales {left} and {right} are too few")
         return block
     if kinds != ("fp32", "fp32"):
-        _refuse(call, f"scales {left} and {right} are of no form that is known")
+        call.refuse(f"scales {left} and {right} are of no form that is known")
     if left.size == right.size == 1:
         return None
     if len(left.shape) == len(right.shape) == 2 and left.shape[1] == right.shape[0]:
@@ -245,7 +243,7 @@ def _block_of_shapes(
         columns = right.shape[1] in (two[1], _ceil(two[1], 128))
         if rows and columns and left.shape[1] in (1, _ceil(one[1], 128)):
             return None if left.shape[1] == 1 else 128
-    return _refuse(call, f"scales {left} and {right} are of no form that is known")
+    return call.refuse(f"scales {left} and {right} are of no form that is known")
 
 
 def _read_recipes(call: OpCall) -> tuple[_Operand, _Operand, int | None]:
@@ -253,19 +251,19 @@ def _read_recipes(call: OpCall) -> tuple[_Operand, _Operand, int | None]:
     scales = call.tensor_list(2), call.tensor_list(5)
     recipes = parse_sizes(call.arg(3)), parse_sizes(call.arg(6))
     if not all(len(found) == len(recipe) > 0 for found, recipe in zip(scales, recipes, strict=True)):
-        _refuse(call, "scales and recipes are not as many")
+        call.refuse("scales and recipes are not as many")
     if any(recipe[1:] not in ((), (0,)) or recipe[0] not in BLOCKS for recipe in recipes):
-        _refuse(call, f"recipes {recipes} are not known")
+        call.refuse(f"recipes {recipes} are not known")
     blocks = {BLOCKS[recipe[0]] for recipe in recipes}
     if len(blocks) != 1:
-        _refuse(call, f"recipes {recipes} cut the inner size in two ways")
+        call.refuse(f"recipes {recipes} cut the inner size in two ways")
     return _operand(call, 0, scales[0]), _operand(call, 1, scales[1]), blocks.pop()
 
 
 def _multiply(call: OpCall, one: tuple[int, ...], two: tuple[int, ...], *, block: int | None) -> _Work:
     """Return the work of one product, or of a batch of them."""
     if one[-1] != two[-2] or one[:-2] != two[:-2]:
-        _refuse(call, f"{one} and {two} cannot be multiplied")
+        call.refuse(f"{one} and {two} cannot be multiplied")
     inner = one[-1]
     outputs = one[-2] * two[-1] * (one[0] if len(one) == 3 else 1)
     return _Work(terms=outputs * inner, skipped=0, outputs=outputs, sums=outputs * _ceil(inner, block or inner))
@@ -275,14 +273,14 @@ def _share_out(call: OpCall, one: tuple[int, ...], two: tuple[int, ...], *, offs
     """Return the work of a product whose rows, columns or inner size groups share out."""
     dims = (len(one), len(two))
     if not set(dims) <= {2, 3} or one[-1] != two[-2]:
-        _refuse(call, f"{one} and {two} cannot be multiplied")
+        call.refuse(f"{one} and {two} cannot be multiplied")
     if dims == (3, 3):
         return _multiply(call, one, two, block=block)
     shared = {(2, 3): one[0], (3, 2): two[1], (2, 2): one[1]}[dims]
     groups = {(2, 3): two[0], (3, 2): one[0]}.get(dims)
     sizes, count = _read_offsets(call, offsets, shared)
     if groups not in (None, count):
-        _refuse(call, f"{count} offsets for {groups} groups")
+        call.refuse(f"{count} offsets for {groups} groups")
     rows, inner, columns = one[-2], one[-1], two[-1]
     used = shared if sizes is None else sum(sizes)
     each = (block or inner) or 1
@@ -299,22 +297,18 @@ def _share_out(call: OpCall, one: tuple[int, ...], two: tuple[int, ...], *, offs
 def _read_offsets(call: OpCall, offsets: Arg, shared: int) -> tuple[tuple[int, ...] | None, int]:
     """Return the sizes of the groups, None where they are not known, and how many there are."""
     if not isinstance(offsets, TensorSpec) or len(offsets.shape) != 1:
-        _refuse(call, f"offsets {offsets} are not a list of ends")
+        call.refuse(f"offsets {offsets} are not a list of ends")
     if offsets.values is None:
         return None, offsets.size
     ends = (0, *offsets.values)
     sizes = tuple(end - begin for begin, end in itertools.pairwise(ends))
     if len(sizes) != offsets.size or any(size < 0 for size in sizes) or ends[-1] > shared:
-        _refuse(call, f"offsets {offsets} do not share out {shared}")
+        call.refuse(f"offsets {offsets} do not share out {shared}")
     return sizes, offsets.size
 
 
 def _ceil(size: int, block: int) -> int:
     return -(-size // block) if block else 0
-
-
-def _refuse(call: OpCall, msg: str) -> NoReturn:
-    raise FormulaError(msg, where=call.op)
 
 
 FORMULAS: dict[str, tuple[str, Callable[[OpCall], int | Cost]]] = {

@@ -6,9 +6,7 @@ Not here: tensors that say of themselves that they are sparse (`sparse`), and pr
 """
 
 from collections.abc import Callable
-from typing import NoReturn
 
-from flopmeter.errors import FormulaError
 from flopmeter.formulas.call import OpCall, TensorSpec, is_exactly, is_integer
 from flopmeter.formulas.cost import Cost, Part
 
@@ -60,7 +58,7 @@ def count_half_mm(call: OpCall) -> Cost:
     kept, dense = call.tensor(1 if has_bias else 0), call.tensor(3 if has_bias else 2)
     rows, inner, columns = kept.shape[0], dense.shape[0], dense.shape[1]
     if 2 * kept.shape[1] != inner:
-        _refuse(call, f"{kept} does not store half of {rows} rows of {inner}")
+        call.refuse(f"{kept} does not store half of {rows} rows of {inner}")
     beta, alpha = call.option("beta", 1), call.option("alpha", 1)
     extra = 0
     if has_bias and not is_exactly(beta, 0):
@@ -89,9 +87,9 @@ def count_half_linear(call: OpCall) -> Cost:
     dense, kept, activation = call.tensor(0), call.tensor(1), call.option("activation")
     rows, inner = kept.shape[0], dense.shape[-1]
     if 2 * kept.shape[1] != inner or not (activation is None or isinstance(activation, str)):
-        _refuse(call, f"{kept} does not store half of {rows} rows of {inner}")
+        call.refuse(f"{kept} does not store half of {rows} rows of {inner}")
     if activation not in ACTIVATIONS:
-        _refuse(call, f"activation {activation} is not known")
+        call.refuse(f"activation {activation} is not known")
     outputs = rows * dense.size // inner if inner else 0
     each = ACTIVATIONS[activation] + (call.option("bias") is not None)
     return _price(dense, outputs * inner, extra=outputs * each)
@@ -139,7 +137,7 @@ def count_padded_half_mm(call: OpCall) -> Cost:
     dense, rows = call.tensor(0), call.arg(places["rows"])
     transposed = "transposed" not in places or call.arg(places["transposed"]) is True
     if len(dense.shape) != 2 or not isinstance(rows, int):
-        _refuse(call, f"{dense} is no matrix, or {rows} no number of rows")
+        call.refuse(f"{dense} is no matrix, or {rows} no number of rows")
     columns, inner = dense.shape if transposed else dense.shape[::-1]
     each = (call.arg(places["bias"]) is not None) + ("factor" in places)
     return _price(dense, rows * columns * inner, extra=rows * columns * each)
@@ -164,7 +162,7 @@ def count_scaled_half_linear(call: OpCall) -> Cost:
     dense, kept = call.tensor(0), call.tensor(2)
     rows, inner = kept.shape[0], dense.shape[-1]
     if 2 * kept.shape[1] != inner:
-        _refuse(call, f"{kept} does not store half of {rows} rows of {inner}")
+        call.refuse(f"{kept} does not store half of {rows} rows of {inner}")
     outputs = rows * dense.size // inner if inner else 0
     other = dense.dtype if dense.dtype == kept.dtype else f"{dense.dtype}*{kept.dtype}"
     return _price(dense, outputs * inner, extra=outputs * (2 + (call.arg(5) is not None)), precision=other)
@@ -177,10 +175,6 @@ def _price(dense: TensorSpec, products: int, *, extra: int, precision: str | Non
         Part(kind="matmul", flop=products, masked_flop=products, precision=precision or dense.dtype),
         Part(kind="pointwise", flop=extra, precision="fp32" if narrow else dense.dtype),
     )
-
-
-def _refuse(call: OpCall, msg: str) -> NoReturn:
-    raise FormulaError(msg, where=call.op)
 
 
 PADDED: dict[str, dict[str, int]] = {

@@ -6,10 +6,8 @@ Not here: attention whose lengths stand nowhere in the call (`vllm::unified_atte
 """
 
 from collections.abc import Callable
-from typing import NoReturn
 
-from flopmeter.errors import FormulaError
-from flopmeter.formulas.call import Arg, OpCall, TensorSpec, derive_precision
+from flopmeter.formulas.call import OpCall, TensorSpec, derive_precision
 from flopmeter.formulas.cost import Cost, Part
 from flopmeter.formulas.pairs import Work, price_forward, product_precision
 
@@ -139,7 +137,7 @@ def count_quantizing(call: OpCall) -> int:
         return call.tensor(1).size * (1 + (zero is not None and call.arg(zero) is not None))
     place, scales, zero = DYNAMIC[call.op]
     if zero is not None and call.arg(zero) is not None:
-        _refuse(call, "zero points that are chosen are not known")
+        call.refuse("zero points that are chosen are not known")
     return 2 * call.tensor(place).size + 2 * call.tensor(scales).size
 
 
@@ -162,7 +160,7 @@ def count_norm(call: OpCall) -> Cost:
     place, residual, weight_at = NORMS[call.op]
     x, weight = call.tensor(place), call.arg(weight_at)
     if isinstance(weight, TensorSpec) and weight.shape != x.shape[-1:]:
-        _refuse(call, f"{weight} is no weight for {x}")
+        call.refuse(f"{weight} is no weight for {x}")
     rows = x.size // max(x.shape[-1], 1)
     norm = 3 * x.size + 2 * rows + x.size * (weight is not None)
     if "gemma" in call.op and isinstance(weight, TensorSpec):
@@ -193,7 +191,7 @@ def count_rotary(call: OpCall) -> int:
     width = call.tensor(table).shape[-1]
     head = call.arg(3) if call.op == "_C::rotary_embedding" else call.tensor(query).shape[-1]
     if not isinstance(head, int) or head < width:
-        _refuse(call, f"heads of {head} with a table of {width}")
+        call.refuse(f"heads of {head} with a table of {width}")
     other = call.arg(key)
     elements = call.tensor(query).size + (other.size if isinstance(other, TensorSpec) else 0)
     return 3 * elements * width // head
@@ -319,7 +317,7 @@ def count_caching(call: OpCall) -> int:
     """
     kind = next((arg for arg in call.args if isinstance(arg, str)), None)
     if kind is None:
-        _refuse(call, "no type of the cache")
+        call.refuse("no type of the cache")
     return 0 if kind == "auto" else call.tensor(0).size + call.tensor(1).size
 
 
@@ -343,7 +341,7 @@ def count_paged_attention(call: OpCall) -> Cost:
     query_at, lengths_at = PAGED[call.op]
     query, lengths = call.tensor(query_at), call.tensor(lengths_at)
     if lengths.values is None or len(query.shape) != 3 or len(lengths.values) != query.shape[0]:
-        _refuse(call, f"{query} with lengths {lengths}")
+        call.refuse(f"{query} with lengths {lengths}")
     _, heads, width = query.shape
     pairs = heads * sum(lengths.values)
     rows = heads * sum(length > 0 for length in lengths.values)
@@ -369,12 +367,8 @@ def count_nothing(_call: OpCall) -> int:
 def _multiply(call: OpCall, one: TensorSpec, two: TensorSpec, result: TensorSpec) -> int:
     inner = one.shape[-1] if one.shape else 0
     if two.size != inner * result.shape[-1] or result.size * inner != one.size * result.shape[-1]:
-        _refuse(call, f"{one} and {two} do not give {result}")
+        call.refuse(f"{one} and {two} do not give {result}")
     return 2 * result.size * inner
-
-
-def _refuse(call: OpCall, what: Arg) -> NoReturn:
-    raise FormulaError(str(what), where=call.op)
 
 
 FORMULAS: dict[str, tuple[str, Callable[[OpCall], int | Cost]]] = {

@@ -6,9 +6,7 @@ sparse tensor, which are ordinary calls, and solvers.
 """
 
 from collections.abc import Callable
-from typing import NoReturn
 
-from flopmeter.errors import FormulaError
 from flopmeter.formulas.call import OpCall, TensorSpec, is_exactly
 from flopmeter.formulas.cost import Cost, Part
 
@@ -114,7 +112,7 @@ def count_sampled_addmm(call: OpCall) -> Cost:
     """
     old, one, two = call.tensor(0), call.tensor(1), call.tensor(2)
     if old.stored is None or one.shape[-1] != two.shape[-2] or old.shape[-2:] != (one.shape[-2], two.shape[-1]):
-        _refuse(call, f"{one} and {two} cannot be multiplied at the entries of {old}")
+        call.refuse(f"{one} and {two} cannot be multiplied at the entries of {old}")
     beta, alpha = call.option("beta", 1), call.option("alpha", 1)
     factors = (not is_exactly(beta, 0)) + (not is_exactly(beta, 0) and not is_exactly(beta, 1))
     return Cost.of(
@@ -167,7 +165,7 @@ def count_reduced_mm_backward(call: OpCall) -> Cost:
     one, grad, two, reduce = call.tensor(0), call.tensor(1), call.tensor(2), _reduction(call, 3)
     mask = call.arg(5)
     if not isinstance(mask, tuple) or len(mask) != 2 or grad.shape != (*one.shape[:1], *two.shape[1:]):
-        _refuse(call, f"{grad} is no gradient of {one} times {two}, or {mask} no output mask")
+        call.refuse(f"{grad} is no gradient of {one} times {two}, or {mask} no output mask")
     asked = (mask[0] is True) + (mask[1] is True)
     if reduce in ("amax", "amin"):
         each = grad.size * asked
@@ -272,7 +270,7 @@ def count_sparse_norm(call: OpCall) -> int:
     """
     order = call.arg(1, 2)
     if order is not None and not is_exactly(order, 2):
-        _refuse(call, f"order {order} is not 2")
+        call.refuse(f"order {order} is not 2")
     return 2 * _kept(call.tensor(0))
 
 
@@ -310,7 +308,7 @@ def count_sparse_bag_backward(call: OpCall) -> int:
     rows = call.tensor(1).size * call.tensor(0).shape[-1]
     mode, weights = call.arg(8), call.arg(10)
     if not isinstance(mode, int) or mode not in (0, 1):
-        _refuse(call, f"pooling {mode} has no sparse gradient")
+        call.refuse(f"pooling {mode} has no sparse gradient")
     return rows * (weights is not None) + (rows + call.tensor(4).size) * mode
 
 
@@ -320,7 +318,7 @@ def _products(call: OpCall, one: TensorSpec, two: TensorSpec) -> int:
     inner = two.shape[-2] if len(two.shape) > 1 else two.size
     fits = len(one.shape) > 1 and one.shape[-1] == inner and (len(two.shape) < 3 or one.shape[:-2] == two.shape[:-2])
     if not fits or (one.stored is None and two.stored is None):
-        _refuse(call, f"{one} and {two} cannot be multiplied, or neither is sparse")
+        call.refuse(f"{one} and {two} cannot be multiplied, or neither is sparse")
     bounds = [one.stored * columns] if one.stored is not None else []
     bounds += [one.shape[-2] * two.stored] if two.stored is not None else []
     bounds += [one.stored * two.stored] if one.stored is not None and two.stored is not None else []
@@ -334,12 +332,8 @@ def _kept(spec: TensorSpec) -> int:
 def _reduction(call: OpCall, index: int) -> str:
     reduce = call.arg(index)
     if not isinstance(reduce, str) or reduce not in ("sum", "mean", "amax", "amin"):
-        _refuse(call, f"reduction {reduce} is not known")
+        call.refuse(f"reduction {reduce} is not known")
     return reduce
-
-
-def _refuse(call: OpCall, msg: str) -> NoReturn:
-    raise FormulaError(msg, where=call.op)
 
 
 _OWN: dict[str, tuple[str, Callable[[OpCall], int | Cost]]] = {

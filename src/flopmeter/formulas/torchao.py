@@ -6,9 +6,7 @@ Not here: sparse weights of torchao in 2:4 form (`semi_structured`), Hadamard tr
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NoReturn
 
-from flopmeter.errors import FormulaError
 from flopmeter.formulas.call import OpCall, TensorSpec, is_integer
 from flopmeter.formulas.cost import Cost, Part
 
@@ -109,7 +107,7 @@ def count_scaled_product(call: OpCall) -> Cost:
     places = SCALED[call.op]
     one, two = call.tensor(0), call.tensor(places.second)
     if len(one.shape) != 2 or len(two.shape) != 2 or one.shape[1] != two.shape[places.is_transposed]:
-        _refuse(call, f"{one} and {two} cannot be multiplied")
+        call.refuse(f"{one} and {two} cannot be multiplied")
     inner, outputs = one.shape[1], one.shape[0] * two.shape[not places.is_transposed]
     blocks = (-(-inner // places.block) if places.block else 1) if places.is_scaled else 0
     each = 2 * blocks + sum(call.arg(index) is not None for index in places.extras)
@@ -142,7 +140,7 @@ def count_cpu_linear(call: OpCall) -> Cost:
     is_whole = call.op == "torchao::da8w4_linear_cpu"
     scales, columns = call.tensor(4 if is_whole else 3), result.shape[-1]
     if given.shape[:-1] != result.shape[:-1] or not columns or scales.size % columns:
-        _refuse(call, f"{given}, {scales} and {result} do not fit")
+        call.refuse(f"{given}, {scales} and {result} do not fit")
     each = 2 * (scales.size // columns) + is_whole + (call.arg(7 if is_whole else 4) is not None)
     return Cost.of(
         Part(
@@ -223,10 +221,6 @@ def _precision(one: TensorSpec, two: TensorSpec) -> str:
 
 def _pointwise(flop: int) -> Cost:
     return Cost.of(Part(kind="pointwise", flop=flop, precision="fp32"))
-
-
-def _refuse(call: OpCall, msg: str) -> NoReturn:
-    raise FormulaError(msg, where=call.op)
 
 
 FORMULAS: dict[str, tuple[str, Callable[[OpCall], int | Cost]]] = {

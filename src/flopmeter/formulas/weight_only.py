@@ -7,9 +7,7 @@ libraries.
 """
 
 from collections.abc import Callable
-from typing import NoReturn
 
-from flopmeter.errors import FormulaError
 from flopmeter.formulas.call import OpCall, TensorSpec
 from flopmeter.formulas.cost import Cost, Part
 
@@ -62,7 +60,7 @@ def count_int8_weight(call: OpCall) -> Cost:
     """
     given, weight, scales = call.tensor(0), call.tensor(1), call.tensor(2)
     if len(given.shape) != 2 or weight.shape != (scales.size, given.shape[1]):
-        _refuse(call, f"{given}, {weight} and {scales} do not fit")
+        call.refuse(f"{given}, {weight} and {scales} do not fit")
     outputs = given.shape[0] * scales.size
     return _float_product(given, outputs, outputs)
 
@@ -88,7 +86,7 @@ def count_mixed(call: OpCall) -> Cost:
     name = call.option("activation")
     known = name is None or isinstance(name, str)
     if result.shape != (*given.shape[:-1], scales.size) or not known or name not in ACTIVATIONS:
-        _refuse(call, f"{given} and {scales} do not give {result} with {name}")
+        call.refuse(f"{given} and {scales} do not give {result} with {name}")
     each = 1 + (call.option("bias") is not None) + ACTIVATIONS[name]
     return _float_product(given, result.size, result.size * each)
 
@@ -112,11 +110,11 @@ def count_int4_weight(call: OpCall) -> Cost:
     """
     given, weight, scales = call.tensor(0), call.tensor(1), call.tensor(3)
     if len(given.shape) != 2 or len(scales.shape) < 2:
-        _refuse(call, f"{given} and {scales} do not fit")
+        call.refuse(f"{given} and {scales} do not fit")
     rows, inner = given.shape
     columns, in_one = scales.shape[1], {"uint8": 2, "int32": 8}.get(weight.dtype, 0)
     if weight.size * in_one != columns * inner or inner % max(scales.shape[0], 1):
-        _refuse(call, f"{weight} does not hold {columns} rows of {inner} in groups of {scales}")
+        call.refuse(f"{weight} does not hold {columns} rows of {inner} in groups of {scales}")
     return _float_product(given, rows * columns, 2 * columns * inner)
 
 
@@ -140,9 +138,9 @@ def count_dynamic_int4(call: OpCall) -> Cost:
     given, packed = call.tensor(0), call.tensor(1)
     group, inner, columns = call.arg(2), call.arg(3), call.arg(4)
     if not (isinstance(group, int) and isinstance(inner, int) and isinstance(columns, int) and group > 0):
-        _refuse(call, "sizes are missing")
+        call.refuse("sizes are missing")
     if len(given.shape) != 2 or given.shape[1] != inner or inner % group:
-        _refuse(call, f"{given} has no {inner} columns in groups of {group}")
+        call.refuse(f"{given} has no {inner} columns in groups of {group}")
     rows, groups = given.shape[0], inner // group
     bias = packed.size != columns * inner // 2 + columns * groups
     extra = rows * (CHOOSE + QUANTIZE * inner) + rows * columns * (DEQUANTIZE * groups + 1 + bias)
@@ -160,10 +158,6 @@ def _integer_product(flop: int, extra: int) -> Cost:
     return Cost.of(
         Part(kind="matmul", flop=flop, precision="int8"), Part(kind="pointwise", flop=extra, precision="fp32")
     )
-
-
-def _refuse(call: OpCall, msg: str) -> NoReturn:
-    raise FormulaError(msg, where=call.op)
 
 
 FORMULAS: dict[str, tuple[str, Callable[[OpCall], int | Cost]]] = {
