@@ -5,6 +5,7 @@ runs no operator. Not here: what is decided from them (`replay.py`).
 """
 
 from collections.abc import Mapping
+from operator import attrgetter
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -30,6 +31,7 @@ _SETTINGS = tuple(
     )
     if hasattr(torch._C, name)  # noqa: SLF001
 )
+_GRADIENT, _TYPE = attrgetter("grad"), attrgetter("dtype", "layout")
 _sequence_nr = getattr(torch._C._autograd, "_get_sequence_nr", None)  # noqa: SLF001
 
 
@@ -133,7 +135,7 @@ def optimizer_situation(optimizer: torch.optim.Optimizer) -> Situation:
             [(name, value) for name, value in group.items() if value is None or isinstance(value, bool | str)]
             + [(name, value == 0) for name, value in group.items() if isinstance(value, int | float)]
         )
-        groups.append((flags, tuple([_gradient_spec(p) for p in group["params"]])))
+        groups.append((flags, _gradient_specs(group["params"])))
     return ("optimizer", id(optimizer), len(optimizer.state), tuple(groups), *ambient())
 
 
@@ -142,9 +144,17 @@ def count_nodes() -> int:
     return int(_sequence_nr()) if _sequence_nr is not None else 0
 
 
-def _gradient_spec(parameter: torch.Tensor) -> Any:
-    gradient = parameter.grad
-    return None if gradient is None else (gradient.shape, gradient.dtype, gradient.layout)
+def _gradient_specs(parameters: list[torch.Tensor]) -> Any:
+    """Return which parameters there are, how large together, and type and layout of each gradient.
+
+    A gradient has the shape of its parameter, and a parameter keeps its own: which they are tells it.
+    """
+    which = (*map(id, parameters), sum(map(torch.Tensor.numel, parameters)))
+    gradients = list(map(_GRADIENT, parameters))
+    try:  # no Python code for each, where every parameter has a gradient
+        return (which, tuple(map(_TYPE, gradients)))
+    except AttributeError:
+        return (which, tuple([None if gradient is None else _TYPE(gradient) for gradient in gradients]))
 
 
 class _HiddenShapeError(Exception):
