@@ -21,6 +21,7 @@ from flopmeter.formulas import (
 )
 from flopmeter.formulas import complex as complex_numbers
 from flopmeter.formulas.book import FAMILIES, FormulaBook
+from flopmeter.formulas.call import OpCall, TensorSpec
 from flopmeter.tally import KINDS
 
 SPEC = Path(__file__).parents[2] / "docs" / "spec" / "fm-1.md"
@@ -165,3 +166,164 @@ def test_every_formula_with_several_kinds_says_them_all():
             if family != "attention":
                 assert formula.count(";") + 1 == len(kinds), ops
             assert len(set(kinds)) == len(kinds), ops
+
+
+def call(op, *args, out=(), **options):
+    return OpCall.of(op, *args, out=out, **options)
+
+
+def ints(*values):
+    return TensorSpec((len(values),), "int32", values=values)
+
+
+Q, BOXES = (1, 2, 3, 4), (5, 4)
+FP8, INT8 = "fp8_e4m3", "int8"
+
+WORKED = [
+    (call("aten::mm", (2, 3), (3, 5)), {"matmul": 2 * 2 * 5 * 3}),
+    (call("aten::addmm", (5,), (2, 3), (3, 5), out=[(2, 5)]), {"matmul": 2 * 2 * 5 * 3, "pointwise": 10}),
+    (call("aten::addmm", (5,), (2, 3), (3, 5), beta=0.5, alpha=2), {"matmul": 60, "pointwise": 10 + 5 + 10}),
+    (
+        call("aten::matmul_backward", (4, 2, 5), (4, 2, 3), (3, 5), [True, True]),
+        {"matmul": 2 * 40 * 3 * 2, "reduction": (4 * 2 * 3 - 24) + (4 * 3 * 5 - 15)},
+    ),
+    (
+        # three query rows look at 1, 2 and 3 keys, in two heads
+        call("aten::_scaled_dot_product_flash_attention_for_cpu", Q, Q, Q, 0.0, True, out=[Q]),
+        {"attention": 2 * 12 * (4 + 4), "pointwise": 12, "normalization": 4 * 12 - 6},
+    ),
+    (
+        call(
+            "aten::_scaled_dot_product_flash_attention_for_cpu_backward", Q, Q, Q, Q, Q, (1, 2, 3), 0.0, True, out=[Q]
+        ),
+        {"attention": 4 * 12 * 8 + 2 * 12 * 4, "pointwise": 12 + 12, "normalization": 4 * 12 - 6 + 2 * 12},
+    ),
+    (
+        # sequences of 2 and 3 tokens, causal, two heads of width 8
+        call("torch_attn::_varlen_attn", *[(5, 2, 8)] * 3, ints(0, 2, 5), ints(0, 2, 5), 3, 3, True),
+        {"attention": 2 * 18 * (8 + 8), "pointwise": 18, "normalization": 4 * 18 - 10},
+    ),
+    (
+        call(
+            "aten::convolution",
+            *((1, 2, 5, 5), (4, 2, 3, 3), (4,), [1, 1], [0, 0], [1, 1], False, [0, 0], 1),
+            out=[(1, 4, 3, 3)],
+        ),
+        {"convolution": 2 * 1 * 4 * 2 * 9 * 9, "pointwise": 1 * 4 * 9},
+    ),
+    (
+        call(
+            "aten::convolution_backward",
+            *((1, 4, 3, 3), (1, 2, 5, 5), (4, 2, 3, 3), [4]),
+            *([1, 1], [0, 0], [1, 1], False, [0, 0], 1, [True, True, True]),
+        ),
+        {"convolution": 2 * (2 * 4 * 2 * 9 * 9), "reduction": 4 * 9 - 4},
+    ),
+    (call("aten::embedding_dense_backward", (6, 4), (6,), 10, -1, False), {"scatter": 6 * 4}),
+    (
+        call(
+            "aten::_embedding_bag",
+            (10, 4),
+            TensorSpec((6,), "int64"),
+            TensorSpec((2,), "int64"),
+            False,
+            1,
+            out=[(2, 4)],
+        ),
+        {"scatter": 6 * 4, "pointwise": 2 * 4},
+    ),
+    (
+        call("aten::native_layer_norm", (2, 3, 8), [8], (8,), (8,), 1e-5, out=[(2, 3, 8), (2, 3, 1), (2, 3, 1)]),
+        {"normalization": 6 * 48 + 2 * 6 + 48 * 2},
+    ),
+    (call("aten::_softmax", (3, 4), 1, False, out=[(3, 4)]), {"normalization": 4 * 12 - 3}),
+    (call("aten::batch_norm_stats", (2, 3, 4), 1e-5, out=[(3,), (3,)]), {"normalization": 4 * 24 + 2 * 3}),
+    (call("aten::add", (3, 4), (3, 4), alpha=2, out=[(3, 4)]), {"pointwise": 12 + 12}),
+    (call("aten::gelu_backward", (3, 4), (3, 4), out=[(3, 4)]), {"pointwise": 11 * 12}),
+    (call("aten::mse_loss", (3, 4), (3, 4), 1, out=[()]), {"pointwise": 2 * 12, "reduction": 12}),
+    (call("aten::multi_margin_loss", (3, 4), TensorSpec((3,), "int64"), 1, 1), {"pointwise": 3 + 12, "reduction": 12}),
+    (call("aten::cumsum", (3, 4), 1, out=[(3, 4)]), {"reduction": 12 - 3}),
+    (
+        call("aten::_adaptive_avg_pool2d", (2, 3, 7, 5), [3, 2], out=[(2, 3, 3, 2)]),
+        {"reduction": 2 * 3 * (7 + 3 - 1) * (5 + 2 - 1)},
+    ),
+    (
+        call("aten::_adaptive_avg_pool2d_backward", (2, 3, 3, 2), (2, 3, 7, 5)),
+        {"reduction": 2 * 3 * 3 * 2, "scatter": 2 * 3 * (7 + 3 - 1) * (5 + 2 - 1)},
+    ),
+    (
+        call("aten::upsample_bilinear2d", (1, 1, 2, 2), [4, 4], False, out=[(1, 1, 4, 4)]),
+        {"pointwise": 8 * 4 + 3 * 16 * 3},
+    ),
+    (
+        call("aten::upsample_bicubic2d", (1, 1, 2, 2), [4, 4], True, out=[(1, 1, 4, 4)]),
+        {"pointwise": 8 * (4 - 2 + 25) + 35 * 16},
+    ),
+    (call("torchvision::nms", BOXES, (5,), 0.5), {"pointwise": 3 * 5 + 6 * 5 * 4 // 2}),
+    (call("aten::_cdist_forward", (3, 4), (2, 4), 1.0, None), {"pointwise": 6 * 4, "reduction": 2 * 6 * 4 - 6}),
+    (
+        call("aten::lstm_cell", (3, 6), [(3, 4), (3, 4)], (16, 6), (16, 4), (16,), (16,)),
+        {"recurrent": 2 * 3 * 4 * 4 * (6 + 4), "pointwise": 3 * 4 * 13 + 2 * 3 * 4 * 4},
+    ),
+    (call("aten::_fft_c2c", (4, 8), [1], 0, True, dtype="complex64", out=[(4, 8)]), {"fft": 5 * 32 * 3}),
+    (call("aten::linalg_cholesky_ex", (2, 3, 3)), {"linalg": 2 * (3 * 4 * 5 // 6 + (27 - 3) // 6)}),
+    (call("aten::_linalg_eigh", (2, 3, 3), "L", True), {"linalg": 2 * 9 * 27}),
+    (
+        call("aten::mul", (3, 4), (3, 4), dtype="complex64", out=[(3, 4)]),
+        {"pointwise": 6 * 12},
+    ),
+    (call("aten::mm", TensorSpec((3, 4), stored=5), (4, 6)), {"matmul": 2 * 5 * 6}),
+    (
+        # two blocks of 128 along K
+        call("aten::_scaled_mm", TensorSpec((2, 256), FP8), TensorSpec((256, 5), FP8), (2, 2), (2, 5)),
+        {"matmul": 2 * 2 * 5 * 256, "pointwise": 2 * (2 * 5 * 2)},
+    ),
+    (call("aten::_grouped_mm", (8, 3), (4, 3, 5), ints(1, 3, 3, 6)), {"matmul": 2 * 6 * 3 * 5}),
+    (
+        call("aten::_weight_int8pack_mm", (2, 8), TensorSpec((4, 8), INT8), (4,)),
+        {"matmul": 2 * 2 * 4 * 8, "pointwise": 2 * 4},
+    ),
+    (call("aten::fake_quantize_per_channel_affine", (3, 4), (3,), (3,), 0, 0, 255), {"pointwise": 4 * 12 + 3}),
+    (
+        # 300 elements with two states in blocks of 256, no decay, the gradient as it is
+        call(
+            "bitsandbytes::optimizer_update_8bit_blockwise",
+            *("adam", *[(300,)] * 4, 0.9, 0.9, 0.0, 0.0, 1e-8, 3, 0.1, (256,), (256,), (2,), (2,), 0.0, 1.0),
+        ),
+        {"pointwise": 300 * (12 + 1 + 3 * 2) + 4},
+    ),
+    (
+        call("torchao::scaled_int8_mm", TensorSpec((2, 8), INT8), TensorSpec((8, 4), INT8), (2, 1), (1, 4)),
+        {"matmul": 2 * 2 * 4 * 8, "pointwise": 2 * 2 * 4},
+    ),
+    (
+        call(
+            "_C::cutlass_scaled_mm",
+            *((4, 5), TensorSpec((4, 6), FP8), TensorSpec((6, 5), FP8), (4, 2), (2, 1), None),
+        ),
+        {"matmul": 2 * 4 * 5 * 6, "pointwise": 4 * 5 * 2 * 2},
+    ),
+    (call("pyg::segment_matmul", (6, 4), (3,), (2, 4, 5)), {"matmul": 2 * 6 * 4 * 5}),
+    (call("prims::fma", (3, 4), (3, 4), (3, 4), out=[(3, 4)]), {"pointwise": 2 * 12}),
+]
+"""Calls, and what the page says of each, written out from its row."""
+
+
+@pytest.mark.parametrize(("known", "parts"), WORKED, ids=[known.op for known, _ in WORKED])
+def test_a_worked_example_costs_what_its_row_says(known, parts):
+    """Else page and book agree about the kinds and mean different numbers."""
+    cost = BOOK.cost(known)
+    assert cost is not None
+    found = {kind: sum(part.flop for part in cost.parts if part.kind == kind) for kind in {p.kind for p in cost.parts}}
+    assert {kind: flop for kind, flop in found.items() if flop} == parts
+
+
+def test_worked_examples_are_of_many_families():
+    assert len({WRITTEN[known.op][0] for known, _ in WORKED if known.op in WRITTEN}) >= 20
+
+
+def test_what_is_not_in_it_yet_has_no_row():
+    """Else the page goes on saying that something is missing after it was written."""
+    named = re.findall(r"`(\w+::\w+)`", TEXT.partition("## Not in it yet")[2])
+    assert len(named) > 10
+    assert [op for op in named if BOOK.find(op)] == []
