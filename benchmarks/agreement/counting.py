@@ -14,7 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry
 from flopmeter.errors import FormulaError
 from flopmeter.formulas.book import FormulaBook
 from flopmeter.formulas.call import COMPLEX, Arg, OpCall, TensorSpec, is_integer
-from flopmeter.sensors.torch_ops import OpRecorder, rows_of
+from flopmeter.sensors.shadows import rows_of
+from flopmeter.sensors.torch_ops import OpRecorder
 from flopmeter.sensors.torch_phase import PhaseTracker
 from flopmeter.tally import CONTRACTIONS
 
@@ -64,7 +65,7 @@ def count_ours(work: Callable[[], object], book: FormulaBook) -> Ours:
     """Run something under our recorder and price it."""
     failures: list[Exception] = []
     with phases() as tracker:
-        recorder = OpRecorder(tracker.now, failures.append, book.reads)
+        recorder = OpRecorder(tracker.now, failures.append, book)
         with recorder:
             work()
     if failures:

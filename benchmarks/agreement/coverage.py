@@ -17,7 +17,8 @@ from subject import Step, Subject
 from flopmeter.errors import FormulaError
 from flopmeter.formulas.book import FormulaBook
 from flopmeter.formulas.call import COMPLEX, FLOATS, OpCall
-from flopmeter.sensors.torch_ops import OpRecorder, rows_of
+from flopmeter.sensors.shadows import rows_of
+from flopmeter.sensors.torch_ops import OpRecorder
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,7 @@ class Coverage:
 def record(step: Step, *, book: FormulaBook) -> list[tuple[OpCall, int]]:
     """Return the operator calls of a step; an exception in the recorder is not swallowed."""
     failures: list[Exception] = []
-    recorder = OpRecorder(lambda: "forward", failures.append, book.reads)
+    recorder = OpRecorder(lambda: "forward", failures.append, book)
     with recorder:
         step()
     if failures:

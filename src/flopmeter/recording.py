@@ -93,7 +93,7 @@ class Recording:
                 record.loose_ns += 0 if basis == "counted" and not table.tally.uncounted else ns
                 return
             self._tables[name] = (table, totals)
-            self._rows += len(table.rows)
+            self._rows += table.size
         cell = record.ran.get((name, purpose, basis))
         if cell is None:
             cell = record.ran[name, purpose, basis] = [0, 0]

@@ -70,7 +70,11 @@ class Recount:
             tables, times, loose = _read(segment)
             for (name, purpose, basis), count in sorted(times.items()):
                 table = tables[name]
-                fresh = _sum(book.count(row.call, calls=row.calls, phase=row.phase) for row in table.rows)
+                fresh = _sum(
+                    book.count(row.call, calls=row.calls, phase=row.phase)
+                    for row in table.rows
+                    if not any(book.find(op) for op in row.inside)  # the price of the whole holds its parts
+                )
                 recounted.append(((fresh + table.beyond) * count).labelled(purpose=purpose, basis=basis))
                 recorded.append((table.tally * count).labelled(purpose=purpose, basis=basis))
                 kept.append(table.beyond * count)

@@ -17,15 +17,21 @@ from flopmeter.usage import Usage
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One operator call of a passage, in one phase, and how often it was made."""
+    """One operator call of a passage, in one phase, and how often it was made.
+
+    `inside` are the operators without a formula that the call was part of, outermost first: once one of them has a
+    formula, this row is in its price.
+    """
 
     call: OpCall
     phase: str
     calls: int
+    inside: tuple[str, ...] = ()
 
     def to_wire(self) -> dict[str, wire.Wire]:
         """Return the row as ledgers keep it."""
-        return {**self.call.to_wire(), "phase": self.phase, "calls": wire.print_count(self.calls)}
+        inside: dict[str, wire.Wire] = {"inside": list(self.inside)} if self.inside else {}
+        return {**self.call.to_wire(), "phase": self.phase, "calls": wire.print_count(self.calls), **inside}
 
     @classmethod
     def from_wire(cls, value: wire.Wire) -> Self:
@@ -35,6 +41,10 @@ class Row:
             call=OpCall.from_wire(fields),
             phase=_known(fields.get("phase"), PHASES, "phase"),
             calls=wire.parse_count(fields.get("calls"), name="calls"),
+            inside=tuple(
+                wire.parse_text(item, name="inside")
+                for item in wire.parse_list(fields.get("inside") or [], name="inside")
+            ),
         )
 
 
@@ -44,14 +54,15 @@ class Table:
 
     `rows` can be computed again with any book; `beyond` is the tally of rows past the size limit, which cannot;
     `tally` is the whole, `beyond` included. The table's name is the digest of `rows` and `beyond`: what ran.
-    `holds_once` says that values inside of tensors, or how much a sparse tensor stored, decided the cost: the same
-    passage may cost something else the next time.
+    `size` is how much there is to keep: rows, and integers in them. `holds_once` says that values inside of tensors, or
+    how much a sparse tensor stored, decided the cost: the same passage may cost something else the next time.
     """
 
     rows: tuple[Row, ...]
     tally: Tally
     beyond: Tally = field(default_factory=Tally)
     name: str = field(init=False)
+    size: int = field(init=False)
     holds_once: bool = field(init=False)
 
     def __post_init__(self) -> None:
@@ -61,10 +72,10 @@ class Table:
             "beyond": self.beyond.to_wire(),
         }
         object.__setattr__(self, "name", wire.digest(wire.encode(content)))
-        specs = (spec for row in self.rows for spec in (*row.call.tensors, *row.call.out))
-        object.__setattr__(
-            self, "holds_once", any(spec.values is not None or spec.stored is not None for spec in specs)
-        )
+        specs = [spec for row in self.rows for spec in (*row.call.tensors, *row.call.out)]
+        is_once = any(spec.values is not None or spec.stored is not None for spec in specs)
+        object.__setattr__(self, "holds_once", is_once)
+        object.__setattr__(self, "size", len(self.rows) + sum(len(spec.values or ()) for spec in specs))
 
     def to_wire(self) -> dict[str, wire.Wire]:
         """Return the table as ledgers keep it, its name included."""

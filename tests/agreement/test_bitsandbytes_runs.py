@@ -5,7 +5,8 @@ import torch
 
 from flopmeter.formulas.bitsandbytes import UPDATES
 from flopmeter.formulas.book import FormulaBook
-from flopmeter.sensors.torch_ops import OpRecorder, rows_of
+from flopmeter.sensors.shadows import rows_of
+from flopmeter.sensors.torch_ops import OpRecorder
 from flopmeter.tally import Tally
 
 pytest.importorskip("bitsandbytes")
@@ -19,7 +20,7 @@ OPS = torch.ops.bitsandbytes
 
 def record(work):
     failures = []
-    recorder = OpRecorder(lambda: "other", failures.append, BOOK.reads)
+    recorder = OpRecorder(lambda: "other", failures.append, BOOK)
     with recorder:
         work()
     assert failures == []

@@ -6,7 +6,8 @@ from torch._decomp import decomposition_table
 
 from flopmeter.formulas.book import FormulaBook
 from flopmeter.formulas.call import OpCall
-from flopmeter.sensors.torch_ops import OpRecorder, rows_of
+from flopmeter.sensors.shadows import rows_of
+from flopmeter.sensors.torch_ops import OpRecorder
 
 BOOK = FormulaBook.standard()
 aten = torch.ops.aten

@@ -6,7 +6,8 @@ from torch._decomp import decomposition_table
 from torch.nn import functional
 
 from flopmeter.formulas.book import FormulaBook
-from flopmeter.sensors.torch_ops import OpRecorder, rows_of
+from flopmeter.sensors.shadows import rows_of
+from flopmeter.sensors.torch_ops import OpRecorder
 from flopmeter.tally import Tally
 
 BOOK = FormulaBook.standard()

@@ -11,7 +11,8 @@ from torch.utils.flop_counter import flop_registry
 from flopmeter.formulas.book import FormulaBook
 from flopmeter.formulas.call import AnyNumber, OpCall, TensorSpec
 from flopmeter.sensors.precision import name_dtype
-from flopmeter.sensors.torch_ops import OpRecorder, rows_of
+from flopmeter.sensors.shadows import rows_of
+from flopmeter.sensors.torch_ops import OpRecorder
 from flopmeter.tally import Tally
 
 pytestmark = [
@@ -59,7 +60,7 @@ def operands(*, grad=False):
 
 def record(work):
     failures = []
-    recorder = OpRecorder(lambda: "other", failures.append, BOOK.reads)
+    recorder = OpRecorder(lambda: "other", failures.append, BOOK)
     with recorder:
         work()
     assert failures == []

@@ -9,7 +9,8 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 
 from flopmeter.formulas.book import FormulaBook
 from flopmeter.formulas.call import OpCall
-from flopmeter.sensors.torch_ops import OpRecorder, rows_of
+from flopmeter.sensors.shadows import rows_of
+from flopmeter.sensors.torch_ops import OpRecorder
 from flopmeter.tally import Tally
 
 BOOK = FormulaBook.standard()

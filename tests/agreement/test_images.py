@@ -10,7 +10,8 @@ from torch.nn import functional
 
 from flopmeter.formulas.book import FormulaBook
 from flopmeter.formulas.call import is_integer
-from flopmeter.sensors.torch_ops import OpRecorder, rows_of
+from flopmeter.sensors.shadows import rows_of
+from flopmeter.sensors.torch_ops import OpRecorder
 
 BOOK = FormulaBook.standard()
 aten = torch.ops.aten

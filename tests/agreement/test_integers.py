@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from flopmeter.formulas.book import FormulaBook
-from flopmeter.sensors.torch_ops import OpRecorder, rows_of
+from flopmeter.sensors.shadows import rows_of
+from flopmeter.sensors.torch_ops import OpRecorder
 from flopmeter.tally import Tally
 
 BOOK = FormulaBook.standard()

@@ -10,7 +10,8 @@ from torch.nn import functional
 
 from flopmeter.formulas.book import FormulaBook
 from flopmeter.formulas.call import OpCall, is_integer
-from flopmeter.sensors.torch_ops import OpRecorder, rows_of
+from flopmeter.sensors.shadows import rows_of
+from flopmeter.sensors.torch_ops import OpRecorder
 
 BOOK = FormulaBook.standard()
 aten = torch.ops.aten
@@ -18,7 +19,7 @@ aten = torch.ops.aten
 
 def record(work):
     failures = []
-    recorder = OpRecorder(lambda: "other", failures.append, reads=BOOK.reads)
+    recorder = OpRecorder(lambda: "other", failures.append, BOOK)
     with recorder:
         work()
     assert failures == []

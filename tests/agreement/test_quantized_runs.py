@@ -8,7 +8,8 @@ from torch.ao import quantization
 from torch.ao.quantization.fx import _decomposed
 
 from flopmeter.formulas.book import FormulaBook
-from flopmeter.sensors.torch_ops import OpRecorder, rows_of
+from flopmeter.sensors.shadows import rows_of
+from flopmeter.sensors.torch_ops import OpRecorder
 from flopmeter.tally import Tally
 
 BOOK = FormulaBook.standard()
@@ -17,7 +18,7 @@ INT8 = torch.int8
 
 def record(work):
     failures = []
-    recorder = OpRecorder(lambda: "other", failures.append, BOOK.reads)
+    recorder = OpRecorder(lambda: "other", failures.append, BOOK)
     with recorder:
         work()
     assert failures == []

@@ -13,7 +13,8 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 from flopmeter.formulas.book import FormulaBook
 from flopmeter.formulas.call import OpCall
-from flopmeter.sensors.torch_ops import OpRecorder, rows_of
+from flopmeter.sensors.shadows import rows_of
+from flopmeter.sensors.torch_ops import OpRecorder
 
 BOOK = FormulaBook.standard()
 T, B, WIDTH, H = 5, 3, 6, 4

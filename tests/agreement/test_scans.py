@@ -7,7 +7,8 @@ from torch.nn.functional import conv1d, silu, softplus
 from flopmeter.formulas import scan
 from flopmeter.formulas.book import FormulaBook
 from flopmeter.formulas.call import OpCall
-from flopmeter.sensors.torch_ops import OpRecorder, rows_of
+from flopmeter.sensors.shadows import rows_of
+from flopmeter.sensors.torch_ops import OpRecorder
 
 BOOK = FormulaBook.standard()
 

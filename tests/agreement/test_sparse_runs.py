@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from flopmeter.formulas.book import FormulaBook
-from flopmeter.sensors.torch_ops import OpRecorder, rows_of
+from flopmeter.sensors.shadows import rows_of
+from flopmeter.sensors.torch_ops import OpRecorder
 from flopmeter.tally import Tally
 
 BOOK = FormulaBook.standard()
@@ -21,7 +22,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Sparse .* support is in beta sta
 
 def record(work):
     failures = []
-    recorder = OpRecorder(lambda: "other", failures.append, BOOK.reads)
+    recorder = OpRecorder(lambda: "other", failures.append, BOOK)
     with recorder:
         work()
     assert failures == []

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from flopmeter.formulas.book import FormulaBook
-from flopmeter.sensors.torch_ops import OpRecorder, rows_of
+from flopmeter.sensors.shadows import rows_of
+from flopmeter.sensors.torch_ops import OpRecorder
 from flopmeter.tally import Tally
 
 primitives = pytest.importorskip("torchao.quantization.quant_primitives")
@@ -13,7 +14,7 @@ BOOK = FormulaBook.standard()
 
 def record(work):
     failures = []
-    recorder = OpRecorder(lambda: "other", failures.append, BOOK.reads)
+    recorder = OpRecorder(lambda: "other", failures.append, BOOK)
     with torch.no_grad(), recorder:
         work()
     assert failures == []

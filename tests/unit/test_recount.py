@@ -6,7 +6,9 @@ import pytest
 
 from flopmeter.errors import LedgerUnreadableError
 from flopmeter.formulas.book import FormulaBook
+from flopmeter.formulas.call import OpCall
 from flopmeter.recount import Recount
+from flopmeter.step import Row, Table
 from flopmeter.tally import OpCount, Tally
 from flopmeter.testing.ledgers import ScriptedSegment, product_table, recorded_ledger
 
@@ -64,3 +66,23 @@ def test_a_record_that_is_none_is_unreadable(tmp_path: Path) -> None:
         segment.end()
     with pytest.raises(LedgerUnreadableError):
         Recount.of(tmp_path, FormulaBook.standard())
+
+
+def test_a_formula_for_the_whole_takes_the_place_of_its_parts(tmp_path: Path) -> None:
+    """If this failed, an operator that was priced later would be counted twice: itself, and what it called."""
+    rows = (
+        Row(call=OpCall.of("mylib::mix", (2, 3), (3, 5), out=[(2, 5)]), phase="forward", calls=1),
+        Row(call=OpCall.of("aten::mm", (2, 3), (3, 5)), phase="forward", calls=1, inside=("mylib::mix",)),
+        Row(call=OpCall.of("aten::mm", (2, 3), (3, 5)), phase="forward", calls=1),
+    )
+    book = FormulaBook.standard()
+    tallies = [book.count(row.call, calls=1, phase="forward") for row in rows]
+    tally = Tally.of([c for t in tallies for c in t.counts], [u for t in tallies for u in t.uncounted])
+    with ScriptedSegment(tmp_path) as segment:
+        segment.run(Table(rows, tally))
+        segment.end()
+    assert Recount.of(tmp_path, book).tally.flop == 120
+    larger = book.with_formula("mylib::mix", lambda _: 60, kind="matmul")
+    recount = Recount.of(tmp_path, larger)
+    assert recount.tally.flop == 120
+    assert recount.tally.uncounted == ()

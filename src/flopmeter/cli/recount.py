@@ -64,9 +64,7 @@ def read_book(path: Path) -> FormulaBook:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-        book = FormulaBook.standard()
-        for op, (kind, formula) in sorted(module.FORMULAS.items()):
-            book = book.with_formula(op, formula, kind=kind)
+        book = FormulaBook.standard().with_table(module.FORMULAS)
     except (Exception, SystemExit) as error:
         msg = f"holds no usable FORMULAS: {type(error).__name__}: {error}"
         raise FormulaError(
@@ -115,9 +113,15 @@ def describe(recount: Recount) -> dict[str, object]:
     }
 
 
+def _name_book(recount: Recount) -> str:
+    if recount.is_same_book:
+        return f"the book of the ledger ({recount.book[:12]}…)"
+    others = ", ".join(f"{book[:12]}…" for book in recount.ledger_books)
+    return f"another book ({recount.book[:12]}…) than the ledger's ({others})"
+
+
 def _print(recount: Recount) -> None:
-    same = "the book of the ledger" if recount.is_same_book else "another book than the ledger's"
-    print_text(f"recounted {print_flop(recount.tally.flop, digits=6)} with {same} ({recount.book[:12]}…)")
+    print_text(f"recounted {print_flop(recount.tally.flop, digits=6)} with {_name_book(recount)}")
     print_text(f"recorded  {print_flop(recount.recorded.flop, digits=6)}")
     print_text(f"share     {print_ratio(recount.share)} of the recorded operations were priced again, call by call")
     if not recount.differences:

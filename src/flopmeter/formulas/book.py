@@ -13,7 +13,7 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from importlib.resources import files
 from types import FunctionType
-from typing import Self, TypeAlias
+from typing import Any, Self, TypeAlias
 
 from flopmeter import wire
 from flopmeter.errors import FormulaError
@@ -78,8 +78,6 @@ FAMILIES = (
 Where the integers inside a tensor decide the cost, the file holds a `READS` table too: operator name → the arguments,
 by position, keyword or path into a list, whose values its formula reads.
 """
-_REFUSALS = (*(ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError),)
-"""What a formula, ours or someone's, raises on arguments that it does not understand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,18 +131,26 @@ class FormulaBook:
     def installed(cls) -> "FormulaBook":
         """Return the standard book with the formulas of installed packages over it.
 
-        A package brings them by an entry point of the group `flopmeter.formulas` that names a table
-        `FORMULAS = {"namespace::op": (kind, formula)}`. One that cannot be loaded is left out and logged.
+        A package brings them by an entry point of the group `flopmeter.formulas` that names a table `FORMULAS`, as
+        `with_table` takes it. One that cannot be loaded is left out and logged.
         """
         book: FormulaBook = cls.standard()
         for point in sorted(entry_points(group="flopmeter.formulas"), key=lambda point: (point.name, point.value)):
             try:
-                larger = book
-                for op, (kind, formula) in dict(point.load()).items():
-                    larger = larger.with_formula(op, formula, kind=kind)
-                book = larger
-            except Exception:  # noqa: BLE001  # a package of somebody's must not stop a run
+                book = book.with_table(point.load())
+            except (Exception, SystemExit):  # noqa: BLE001  # a package of somebody's must not stop a run
                 _log.exception("the formulas of entry point %s cannot be used", point.name)
+        return book
+
+    def with_table(self, table: "Mapping[str, tuple[Any, ...]]") -> "FormulaBook":
+        """Return a book with the formulas of a table: operator name → (kind, formula), or (kind, formula, reads).
+
+        Raises:
+            ValueError: as for `with_formula`; TypeError where it is no such table.
+        """
+        book = self
+        for op, (kind, formula, *reads) in sorted(dict(table).items()):
+            book = book.with_formula(op, formula, kind=kind, reads=reads[0] if reads else ())
         return book
 
     def with_formula(self, op: str, formula: Formula, *, kind: str, reads: Iterable[Place] = ()) -> "FormulaBook":
@@ -202,7 +208,7 @@ class FormulaBook:
         try:
             found = entry.formula(call)
             cost = found if isinstance(found, Cost) else Cost.of(Part(kind=entry.kind, flop=found))
-        except _REFUSALS as error:
+        except (Exception, SystemExit) as error:  # a formula is anybody's: its failure costs this call, nothing else
             msg = f"{entry.name} failed on {call.to_wire()}: {type(error).__name__}: {error}"
             raise FormulaError(msg, where=call.op) from error
         return cost if is_complete or not cost.flop else None

@@ -9,6 +9,9 @@ from typing import Self
 
 from flopmeter.tally import KINDS, PHASES
 
+MAX_FLOP = 10**40
+"""More than any call on tensors of fewer than 2^63 elements costs; sums of less than this can always be written."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
@@ -32,8 +35,8 @@ class Part:
             if type(value) is not int:
                 msg = f"{name} of kind {self.kind} is {value!r}, not a whole number"
                 raise TypeError(msg)
-            if value < 0:
-                msg = f"{name} of kind {self.kind} is negative: {value}"
+            if not 0 <= value < MAX_FLOP:
+                msg = f"{name} of kind {self.kind} is {value}, which is negative or more than any call can do"
                 raise ValueError(msg)
         if self.kind not in KINDS:
             msg = f"kind is {self.kind!r}, not one of {', '.join(KINDS)}"

@@ -1,8 +1,9 @@
-"""Autocast stays on inside of an operator, although torch switches it off below a mode.
+"""What torch switches off below a mode stays on inside of an operator that calls others, or its result changes.
 
-An operator that casts by itself (a matrix product) is done with autocast when the hook sees it. One that only calls
-such operators (`einsum`, `pinv`) has them cast what they get, and must still find autocast on, or its bits change.
-Not here: any other state of torch.
+Autocast: an operator that casts by itself (a matrix product) is done with it when the hook sees it. One that only
+calls such operators (`einsum`, `pinv`) has them cast what they get. Lazy signs: torch conjugates and negates by a mark
+on the tensor; an operator that calls others may set such a mark, and the next one must heed it.
+Not here: which operators call others (`composite.py`).
 """
 
 from collections.abc import Iterator
@@ -14,6 +15,11 @@ import torch
 Keys: TypeAlias = tuple[Any, ...]
 
 _ALL: Keys = tuple(key for name, key in torch._C.DispatchKey.__members__.items() if name.startswith("Autocast"))  # noqa: SLF001
+
+LAZY: Keys = tuple(getattr(torch._C.DispatchKey, name) for name in ("Conjugate", "Negative", "ZeroTensor"))  # noqa: SLF001
+"""Keys that make an operator heed the marks of its operands. Without them `linalg.pinv` of complex numbers is wrong."""
+_OFF_INSIDE = frozenset({"aten::_cdist_forward", "aten::_euclidean_dist"})
+"""What an operator that is done in fp32 under autocast (`cdist`) calls with autocast off, and nobody else calls."""
 
 _AS_IT_IS = nullcontext()
 
@@ -29,11 +35,13 @@ def keys_outside() -> Keys:
 
 def keys_inside(func: Any, outside: Keys) -> Keys:
     """Return those of the keys for which autocast is still on inside of an operator."""
+    if func.name() in _OFF_INSIDE:
+        return ()
     return tuple([key for key in outside if not torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), key)])  # noqa: SLF001
 
 
 def switched_on(keys: Keys) -> AbstractContextManager[None]:
-    """Have autocast on for these keys, as below no mode."""
+    """Have these keys on, as below no mode."""
     return _switched_on(keys) if keys else _AS_IT_IS
 
 

@@ -13,7 +13,8 @@ from torch.overrides import enable_reentrant_dispatch
 
 _COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd  # noqa: SLF001
 _AUTOGRAD = torch._C.DispatchKey.AutogradFunctionality  # noqa: SLF001
-_ASK_FOR_MODES = frozenset({"aten::linalg_svdvals"})
+_EXPLICIT = torch._C.DispatchKey.CompositeExplicitAutograd  # noqa: SLF001
+_ASK_FOR_MODES = frozenset({"aten::linalg_svdvals", "aten::linalg_eigvalsh"})
 """They take another way below a mode; run whole, they take the way that they take without one."""
 _ASK_FOR_GRADIENTS = frozenset({"aten::linear"})
 """They look whether a view of a weight wants gradients, and take another product if not; below a mode no view does,
@@ -25,6 +26,12 @@ def is_composite(func: Any) -> bool:
     if not hasattr(func, "_op_dk") or func.name() in _ASK_FOR_MODES:
         return False
     return bool(torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), _COMPOSITE))  # noqa: SLF001
+
+
+def calls_others(func: Any) -> bool:
+    """Say whether a kernel of an operator may call other operators."""
+    has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key  # noqa: SLF001
+    return any(has_kernel(func.name(), key) for key in (_EXPLICIT, _COMPOSITE))
 
 
 def is_below_autograd() -> bool:

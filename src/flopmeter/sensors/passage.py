@@ -28,8 +28,9 @@ from flopmeter.sensors.hook import BoundaryHook
 from flopmeter.sensors.model import devices_in_reach
 from flopmeter.sensors.pricing import Pricer
 from flopmeter.sensors.replay import ReplayPlan
+from flopmeter.sensors.shadows import Key
 from flopmeter.sensors.situation import OTHER, Situation, WatchedModel, Witness
-from flopmeter.sensors.torch_ops import Key, OpRecorder
+from flopmeter.sensors.torch_ops import OpRecorder
 from flopmeter.sensors.torch_phase import PhaseTracker, is_in_backward
 from flopmeter.sensors.values import Late, Waiting
 from flopmeter.step import Table
@@ -80,7 +81,7 @@ class TorchSensor:
         self._sink = sink
         self._plan = ReplayPlan(exact=exact)
         self._phase = PhaseTracker()
-        self._recorder = OpRecorder(self._phase.now, self.on_failure, book.reads, lambda op: book.find(op) is not None)
+        self._recorder = OpRecorder(self._phase.now, self.on_failure, book)
         self._waiting = Waiting()
         self._pricer = Pricer(book, lambda error: sink.sensor_failed(error, ns=self._ending_ns))
         self._ending_ns: int | None = None
@@ -93,8 +94,7 @@ class TorchSensor:
         self._pid = 0
         self._hook_ns = 0
         self._is_foreign_known = self._is_unwatched_known = self._is_adoption_due = False
-        self._regions = 0
-        self._compiles = CompileWatch(self._compile_begins)
+        self._regions, self._compiles = 0, CompileWatch(self._compile_begins)
 
     @property
     def own_ns(self) -> int:

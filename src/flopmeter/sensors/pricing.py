@@ -9,7 +9,7 @@ from typing import Any
 
 from flopmeter.errors import FormulaError
 from flopmeter.formulas.book import FormulaBook
-from flopmeter.sensors.torch_ops import Key, rows_of
+from flopmeter.sensors.shadows import Key, rows_of
 from flopmeter.step import Row, Table
 from flopmeter.tally import Tally
 
@@ -47,13 +47,15 @@ class Pricer:
         kept, beyond = rows[:MAX_ROWS], rows[MAX_ROWS:]
         rest = self._price(beyond)
         table = Table(kept, self._price(kept) + rest, rest)
+        self._report_refusals(table, rows)
+        if table.holds_once:
+            return table  # never asked for again
         self._by_calls[signature] = self._tables[table.name] = table
         self._keys += len(signature)
         while self._by_calls and (len(self._by_calls) > MAX_TABLES or self._keys > MAX_KEYS):
             self._keys -= len(self._by_calls.popitem(last=False)[0])
         while len(self._tables) > MAX_TABLES:
             self._tables.popitem(last=False)
-        self._report_refusals(table, rows)
         return table
 
     def _price(self, rows: tuple[Row, ...]) -> Tally:

@@ -5,6 +5,7 @@ borrowed, under its own name, so that the book's digest and the ledger's header 
 Not here: our formulas (`formulas`), and those of Triton kernels, which no dispatcher calls.
 """
 
+import operator
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -34,7 +35,7 @@ class Borrowed:
         out = tuple(map(_hollow, call.out))
         options = {name: _hollow(value) for name, value in call.options}
         found = self.formula(*map(_hollow, call.args), **options, out_val=out[0] if len(out) == 1 else out)
-        return Cost.of(Part(kind="other", flop=int(found)))
+        return Cost.of(Part(kind="other", flop=operator.index(found)))
 
 
 def with_registered(book: FormulaBook) -> FormulaBook:

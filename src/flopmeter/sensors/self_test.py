@@ -12,7 +12,8 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from flopmeter import wire
 from flopmeter.formulas.book import FormulaBook
-from flopmeter.sensors.torch_ops import OpRecorder, rows_of
+from flopmeter.sensors.shadows import rows_of
+from flopmeter.sensors.torch_ops import OpRecorder
 from flopmeter.sensors.torch_phase import PhaseTracker
 from flopmeter.tally import Tally
 

@@ -133,10 +133,17 @@ def optimizer_situation(optimizer: torch.optim.Optimizer) -> Situation:
     for group in optimizer.param_groups:
         flags = tuple(
             [(name, value) for name, value in group.items() if value is None or isinstance(value, bool | str)]
-            + [(name, value == 0) for name, value in group.items() if isinstance(value, int | float)]
+            + [(name, _exactly(value)) for name, value in group.items() if isinstance(value, int | float | tuple)]
         )
         groups.append((flags, _gradient_specs(group["params"])))
     return ("optimizer", id(optimizer), len(optimizer.state), tuple(groups), *ambient())
+
+
+def _exactly(value: Any) -> Any:
+    """Return what of a number changes a cost: whether it is 0, which saves work, or 1, which does too."""
+    if isinstance(value, tuple):
+        return tuple([_exactly(item) for item in value])
+    return value if isinstance(value, int | float) and value in (0, 1) else None
 
 
 def count_nodes() -> int:
@@ -173,6 +180,8 @@ def _fingerprint(value: Any, depth: int) -> Any:
         return value if value in (0.0, 1.0) else "float"
     if depth <= 0:
         raise _HiddenShapeError
+    if isinstance(value, torch.nn.utils.rnn.PackedSequence):
+        return (tuple(value.batch_sizes.tolist()), _fingerprint(value.data, depth - 1))
     if isinstance(value, Mapping):
         return tuple([(str(key), _fingerprint(item, depth - 1)) for key, item in value.items()])
     if isinstance(value, list | tuple):

@@ -6,9 +6,8 @@ code stay compiled.
 Not here: when it is switched on (`passage.py`), phases (`torch_phase.py`), costs (`formulas`).
 """
 
-import math
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
@@ -16,22 +15,15 @@ import torch
 from torch._ops import HigherOrderOperator
 from torch.utils._python_dispatch import TorchDispatchMode, _pop_mode, _push_mode
 
-from flopmeter.formulas.book import Place
-from flopmeter.formulas.call import AnyNumber, Arg, OpCall, TensorSpec
+from flopmeter.formulas.book import FormulaBook
 from flopmeter.sensors import autocast, composite, foreign
 from flopmeter.sensors.guard import guarded
 from flopmeter.sensors.higher_order import is_open, run_open
-from flopmeter.sensors.precision import TF32_OPS, is_tf32_on, name_dtype
-from flopmeter.sensors.values import Late, read_values
-from flopmeter.step import Row
+from flopmeter.sensors.shadows import Key, flatten, schema_of, shadow, shadow_nested
+from flopmeter.sensors.values import INDEXING, Late, decides_shapes, has_mask, read_values
 
-Key: TypeAlias = tuple[Any, ...]
 Path: TypeAlias = tuple[int | str, ...]
 
-EXACT_SCALARS = (-1, 0, 1, 2, 3, 0.5, -0.5)
-"""Scalars whose value can change a cost (a factor of 1, an exponent of 2); all others are kept as `*`."""
-
-ANY_NUMBER = AnyNumber()
 _SKIPPED_NAMESPACES = frozenset({"profiler"})
 _VIEW_NAMESPACES = frozenset({"aten", "prims"})
 _INFRA_KEYS = (
@@ -40,17 +32,15 @@ _INFRA_KEYS = (
     torch._C._TorchDispatchModeKey.FUNCTIONAL,  # noqa: SLF001
 )
 _Tensor = torch.Tensor
-_STRIDED = torch.strided
-_SPARSE = frozenset({torch.sparse_coo, torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc})
 
 
 class OpRecorder(TorchDispatchMode):
     """Notes operator calls while it is on the stack; `take` hands them over.
 
-    `phase_now` is asked at each call; `on_failure` hears of a call that could not be noted; `reads` says which
-    arguments of an operator to look into (`FormulaBook.reads`), `is_priced` whether there is a formula for it. What it
-    finds on a device comes later: `late` holds the promises since the last `take`, and `has_values` says that the costs
-    since then hold for these values alone.
+    `phase_now` is asked at each call; `on_failure` hears of a call that could not be noted; the `book` says which
+    operators have a formula, and which of their arguments to look into. What is found there on a device comes later:
+    `late` holds the promises since the last `take`, and `has_values` says that the costs since then hold for these
+    values alone.
     """
 
     supports_higher_order_operators = True
@@ -59,16 +49,16 @@ class OpRecorder(TorchDispatchMode):
         self,
         phase_now: Callable[[], str],
         on_failure: Callable[[Exception], None],
-        reads: Callable[[str], Collection[Place]] | None = None,
-        is_priced: Callable[[str], bool] | None = None,
+        book: FormulaBook | None = None,
     ) -> None:
         """Start with nothing noted."""
         super().__init__()  # type: ignore[no-untyped-call]
         self._phase_now = phase_now
         self.on_failure = on_failure
-        self._reads = reads
-        self._is_priced = is_priced
+        self._book = book
         self._foreign: dict[Any, bool] = {}
+        self._calls_others: dict[Any, bool] = {}
+        self._decides: dict[Any, bool] = {}
         self._places: dict[Any, tuple[Path, ...]] = {}
         self.late: list[Late] = []
         self.has_values = False
@@ -78,6 +68,7 @@ class OpRecorder(TorchDispatchMode):
         self._was_put_on = False
         self._is_retired = False
         self._is_below_autograd = False
+        self._inside: tuple[str, ...] = ()
         self._casting: autocast.Keys | None = None
         self.own_ns = 0
 
@@ -114,25 +105,37 @@ class OpRecorder(TorchDispatchMode):
     def _run(self, func: Any, types: Sequence[type], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """Run an operator as it would run without us; one that the book does not know, with us inside."""
         casting = self._autocast_inside(func)
+        switched = self._lazy_inside(func, args) + casting
         keys = foreign.keys_of(func, types, args) if self._is_foreign(func) else None
         if keys is not None:
-            with self._again(casting, is_below_autograd=True), autocast.switched_on(casting):
-                return func.redispatch(keys, *args, **kwargs)
-        if casting:
-            with autocast.switched_on(casting):
+            before, self._inside = self._inside, (*self._inside, schema_of(func)[0])
+            try:
+                with self._again(casting, is_below_autograd=True), autocast.switched_on(switched):
+                    return func.redispatch(keys, *args, **kwargs)
+            finally:
+                self._inside = before
+        if switched:
+            with autocast.switched_on(switched):
                 return func(*args, **kwargs)
         return func(*args, **kwargs)
 
     def _run_composite(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """Take an operator apart that arrives whole because autograd's layer is not there."""
         casting = self._autocast_inside(func)
-        state = composite.state_of(func) or autocast.switched_on(casting)
+        state = composite.state_of(func) or autocast.switched_on(autocast.LAZY + casting)
         with self._again(casting, is_below_autograd=self._is_below_autograd), state:
             return composite.take_apart(func, args, kwargs)
 
     def _autocast_inside(self, func: Any) -> autocast.Keys:
         outside = autocast.keys_outside() if self._casting is None else self._casting
         return outside and autocast.keys_inside(func, outside)
+
+    def _lazy_inside(self, func: Any, args: Sequence[Any]) -> autocast.Keys:
+        calls_others = self._calls_others.get(func)
+        if calls_others is None:
+            calls_others = self._calls_others[func] = composite.calls_others(func)
+        is_needed = calls_others or any(isinstance(arg, _Tensor) and arg.is_complex() for arg in args)
+        return autocast.LAZY if is_needed else ()
 
     @guarded
     def note(
@@ -141,27 +144,32 @@ class OpRecorder(TorchDispatchMode):
         """Remember one call. Calls on meta and fake tensors are no work and are left out."""
         if any(_is_fake(kind) for kind in types):
             return
-        outs = _flatten(out)
+        outs = flatten(out)
         if outs and (outs[0].device.type == "meta" or _is_fake(type(outs[0]))):
             return
-        if any(tensor.is_nested for tensor in (*_flatten(args), *outs)):
+        if any(tensor.is_nested for tensor in (*flatten(args), *outs)):
             self._note_nested(func, args, outs)
             return
-        paths = self._paths(func) if self._reads else ()
+        decides = self._decides.get(func)
+        if decides is None:
+            decides = self._decides[func] = decides_shapes(func)
+        self.has_values |= decides and (func not in INDEXING or has_mask(args))
+        paths = self._paths(func) if self._book else ()
         look = self._look if paths else _shadow_only
         key = (
             func,
             self._phase_now(),
             tuple([look(arg, index, paths) for index, arg in enumerate(args)]),
             tuple([(name, look(value, name, paths)) for name, value in kwargs.items()]) if kwargs else (),
-            tuple([_shadow(tensor) for tensor in outs]),
+            tuple([shadow(tensor) for tensor in outs]),
             outs[0].device.type if outs else "",
+            self._inside,
         )
         self._calls[key] = self._calls.get(key, 0) + 1
 
     def note_region(self, name: str, outs: Sequence[torch.Tensor]) -> None:
         """Remember a call of something whose inside cannot be seen: it will be listed as uncounted."""
-        key = (name, self._phase_now(), (), (), tuple([(tensor.shape, tensor.dtype) for tensor in outs]), "")
+        key = (name, self._phase_now(), (), (), tuple([(tensor.shape, tensor.dtype) for tensor in outs]), "", ())
         self._calls[key] = self._calls.get(key, 0) + 1
 
     def _note_nested(self, func: Any, args: Sequence[Any], outs: Sequence[torch.Tensor]) -> None:
@@ -171,15 +179,23 @@ class OpRecorder(TorchDispatchMode):
         """
         self.has_values = True
         sizes = tuple([((tensor.numel(),), tensor.dtype) for tensor in outs])
-        shadows = tuple([_shadow_nested(arg) for arg in args])
-        key = (f"nested::{_schema(func)[0].replace('::', '.')}", self._phase_now(), shadows, (), sizes, "")
+        shadows = tuple([shadow_nested(arg) for arg in args])
+        key = (
+            f"nested::{schema_of(func)[0].replace('::', '.')}",
+            self._phase_now(),
+            shadows,
+            (),
+            sizes,
+            "",
+            self._inside,
+        )
         self._calls[key] = self._calls.get(key, 0) + 1
 
     def _paths(self, func: Any) -> tuple[Path, ...]:
         """Return where in the arguments of an operator the integers stand that its formula reads."""
         found = self._places.get(func)
         if found is None:
-            places = self._reads(_schema(func)[0]) if self._reads else ()
+            places = self._book.reads(schema_of(func)[0]) if self._book else ()
             found = self._places[func] = tuple([place if isinstance(place, tuple) else (place,) for place in places])
         return found
 
@@ -187,11 +203,11 @@ class OpRecorder(TorchDispatchMode):
         """Return what may be kept of an argument, with the integers in those of its tensors that a path leads to."""
         below = [path[1:] for path in paths if not path or path[0] == place]
         if not below:
-            return _shadow(value)
+            return shadow(value)
         if isinstance(value, list | tuple):
             return tuple([self._look(item, index, below) for index, item in enumerate(value)])
         if not isinstance(value, _Tensor):
-            return _shadow(value)
+            return shadow(value)
         values = read_values(value)
         self.has_values = True
         if isinstance(values, Late):
@@ -218,7 +234,7 @@ class OpRecorder(TorchDispatchMode):
     def _is_foreign(self, func: Any) -> bool:
         found = self._foreign.get(func)
         if found is None:
-            found = self._is_priced is not None and foreign.is_foreign(func) and not self._is_priced(_schema(func)[0])
+            found = self._book is not None and foreign.is_foreign(func) and not self._book.find(schema_of(func)[0])
             self._foreign[func] = found
         return found
 
@@ -272,100 +288,8 @@ class OpRecorder(TorchDispatchMode):
         self._is_retired = True
 
 
-def rows_of(calls: Mapping[Key, int]) -> tuple[Row, ...]:
-    """Return noted calls as rows of a table, in an order that does not depend on when they ran."""
-    summed: dict[tuple[OpCall, str], int] = {}
-    for key, times in calls.items():
-        place = (_describe(key), key[1])
-        summed[place] = summed.get(place, 0) + times
-    rows = [Row(call=call, phase=phase, calls=times) for (call, phase), times in summed.items()]
-    return tuple(sorted(rows, key=lambda row: (row.call.op, row.phase, str(row.call.to_wire()))))
-
-
-def _describe(key: Key) -> OpCall:
-    func, _, args, options, outs, device = key
-    op, numbers = (func, frozenset[int | str]()) if isinstance(func, str) else _schema(func)
-    described = tuple(_describe_arg(arg, is_number=index in numbers) for index, arg in enumerate(args))
-    named = tuple((name, _describe_arg(value, is_number=name in numbers)) for name, value in options)
-    out = tuple(_describe_tensor(*spec) for spec in outs)
-    call = OpCall(op=op, args=described, options=tuple(sorted(named)), out=out)
-    if call.precision == "fp32" and device == "cuda" and op in TF32_OPS and is_tf32_on(TF32_OPS[op]):
-        return OpCall(op=op, args=call.args, options=call.options, out=out, precision="tf32")
-    return call
-
-
-def _schema(func: Any) -> tuple[str, frozenset[int | str]]:
-    """Return `namespace::op` and which arguments are arithmetic scalars rather than sizes or flags."""
-    schema = getattr(func, "_schema", None)
-    if schema is None:
-        return f"higher_order::{func.name()}", frozenset()
-    numbers: set[int | str] = set()
-    for index, argument in enumerate(schema.arguments):
-        if str(argument.type).removeprefix("Optional[").startswith(("number", "Scalar", "float", "List[float]")):
-            numbers.update((index, argument.name))
-    return str(schema.name), frozenset(numbers)
-
-
-def _describe_arg(value: Any, *, is_number: bool) -> Arg:
-    if isinstance(value, tuple) and len(value) > 1 and isinstance(value[1], torch.dtype):
-        return _describe_tensor(*value)
-    if isinstance(value, tuple):
-        return tuple(_describe_arg(item, is_number=is_number) for item in value)
-    if value is None or isinstance(value, bool | str):
-        return value
-    if isinstance(value, int) and not is_number:
-        return value
-    if isinstance(value, int | float) and value in EXACT_SCALARS:
-        return value
-    return ANY_NUMBER
-
-
-def _describe_tensor(
-    shape: Sequence[int], dtype: torch.dtype, stored: int | None = None, values: tuple[int, ...] | None = None
-) -> TensorSpec:
-    return TensorSpec(tuple(shape), name_dtype(dtype), stored, values)
-
-
 def _shadow_only(value: Any, _place: int | str, _paths: Sequence[Path]) -> Any:
-    return _shadow(value)
-
-
-def _shadow(value: Any) -> Any:
-    """Return what may be kept of an argument: hashable, without its tensor."""
-    if isinstance(value, _Tensor):
-        return (value.shape, value.dtype) if value.layout is _STRIDED else _shadow_sparse(value)
-    if isinstance(value, float):
-        if math.isinf(value):
-            return str(value)  # the order of a norm, which then costs less
-        return value if value in EXACT_SCALARS else ANY_NUMBER  # a step size may be another one at each call
-    if value is None or isinstance(value, int | str):
-        return value
-    if isinstance(value, list | tuple):
-        return tuple([_shadow(item) for item in value])
-    return None  # dtype, layout, device, generator: the outputs tell what matters
-
-
-def _shadow_sparse(tensor: torch.Tensor) -> Any:
-    """Return what may be kept of a sparse tensor: the entries that it stores too, which the host knows."""
-    if tensor.layout not in _SPARSE:
-        return (tensor.shape, tensor.dtype)  # a layout of a CPU library, dense all the same
-    kept = tensor._values() if tensor.layout is torch.sparse_coo else tensor.values()  # noqa: SLF001
-    return (tensor.shape, tensor.dtype, kept.numel(), None)
-
-
-def _shadow_nested(value: Any) -> Any:
-    """Return what may be kept of an argument beside a nested tensor, or of that: one shape for each of its tensors."""
-    if not isinstance(value, _Tensor) or not value.is_nested:
-        return _shadow(value)
-    return tuple([(tuple(size), value.dtype) for size in value._nested_tensor_size().tolist()])  # noqa: SLF001
-
-
-def _flatten(out: Any) -> list[torch.Tensor]:
-    if isinstance(out, _Tensor):
-        return [out]
-    if isinstance(out, list | tuple):
-        return [tensor for item in out for tensor in _flatten(item)]
-    return []
+    return shadow(value)
 
 
 def _is_skipped(func: Any) -> bool:

@@ -6,16 +6,38 @@ Not here: which arguments are asked for (`FormulaBook.reads`), and what they cos
 """
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
 Key = tuple[Any, ...]
 
-MAX_VALUES = 65_536
+MAX_VALUES = 8192
 """A longer tensor is left unread: its integers would fill the ledger. Its formula says what it makes of that."""
 _INTEGERS = frozenset({torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8, torch.bool})
+
+
+INDEXING = frozenset({torch.ops.aten.index.Tensor})
+"""Indexing picks as many elements as the mask holds where it is given one, and as many as the indices else."""
+_PACKS = frozenset({"aten::_pack_padded_sequence"})
+
+
+def decides_shapes(func: Any) -> bool:
+    """Say whether values decide how large the results of an operator are, and so what follows it costs."""
+    tags = getattr(func, "tags", ())
+    return torch.Tag.dynamic_output_shape in tags or (
+        getattr(func, "_schema", None) is not None
+        and (
+            func._schema.name in _PACKS  # noqa: SLF001
+        )
+    )
+
+
+def has_mask(args: Sequence[Any]) -> bool:
+    """Say whether an indexing operator is given a mask."""
+    indices = args[1] if len(args) > 1 else ()
+    return any(isinstance(index, torch.Tensor) and index.dtype in (torch.bool, torch.uint8) for index in indices)
 
 
 class Late:

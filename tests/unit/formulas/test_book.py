@@ -2,6 +2,7 @@
 
 import functools
 import re
+import sys
 
 import pytest
 
@@ -64,6 +65,10 @@ def test_a_formula_that_refuses_leaves_the_call_uncounted():
         lambda call: 1 // (call.out_size - 6),
         lambda call: call.nothing,
         lambda _: Cost.of(Part(kind="gemm", flop=1)),
+        lambda _: next(iter(())),
+        lambda _: 10**80,
+        lambda _: sys.exit("done"),
+        lambda _: (_ for _ in ()).throw(type("Own", (Exception,), {})()),
     ],
 )
 def test_a_formula_that_fails_in_any_way_is_one_kind_of_error(formula):
@@ -191,7 +196,7 @@ class Point:
         self.name, self._table = name, table
 
     def load(self):
-        if isinstance(self._table, Exception):
+        if isinstance(self._table, BaseException):
             raise self._table
         return self._table
 
@@ -205,7 +210,9 @@ def test_an_installed_package_brings_its_formulas(monkeypatch):
     assert book.digest != BOOK.digest
 
 
-@pytest.mark.parametrize("table", [ImportError("no such module"), {"mylib::attn": 3}, {"attn": ("attention", make(2))}])
+@pytest.mark.parametrize(
+    "table", [ImportError("no such module"), SystemExit(2), {"mylib::attn": 3}, {"attn": ("attention", make(2))}]
+)
 def test_a_package_that_cannot_be_used_is_left_out(monkeypatch, caplog, table):
     """Else somebody's broken package stops a training run at its start."""
     monkeypatch.setattr(books, "entry_points", lambda **_: [Point("bad", table)])

@@ -5,7 +5,8 @@ import torch
 from torch.nn import functional
 
 from flopmeter.sensors import autocast
-from flopmeter.sensors.torch_ops import OpRecorder, rows_of
+from flopmeter.sensors.shadows import rows_of
+from flopmeter.sensors.torch_ops import OpRecorder
 
 SQUARE = torch.randn(4, 4, generator=torch.Generator().manual_seed(0))
 BATCH = torch.stack([SQUARE, SQUARE.t()])
@@ -24,6 +25,7 @@ DO_THEIR_OWN = {
     "attention": lambda: functional.scaled_dot_product_attention(BATCH, BATCH, BATCH),
     "softmax": lambda: (SQUARE @ SQUARE).softmax(-1),
     "loss": lambda: functional.cosine_embedding_loss(SQUARE @ SQUARE, SQUARE, torch.ones(4)),
+    "distances": lambda: torch.cdist(torch.cat([SQUARE] * 9), torch.cat([SQUARE] * 9)),
     "norm": lambda: functional.layer_norm(SQUARE @ SQUARE, [4]),
 }
 

@@ -7,7 +7,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from flopmeter import FormulaBook, Meter
 from flopmeter.account import Account
-from flopmeter.sensors.torch_ops import OpRecorder, rows_of
+from flopmeter.sensors.shadows import rows_of
+from flopmeter.sensors.torch_ops import OpRecorder
 
 BOOK = FormulaBook.standard()
 MM = 2 * 4 * 4 * 4
@@ -64,7 +65,7 @@ def train():
 
 def note(program, book=BOOK):
     failures: list[Exception] = []
-    recorder = OpRecorder(lambda: "forward", failures.append, book.reads, lambda op: book.find(op) is not None)
+    recorder = OpRecorder(lambda: "forward", failures.append, book)
     with recorder:
         out = program()
     assert not failures
@@ -119,7 +120,7 @@ def test_a_change_in_place_is_seen_by_autograd():
 
 
 def test_an_error_inside_is_the_users():
-    recorder = OpRecorder(lambda: "forward", lambda _: None, BOOK.reads, lambda op: BOOK.find(op) is not None)
+    recorder = OpRecorder(lambda: "forward", lambda _: None, BOOK)
     with recorder, pytest.raises(LookupError, match="inside"):
         torch.ops.flopmeter_test.fail(torch.ones(2))
     assert not recorder.is_on
@@ -138,7 +139,7 @@ class Watch(TorchDispatchMode):
 @pytest.mark.parametrize("is_below", [False, True])
 def test_a_mode_of_the_users_sees_what_it_saw_before(is_below):
     x, w = (leaf.detach() for leaf in leaves())
-    recorder = OpRecorder(lambda: "forward", lambda _: None, BOOK.reads, lambda op: BOOK.find(op) is not None)
+    recorder = OpRecorder(lambda: "forward", lambda _: None, BOOK)
     alone = Watch()
     with alone:
         torch.ops.flopmeter_test.layer(x, w)

@@ -25,7 +25,8 @@ from torch.utils.checkpoint import checkpoint
 
 from flopmeter import Meter
 from flopmeter.sensors.compiled import CompileWatch
-from flopmeter.sensors.torch_ops import OpRecorder, rows_of
+from flopmeter.sensors.shadows import rows_of
+from flopmeter.sensors.torch_ops import OpRecorder
 
 SQUARE = torch.randn(4, 4, generator=torch.Generator().manual_seed(0))
 MM = 2 * 4 * 4 * 4

@@ -76,3 +76,17 @@ def test_another_formula_of_the_same_name_is_another_book(monkeypatch):
 def test_a_torch_without_a_registry_has_nothing_to_borrow(monkeypatch):
     monkeypatch.delattr(flop_counter, "flop_registry")
     assert with_registered(BOOK) is BOOK
+
+
+@pytest.mark.parametrize("figure", [3.7, "12", -1, None, 10**80])
+def test_a_figure_that_is_no_count_leaves_the_operator_uncounted_and_the_rest_counted(monkeypatch, tmp_path, figure):
+    """Else a library's odd figure is rounded into the record, or takes the whole passage with it."""
+    monkeypatch.setattr(flop_counter, "flop_registry", {})
+    flop_counter.register_flop_formula(torch.ops.registered_test.mix)(lambda *_, **__: figure)
+    with Meter(tmp_path / "run") as meter:
+        mix(torch.rand(2, 3), torch.rand(3, 5), 0.5)
+        torch.mm(torch.rand(2, 3), torch.rand(3, 5))
+        meter.step()
+    tally = meter.account().tally
+    assert [seen.op for seen in tally.uncounted] == ["registered_test::mix"]
+    assert tally.select(kind="matmul").flop == 60

@@ -46,6 +46,11 @@ def programs():
         "gru": lambda: gru(words),
         "singular values": lambda: torch.linalg.svdvals(image[0]),
         "condition": lambda: torch.linalg.cond(image[0]),
+        "eigenvalues": lambda: torch.linalg.eigvalsh(image[0] @ image[0].mT),
+        "complex inverse": lambda: torch.linalg.pinv(torch.complex(image[0], image[0].flip(-1))),
+        "complex product of vectors": lambda: torch.linalg.vecdot(*[torch.complex(image, image.flip(-1))] * 2),
+        "hermitian transform": lambda: torch.fft.hfft(torch.complex(image, image.flip(-1))),
+        "hermitian transform of real numbers": lambda: torch.fft.hfft2(image),
     }
 
 
@@ -95,3 +100,35 @@ def test_a_custom_operator_is_no_view_whatever_its_annotation_says(tmp_path):
     with Meter(tmp_path, exact=True):
         torch.ops.flopmeter_test_alias.same(torch.ones(8, 8))
     assert [seen.op for seen in Account.of(tmp_path).tally.uncounted] == ["flopmeter_test_alias::same"]
+
+
+COMPLEX = torch.randn(4, 4, dtype=torch.complex64, generator=torch.Generator().manual_seed(0))
+
+
+def test_an_inverse_of_complex_numbers_is_right_though_it_is_wrong_below_a_mode_of_nothing(tmp_path):
+    """If this failed, metering would train a model with wrong gradients: no rounding, another matrix."""
+
+    def invert(data):
+        leaf = data.clone().requires_grad_()
+        out = torch.linalg.pinv(leaf)
+        out.abs().sum().backward()
+        return out.detach(), leaf.grad
+
+    plain = invert(COMPLEX)
+    with ModeOfNothing():
+        unlike, _ = invert(COMPLEX)
+    with Meter(tmp_path, exact=True):
+        metered = invert(COMPLEX)
+    assert not torch.allclose(unlike @ COMPLEX, torch.eye(4, dtype=torch.complex64), atol=1e-3)
+    for one, other in zip(plain, metered, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_marks_of_complex_numbers_are_heeded_inside_a_branch(tmp_path):
+    def work():
+        with torch.no_grad():
+            return torch.cond(torch.tensor(1.0) > 0, torch.fft.hfft, lambda x: x.real.clone(), (COMPLEX,))
+
+    plain = torch.fft.hfft(COMPLEX)
+    with Meter(tmp_path, exact=True):
+        torch.testing.assert_close(work(), plain)

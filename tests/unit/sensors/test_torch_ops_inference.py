@@ -9,7 +9,8 @@ from torch import nn
 
 from flopmeter import Account, Meter
 from flopmeter.formulas.call import TensorSpec
-from flopmeter.sensors.torch_ops import OpRecorder, rows_of
+from flopmeter.sensors.shadows import rows_of
+from flopmeter.sensors.torch_ops import OpRecorder
 
 
 def meter_once(run_dir: Path, without_gradients: AbstractContextManager[object]) -> tuple[Account, list[torch.Tensor]]:

@@ -5,11 +5,13 @@ from itertools import pairwise
 import pytest
 import torch
 
+from flopmeter import Meter
 from flopmeter.formulas.book import FormulaBook
 from flopmeter.formulas.call import TensorSpec
 from flopmeter.sensors import torch_ops, values
 from flopmeter.sensors.passage import TorchSensor
-from flopmeter.sensors.torch_ops import OpRecorder, rows_of
+from flopmeter.sensors.shadows import rows_of
+from flopmeter.sensors.torch_ops import OpRecorder
 from flopmeter.sensors.values import Late, read_values
 
 OFFSETS = torch.tensor([0, 3, 7], dtype=torch.int32)
@@ -86,7 +88,7 @@ class Sink:
 
 def note(work, reads):
     failures = []
-    recorder = OpRecorder(lambda: "other", failures.append, book(reads).reads)
+    recorder = OpRecorder(lambda: "other", failures.append, book(reads))
     with recorder:
         work()
     assert failures == []
@@ -212,3 +214,67 @@ def test_a_passage_whose_tensors_store_more_or_less_is_never_replayed():
     sensor.stop()
     assert {basis for _, basis in sink.ran} == {"counted"}
     assert [flop for flop in sink.products if flop] == [16, 16, 16, 64, 16]
+
+
+def pack(x, lengths):
+    return torch.nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+
+
+class Recurrent(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.LSTM(4, 5, batch_first=True)
+
+    def forward(self, x, lengths):
+        return self.layer(pack(x, lengths))[0].data
+
+
+class Masked(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(4, 5)
+
+    def forward(self, x, mask):
+        return self.layer(x[mask])
+
+
+LENGTHS = [torch.tensor(lengths) for lengths in ([6, 6, 6], [6, 1, 1])]
+MASKS = [torch.arange(10) < kept for kept in (8, 2)]
+VARYING = {
+    "packed inside": (Recurrent, lambda case: (torch.rand(3, 6, 4), LENGTHS[case])),
+    "masked": (Masked, lambda case: (torch.rand(10, 4), MASKS[case])),
+}
+
+
+@pytest.mark.parametrize("with_gradients", [False, True])
+@pytest.mark.parametrize("name", VARYING)
+def test_what_values_made_smaller_is_not_replayed_at_its_old_size(tmp_path, name, with_gradients):
+    """Else shorter sequences, or fewer rows behind a mask, go on costing what the first batch did."""
+    figures = []
+    for exact in (True, False):
+        torch.manual_seed(0)
+        model_of, batch = VARYING[name]
+        model = model_of()
+        with Meter(tmp_path / str(exact), model=model, exact=exact) as meter, torch.set_grad_enabled(with_gradients):
+            for step in range(12):
+                out = model(*batch(int(step > 5)))
+                if with_gradients:
+                    out.sum().backward()
+                meter.step()
+        figures.append(meter.account().tally.flop)
+    assert figures[0] == figures[1]
+
+
+def test_indices_that_are_no_mask_leave_a_passage_replayable(tmp_path):
+    """Else every model that gathers rows is counted at each step."""
+
+    class Model(torch.nn.Module):
+        def forward(self, x):
+            return x[torch.tensor([0, 2])] * 2
+
+    model = Model()
+    with Meter(tmp_path, model=model) as meter, torch.no_grad():
+        for _ in range(8):
+            model(torch.rand(4, 3))
+            meter.step()
+    assert meter.account().passages["replayed"] > 0

@@ -1,0 +1,119 @@
+"""What is kept of an operator call once it has run: shapes, types and scalars, hashable, without a tensor.
+
+Kept as it comes while a passage runs, because that is quick; written out as `OpCall`s when the passage is priced.
+Not here: the hook that sees the calls (`torch_ops.py`), integers inside of tensors (`values.py`).
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+import torch
+
+from flopmeter.formulas.call import AnyNumber, Arg, OpCall, TensorSpec
+from flopmeter.sensors.precision import TF32_OPS, is_tf32_on, name_dtype
+from flopmeter.step import Row
+
+Key: TypeAlias = tuple[Any, ...]
+"""One call: operator, phase, arguments, options, outputs, device, and the uncounted operators that it ran inside of."""
+
+EXACT_SCALARS = (-1, 0, 1, 2, 3, 0.5, -0.5)
+"""Scalars whose value can change a cost (a factor of 1, an exponent of 2); all others are kept as `*`."""
+
+ANY_NUMBER = AnyNumber()
+_Tensor = torch.Tensor
+_STRIDED = torch.strided
+_SPARSE = frozenset({torch.sparse_coo, torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc})
+
+
+def rows_of(calls: Mapping[Key, int]) -> tuple[Row, ...]:
+    """Return noted calls as rows of a table, in an order that does not depend on when they ran."""
+    summed: dict[tuple[OpCall, str, tuple[str, ...]], int] = {}
+    for key, times in calls.items():
+        place = (_describe(key), key[1], key[6])
+        summed[place] = summed.get(place, 0) + times
+    rows = [Row(call=call, phase=phase, calls=times, inside=inside) for (call, phase, inside), times in summed.items()]
+    return tuple(sorted(rows, key=lambda row: (row.call.op, row.phase, row.inside, str(row.call.to_wire()))))
+
+
+def _describe(key: Key) -> OpCall:
+    func, _, args, options, outs, device, _ = key
+    op, numbers = (func, frozenset[int | str]()) if isinstance(func, str) else schema_of(func)
+    described = tuple(_describe_arg(arg, is_number=index in numbers) for index, arg in enumerate(args))
+    named = tuple((name, _describe_arg(value, is_number=name in numbers)) for name, value in options)
+    out = tuple(_describe_tensor(*spec) for spec in outs)
+    call = OpCall(op=op, args=described, options=tuple(sorted(named)), out=out)
+    if call.precision == "fp32" and device == "cuda" and op in TF32_OPS and is_tf32_on(TF32_OPS[op]):
+        return OpCall(op=op, args=call.args, options=call.options, out=out, precision="tf32")
+    return call
+
+
+def schema_of(func: Any) -> tuple[str, frozenset[int | str]]:
+    """Return `namespace::op` and which arguments are arithmetic scalars rather than sizes or flags."""
+    schema = getattr(func, "_schema", None)
+    if schema is None:
+        return f"higher_order::{func.name()}", frozenset()
+    numbers: set[int | str] = set()
+    for index, argument in enumerate(schema.arguments):
+        if str(argument.type).removeprefix("Optional[").startswith(("number", "Scalar", "float", "List[float]")):
+            numbers.update((index, argument.name))
+    return str(schema.name), frozenset(numbers)
+
+
+def _describe_arg(value: Any, *, is_number: bool) -> Arg:
+    if isinstance(value, tuple) and len(value) > 1 and isinstance(value[1], torch.dtype):
+        return _describe_tensor(*value)
+    if isinstance(value, tuple):
+        return tuple(_describe_arg(item, is_number=is_number) for item in value)
+    if value is None or isinstance(value, bool | str):
+        return value
+    if isinstance(value, int) and not is_number:
+        return value
+    if isinstance(value, int | float) and value in EXACT_SCALARS:
+        return value
+    return ANY_NUMBER
+
+
+def _describe_tensor(
+    shape: Sequence[int], dtype: torch.dtype, stored: int | None = None, values: tuple[int, ...] | None = None
+) -> TensorSpec:
+    return TensorSpec(tuple(shape), name_dtype(dtype), stored, values)
+
+
+def shadow(value: Any) -> Any:
+    """Return what may be kept of an argument: hashable, without its tensor."""
+    if isinstance(value, _Tensor):
+        return (value.shape, value.dtype) if value.layout is _STRIDED else _shadow_sparse(value)
+    if isinstance(value, float):
+        if math.isinf(value):
+            return str(value)  # the order of a norm, which then costs less
+        return value if value in EXACT_SCALARS else ANY_NUMBER  # a step size may be another one at each call
+    if value is None or isinstance(value, int | str):
+        return value
+    if isinstance(value, list | tuple):
+        return tuple([shadow(item) for item in value])
+    return None  # dtype, layout, device, generator: the outputs tell what matters
+
+
+def _shadow_sparse(tensor: torch.Tensor) -> Any:
+    """Return what may be kept of a sparse tensor: the entries that it stores too, which the host knows."""
+    if tensor.layout not in _SPARSE:
+        return (tensor.shape, tensor.dtype)  # a layout of a CPU library, dense all the same
+    kept = tensor._values() if tensor.layout is torch.sparse_coo else tensor.values()  # noqa: SLF001
+    return (tensor.shape, tensor.dtype, kept.numel(), None)
+
+
+def shadow_nested(value: Any) -> Any:
+    """Return what may be kept of an argument beside a nested tensor, or of that: one shape for each of its tensors."""
+    if not isinstance(value, _Tensor) or not value.is_nested:
+        return shadow(value)
+    return tuple([(tuple(size), value.dtype) for size in value._nested_tensor_size().tolist()])  # noqa: SLF001
+
+
+def flatten(out: Any) -> list[torch.Tensor]:
+    """Return the tensors in what an operator was given or gave, lists opened, in order."""
+    if isinstance(out, _Tensor):
+        return [out]
+    if isinstance(out, list | tuple):
+        return [tensor for item in out for tensor in flatten(item)]
+    return []
