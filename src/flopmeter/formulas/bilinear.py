@@ -62,7 +62,7 @@ def _expand(call: OpCall, spec: TensorSpec, places: tuple[int, ...]) -> list[int
     """Return a shape with ones put in at these places of the result."""
     sizes = iter(spec.shape)
     total = len(spec.shape) + len(places)
-    if not set(places) <= set(range(total)):
+    if not set(places) <= set(range(total)) or len(set(places)) != len(places):
         msg = f"{list(places)} are no dimensions to put into {spec}"
         raise FormulaError(msg, where=call.op)
     return [1 if place in places else next(sizes) for place in range(total)]

@@ -18,6 +18,10 @@ FLOATS = frozenset(
     {"fp64", "fp32", "tf32", "bf16", "fp16", "fp8_e4m3", "fp8_e5m2", "fp8_e4m3fnuz", "fp8_e5m2fnuz", "fp8_e8m0", "fp4"}
 )
 COMPLEX = frozenset({"complex32", "complex64", "complex128"})
+LONGEST_WALK = 2**20
+"""How many places of one size a formula looks at, at most."""
+MOST_ELEMENTS = 2**63
+"""A tensor has fewer elements than this, with an empty dimension taken for one: torch counts them in 64 bits."""
 _TENSOR = re.compile(
     r"([a-z][a-z0-9_]*)\[((?:0|[1-9][0-9]{0,39})(?:,(?:0|[1-9][0-9]{0,39}))*)?\]"
     r"(?:nnz(0|[1-9][0-9]{0,39}))?(?:\{((?:-?[0-9]{1,20}(?:,-?[0-9]{1,20})*)?)\})?\Z"
@@ -161,6 +165,20 @@ class OpCall:
         """
         raise FormulaError(what, where=self.op)
 
+    def walk(self, length: int) -> range:
+        """Return the places of a size that this call dictates, for a formula that looks at each of them.
+
+        A call read from a ledger may claim any size; only where the walk is short is it taken.
+
+        Raises:
+            FormulaError: there are more than `LONGEST_WALK`.
+
+        Example:
+            >>> list(OpCall.of("aten::f").walk(3))
+            [0, 1, 2]
+        """
+        return range(length) if length <= LONGEST_WALK else self.refuse(f"{length} places are too long to walk")
+
     def to_wire(self) -> dict[str, wire.Wire]:
         """Return the call as ledgers keep it."""
         return {
@@ -289,8 +307,12 @@ def _parse_arg(value: wire.Wire) -> Arg:
     found = _TENSOR.match(value)
     if found:
         dtype, sizes, stored, values = found.groups()
+        shape = _split(sizes)
+        if math.prod(max(1, size) for size in shape) >= MOST_ELEMENTS:
+            msg = f"{value[:60]!r} has more elements than a tensor can have"
+            raise MalformedError(msg)
         return TensorSpec(
-            _split(sizes), dtype, None if stored is None else int(stored), None if values is None else _split(values)
+            shape, dtype, None if stored is None else int(stored), None if values is None else _split(values)
         )
     msg = f"{value[:60]!r} is no argument of an operator call"
     raise MalformedError(msg)

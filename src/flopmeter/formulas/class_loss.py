@@ -68,7 +68,7 @@ def count_multi_margin_backward(call: OpCall) -> Cost:
 def count_multilabel_margin(call: OpCall) -> Cost:
     """Cost of margins between every class that is a target and every class that is none.
 
-    Shapes: x, targets (N, C) or (C,) → one number, or N.
+    Shapes: x, targets (N, C), (C,) or () → one number, or N.
     Counts: n for 1 − x_t, n·C to add x, n·C to divide by C (pointwise); the sum over all pairs, n·C − N, N more for
         a mean over the samples, n·C − 1 for a sum (reduction).
     Ignores: how many targets there are, which only values would tell: every class is taken for one.
@@ -79,7 +79,7 @@ def count_multilabel_margin(call: OpCall) -> Cost:
         320
     """
     size, samples = _samples(call.tensor(0))
-    pairs = size * call.tensor(0).shape[-1]
+    pairs = size * _classes(call.tensor(0))
     left = 1 if is_exactly(call.arg(2), SUM) else samples
     mean = samples if is_exactly(call.arg(2), MEAN) else 0
     return Cost.of(
@@ -90,7 +90,7 @@ def count_multilabel_margin(call: OpCall) -> Cost:
 def count_multilabel_margin_backward(call: OpCall) -> Cost:
     """Cost of the gradient of margins between classes that are targets and classes that are none.
 
-    Shapes: dy, x, targets (N, C) or (C,) → dx.
+    Shapes: dy, x, targets (N, C), (C,) or () → dx.
     Counts: the margins again n + n·C, n to multiply by dy (pointwise); 2·n·C adds, to either side of a pair (scatter).
     Ignores: how many targets there are: every class is taken for one.
     Source: docs/spec/fm-1.md#class_loss.
@@ -102,7 +102,7 @@ def count_multilabel_margin_backward(call: OpCall) -> Cost:
         340
     """
     size, _ = _samples(call.tensor(1))
-    pairs = size * call.tensor(1).shape[-1]
+    pairs = size * _classes(call.tensor(1))
     return Cost.of(Part(kind="pointwise", flop=2 * size + pairs), Part(kind="scatter", flop=2 * pairs))
 
 
@@ -235,6 +235,11 @@ def _samples(data: TensorSpec) -> tuple[int, int]:
     return data.size, data.shape[0] if len(data.shape) > 1 else 1
 
 
+def _classes(data: TensorSpec) -> int:
+    """Return the classes of a sample; a number alone is one."""
+    return data.shape[-1] if data.shape else 1
+
+
 def _square(call: OpCall, power: Arg) -> int:
     if not is_exactly(power, 1) and not is_exactly(power, 2):
         call.refuse(f"the power is {power}, neither 1 nor 2")
@@ -254,7 +259,7 @@ def _sequences(call: OpCall, at: int) -> list[tuple[int, int]]:
     data, targets = call.tensor(at), call.tensor(at + 1)
     if len(data.shape) not in {2, 3}:
         call.refuse(f"{data} are no log-probabilities of steps, sequences and classes")
-    count = data.shape[1] if len(data.shape) == 3 else 1
+    count = len(call.walk(data.shape[1] if len(data.shape) == 3 else 1))
     # Targets one after the other are as many as there are: which sequence has them changes nothing.
     longest = (targets.shape[1],) * count if len(targets.shape) == 2 else (targets.size, *(0,) * (count - 1))
     steps = _lengths(call.arg(at + 2)) or (data.shape[0],) * count

@@ -7,12 +7,16 @@ Not here: nested tensors outside of these layers, and kernels that torch names b
 """
 
 from collections.abc import Callable
+from typing import TypeAlias
 
 from flopmeter.formulas.call import OpCall, TensorSpec, is_exactly, parse_sizes
 from flopmeter.formulas.cost import Cost, Part
 
 # N rows of all sequences together, D width, H heads, F inner width of the feed-forward part
 # P pairs of all heads: H·Σ length² over the sequences, masked or not; R query rows of all heads: H·N
+
+Lengths: TypeAlias = tuple[tuple[int, int], ...]
+"""Lengths of sequences, each with how many there are of it one after the other."""
 
 LAYER_NORM, STATISTICS, GELU = 8, 2, 5
 """Operations of a layer norm with weight and bias per element and per row, and of gelu, as everywhere in fm-1."""
@@ -44,7 +48,7 @@ def count_attention_layer(call: OpCall) -> Cost:
     wants_weights = call.arg(10, default=True) is True
     averages = wants_weights and call.arg(11, default=True) is True
     pairs, rows, per_head = _pairs(call, lengths, heads=4, width=width)
-    size = sum(lengths) * width
+    size = _rows(lengths) * width
     return Cost.of(
         Part(kind="matmul", flop=8 * size * width),
         Part(kind="attention", flop=4 * pairs * per_head),
@@ -78,7 +82,7 @@ def count_encoder_layer(call: OpCall) -> Cost:
     for weight, takes, gives in ((3, width, 3 * width), (5, width, width), (14, width, inner), (16, inner, width)):
         _fit(call, (weight, weight + 1), takes, gives)
     pairs, rows, per_head = _pairs(call, lengths, heads=2, width=width)
-    total = sum(lengths)
+    total = _rows(lengths)
     size, hidden = total * width, total * inner
     has_gelu = call.arg(7) is True
     pointwise = 5 * size + hidden + pairs * (1 + _present(call, 18)) + 2 * size + GELU * hidden * has_gelu
@@ -125,25 +129,30 @@ def count_repacking(_: OpCall) -> int:
     return 0
 
 
-def _sequences(call: OpCall, place: int) -> tuple[tuple[int, ...], int]:
+def _sequences(call: OpCall, place: int) -> tuple[Lengths, int]:
     """Return the lengths of the sequences and their width, of a batch or of a list of sequences."""
     value = call.arg(place)
     if isinstance(value, TensorSpec):
         (batch, length, width) = value.shape
-        return (length,) * batch, width
+        return ((length, batch),), width
     shapes = [sequence.shape for sequence in call.tensor_list(place)]
     widths = {shape[1:] for shape in shapes}
     if len(widths) != 1 or len(shapes[0]) != 2:
         call.refuse(f"sequences of shapes {shapes}")
-    return tuple(shape[0] for shape in shapes), shapes[0][1]
+    return tuple((shape[0], 1) for shape in shapes), shapes[0][1]
 
 
-def _pairs(call: OpCall, lengths: tuple[int, ...], *, heads: int, width: int) -> tuple[int, int, int]:
+def _rows(lengths: Lengths) -> int:
+    return sum(length * times for length, times in lengths)
+
+
+def _pairs(call: OpCall, lengths: Lengths, *, heads: int, width: int) -> tuple[int, int, int]:
     """Return the pairs and the query rows of all heads, and the width of one."""
     (count,) = parse_sizes(call.arg(heads))
     if count < 1 or width % count or not is_exactly(call.arg(heads - 1), width):
         call.refuse(f"{count} heads do not divide width {width}")
-    return count * sum(length * length for length in lengths), count * sum(lengths), width // count
+    squares = sum(length * length * times for length, times in lengths)
+    return count * squares, count * _rows(lengths), width // count
 
 
 def _fit(call: OpCall, places: tuple[int, int], takes: int, gives: int) -> None:

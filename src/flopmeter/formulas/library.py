@@ -76,8 +76,10 @@ def count_softmax(call: OpCall) -> Cost:
     scores = call.tensor(0)
     queries, keys = scores.shape[-2:]
     batch = scores.size // max(queries * keys, 1)
-    row = [min(keys, max(0, keys - queries + index + 1)) if causal else keys for index in range(queries)]
-    pairs, rows = batch * sum(row), batch * sum(count > 0 for count in row)
+    rows = min(queries, keys) if causal else queries * bool(keys)
+    # From the last row, which looks at all keys, each row before it looks at one less.
+    pairs = rows * keys - (rows * (rows - 1) // 2 if causal else 0)
+    pairs, rows = batch * pairs, batch * rows
     factor = call.arg(2 if call.op.endswith("_bwd") or "scaled_masked" in call.op else 1)
     return Cost.of(
         Part(kind="normalization", flop=max(0, 4 * pairs - rows)),

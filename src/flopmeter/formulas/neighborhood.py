@@ -6,6 +6,7 @@ Not here: what a pair costs (`pairs.py`), other attention (`attention`, `packed`
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -137,16 +138,17 @@ def count_whole(call: OpCall) -> Cost:
     if query[0] != key[0] or query[2] % max(key[2], 1):
         call.refuse(f"query {query} and key {key} do not fit")
     causal = call.arg(places.causal) is True
-    lengths = _read_lengths(call, places.offsets) or [(query[1], key[1])] * query[0]
-    found = [_count_sequence(call, queries, keys, causal=causal) for queries, keys in lengths]
-    pairs, rows = query[2] * sum(one for one, _ in found), query[2] * sum(row for _, row in found)
+    lengths = Counter(_read_lengths(call, places.offsets)) or Counter({(query[1], key[1]): query[0]})
+    found = [(*_count_sequence(call, *one, causal=causal), times) for one, times in lengths.items()]
+    pairs = query[2] * sum(one * times for one, _, times in found)
+    rows = query[2] * sum(row * times for _, row, times in found)
     work = Work(
         pairs=pairs,
-        skipped=query[2] * sum(queries * keys for queries, keys in lengths) - pairs,
+        skipped=query[2] * sum(queries * keys * times for (queries, keys), times in lengths.items()) - pairs,
         rows=rows,
         qk_width=query[3],
         v_width=value[3],
-        shared=sum(keys for _, keys in lengths) * (query[3] + value[3]) * (query[2] - key[2]),
+        shared=sum(keys * times for (_, keys), times in lengths.items()) * (query[3] + value[3]) * (query[2] - key[2]),
         is_scaled=is_scaled_by(call.arg(places.causal + 1)),
         precision=product_precision(call, call.tensor(0), call.tensor(1), call.tensor(2)),
     )
@@ -188,13 +190,21 @@ def count_window(*, length: int, size: int, stride: int, dilation: int, causal: 
         raise ValueError(msg)
     if not causal:
         return length * size
-    groups = [-(-(length - first) // dilation) for first in range(dilation)]
-    return sum(_count_causal(count, size, stride) for count in groups)
+    each, longer = divmod(length, dilation)
+    return longer * _count_causal(each + 1, size, stride) + (dilation - longer) * _count_causal(each, size, stride)
 
 
 def _count_causal(length: int, size: int, stride: int) -> int:
-    leaders = (min(index // stride * stride + stride, length) - 1 for index in range(length))
-    return sum(max(0, index + 1 - max(leader - size + 1, 0)) for index, leader in enumerate(leaders))
+    """Sum over stride groups: first those that a window covers from the first token on, whole ones, what is left."""
+    first = size // stride
+    whole = (length // stride - first) * _count_last(stride, size)
+    return first * stride * (first * stride + 1) // 2 + whole + _count_last(length % stride, size)
+
+
+def _count_last(rows: int, size: int) -> int:
+    """Sum `size`, `size − 1`, … over the queries of a group from its last one, down to 0."""
+    seen = min(rows, size)
+    return seen * size - seen * (seen - 1) // 2
 
 
 def _count_sequence(call: OpCall, queries: int, keys: int, *, causal: bool) -> tuple[int, int]:

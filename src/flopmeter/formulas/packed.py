@@ -5,6 +5,7 @@ counted sequence by sequence from those values, and a call whose values are not 
 Not here: SDPA's own kernels (`attention.py`), block masks (`flex.py`), what a pair costs (`pairs.py`).
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -229,16 +230,16 @@ def _read(call: OpCall) -> Work:
     key_slots, keys = _keys(args, key, sequences=len(queries))
     left, right, bottom_right = _band(args)
     counted = [
-        count_pairs(queries=rows, keys=columns, left=left, right=right, bottom_right=bottom_right)
-        for rows, columns in zip(queries, keys, strict=True)
+        (*count_pairs(queries=rows, keys=columns, left=left, right=right, bottom_right=bottom_right), times)
+        for (rows, columns), times in Counter(zip(queries, keys, strict=True)).items()
     ]
-    pairs = heads * sum(found for found, _ in counted)
+    pairs = heads * sum(found * times for found, _, times in counted)
     factors = [args.found.get(f"{name}_factor") for name in "qkv"]
     besides = sum(factor.size for factor in factors[:2] if isinstance(factor, TensorSpec))
     return Work(
         pairs=pairs,
         skipped=heads * sum(rows * room for rows, room in zip(query_slots, key_slots, strict=True)) - pairs,
-        rows=heads * sum(rows for _, rows in counted),
+        rows=heads * sum(rows * times for _, rows, times in counted),
         qk_width=width + (args.tensor("query_v").shape[-1] if "query_v" in args else 0),
         v_width=v_width,
         shared=sum(keys) * (width + v_width) * (heads - key_heads),
@@ -267,7 +268,7 @@ def _slots(args: _Args, offsets: str, spec: TensorSpec) -> Lengths:
         return _lengths(args, starts, rows=spec.shape[-3])
     if len(spec.shape) < 4:
         args.refuse(f"{spec} is no batch, and there are no offsets")
-    return (spec.shape[2 if args.is_heads_first else 1],) * spec.shape[0]
+    return (spec.shape[2 if args.is_heads_first else 1],) * len(args.call.walk(spec.shape[0]))
 
 
 def _keys(args: _Args, key: TensorSpec, *, sequences: int) -> tuple[Lengths, Lengths]:
@@ -300,7 +301,7 @@ def _pages(args: _Args, key: TensorSpec) -> tuple[Lengths, Lengths]:
     if not isinstance(pages, TensorSpec) or len(pages.shape) != 2 or not isinstance(size, int):
         args.refuse(f"{pages} is no table of pages of {size} keys")
     room = pages.shape[1] * size
-    slots = (room,) * pages.shape[0]
+    slots = (room,) * len(args.call.walk(pages.shape[0]))
     starts = None if "used_k" in args else args.values("cu_k")
     return slots, slots if starts is None else _lengths(args, starts, rows=room * pages.shape[0])
 

@@ -307,6 +307,9 @@ def _read_cell(call: OpCall, *, cell: str) -> _Net:
 def _check(call: OpCall, net: _Net, state: TensorSpec, weights: Sequence[TensorSpec], *, stride: int) -> _Net:
     """Refuse a call whose state or weights are not those that the numbers ask for."""
     fits = state.shape[-2:] == (net.sequences, net.out) and net.steps >= net.sequences
+    # Compared first: the number of layers may be anything, the weights are there.
+    if net.layers * net.directions * stride != len(weights):
+        call.refuse(f"{len(weights)} weights for {net.layers} layers")
     each = [width for width in _widths(net) for _ in range(net.directions)]
     wanted = [shape for width in each for shape in ((_gates(net), width), (_gates(net), net.out))]
     found = [weight.shape for first in range(0, len(weights), stride) for weight in weights[first : first + 2]]

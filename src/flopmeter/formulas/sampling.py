@@ -238,12 +238,29 @@ def _taps(inputs: int, outputs: int, width: int, *, aligned: bool) -> int:
         ratio = Fraction(inputs - 1, outputs - 1) if outputs > 1 else Fraction(0)
     reach = max(ratio, Fraction(1)) * width / 2
     half = Fraction(1, 2)
-    taps = 0
-    for place in range(outputs):
-        center = ratio * (place + half)
-        first = max(math.floor(center - reach + half), 0)
-        taps += max(min(math.floor(center + reach + half), inputs) - first, 0)
-    return taps
+    ends = [_sum_cut(outputs, ratio, half * (ratio + 1) + side, cap=inputs) for side in (-reach, reach)]
+    return ends[1] - ends[0]
+
+
+def _sum_cut(count: int, step: Fraction, first: Fraction, *, cap: int) -> int:
+    """Return the sum of `first`, `first + step`, … over `count` terms, each rounded down and cut to 0 … `cap`."""
+    if not step:
+        return count * min(max(math.floor(first), 0), cap)
+    begin, end = (min(max(math.ceil((bound - first) / step), 0), count) for bound in (0, cap))
+    unit = math.lcm(step.denominator, first.denominator)
+    start = first + begin * step
+    return _sum_floors(end - begin, int(step * unit), int(start * unit), unit) + cap * (count - end)
+
+
+def _sum_floors(count: int, step: int, first: int, unit: int) -> int:
+    """Return the sum of ⌊`first / unit`⌋, ⌊`(first + step) / unit`⌋, … over `count` terms, none below 0.
+
+    Whole parts are taken out; the points that are left under a line are counted from its other side, as Euclid would.
+    """
+    (whole, step), (base, first) = divmod(step, unit), divmod(first, unit)
+    total = count * (count - 1) // 2 * whole + count * base
+    top, rest = divmod(step * count + first, unit)
+    return total + (_sum_floors(top, unit, rest, step) if top else 0)
 
 
 def _grid(call: OpCall, data: TensorSpec, grid: TensorSpec) -> tuple[int, int]:

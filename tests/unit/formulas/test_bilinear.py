@@ -78,6 +78,7 @@ def test_nothing_costs_nothing():
         (LEFT, WEIGHT, RIGHT),
         (LEFT, WEIGHT, RIGHT, NO_LEFT, NO_WEIGHT, NO_RIGHT, [2, 9]),
         (LEFT, WEIGHT, RIGHT, NO_LEFT, NO_WEIGHT, [1, 7], [2, 3]),
+        (LEFT, WEIGHT, RIGHT, NO_LEFT, NO_WEIGHT, [0, 0], [2, 3]),
         (LEFT, WEIGHT, RIGHT, NO_LEFT, [], NO_RIGHT, [2, 3]),
         (LEFT, WEIGHT, (3, J), NO_LEFT, NO_WEIGHT, NO_RIGHT, [2, 3]),
         (LEFT, GRADIENT, RIGHT, NO_LEFT, NO_GRADIENT, NO_RIGHT, [2]),

@@ -126,6 +126,16 @@ def test_a_missing_tensor_is_refused_with_the_operator_s_name(place):
         call.tensor_list(place)
 
 
+def test_a_walk_ends_where_a_formula_would_hang():
+    """Else one row of a ledger that claims 10³⁹ places takes all time and memory of whoever reads it."""
+    call = OpCall.of("aten::f")
+    assert list(call.walk(3)) == [0, 1, 2]
+    assert list(call.walk(0)) == []
+    assert len(call.walk(2**20)) == 2**20
+    with pytest.raises(FormulaError, match=r"aten::f: .*too long to walk"):
+        call.walk(2**20 + 1)
+
+
 CALLS = [
     OpCall.of("aten::mm", (2, 3), (3, 5), out=[(2, 5)]),
     OpCall.of("aten::sum", (), None, True, False, out=[()]),
@@ -150,6 +160,19 @@ def test_an_argument_that_no_meter_writes_is_refused(text):
     fields = {**CALLS[0].to_wire(), "args": [text]}
     with pytest.raises(MalformedError):
         OpCall.from_wire(fields)
+
+
+@pytest.mark.parametrize("shape", ["9223372036854775808", "4294967296,2147483648", "0,4294967296,2147483648"])
+def test_a_tensor_that_no_device_holds_is_refused(shape):
+    """Else a ledger claims any size; torch counts elements in 64 bits."""
+    for place in ({"args": [f"fp32[{shape}]"]}, {"args": [["1", f"fp32[{shape}]"]]}, {"out": [f"fp32[{shape}]"]}):
+        with pytest.raises(MalformedError, match="more elements than"):
+            OpCall.from_wire({**CALLS[0].to_wire(), **place})
+
+
+def test_the_largest_tensor_is_read():
+    fields = {**CALLS[0].to_wire(), "args": ["fp32[9223372036854775807]", "fp32[0,4294967296,2147483647]"]}
+    assert [spec.size for spec in OpCall.from_wire(fields).tensors] == [2**63 - 1, 0]
 
 
 @pytest.mark.parametrize(

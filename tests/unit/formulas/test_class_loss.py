@@ -169,3 +169,16 @@ def test_a_loss_that_is_not_understood_is_refused():
         parts_of(CHUNKED, (R, K), (V, K), (R,), None, None, "none", *rest)
     with pytest.raises(FormulaError):
         parts_of(CHUNKED, (R, K), (V, K + 1), (R,), None, None, "mean", *rest)
+
+
+def test_more_sequences_than_any_batch_has_are_refused():
+    """Else one row of a ledger that claims any size takes all time or memory of whoever reads it."""
+    with pytest.raises(FormulaError, match="too long to walk"):
+        parts_of("aten::_ctc_loss", (6, 10**9, 5), (10**9, 3), [6, 5], [3, 2])
+
+
+def test_a_number_alone_is_one_sample_of_one_class():
+    """Else torch runs a call that stays uncounted. Forward: 1 − x, add x, divide by 1 class; the mean divides once."""
+    assert parts_of("aten::multilabel_margin_loss_forward", SCALAR, SCALAR, MEAN) == {"pointwise": 3, "reduction": 1}
+    backward = parts_of("aten::multilabel_margin_loss_backward", SCALAR, SCALAR, SCALAR, MEAN, SCALAR)
+    assert backward == {"pointwise": 3, "scatter": 2}

@@ -131,3 +131,10 @@ def test_a_bias_that_does_not_fit_is_refused():
     for bias in ((D,), (3 * D, 1)):
         with pytest.raises(FormulaError):
             parts_of("aten::_transform_bias_rescale_qkv", (B, T, 3 * D), bias, H)
+
+
+def test_a_batch_of_any_size_costs_what_it_multiplies_to():
+    """Else one row of a ledger that claims any size takes all time or memory of whoever reads it."""
+    op = "aten::_native_multi_head_attention"
+    one, many = (parts_of(op, *attention_args(x=(batch, T, D))) for batch in (1, 10**18))
+    assert many == {kind: 10**18 * flop for kind, flop in one.items()}

@@ -139,3 +139,12 @@ def test_permuting_costs_nothing():
 def test_what_does_not_fit_or_is_not_known_is_refused(op, args):
     with pytest.raises(FormulaError):
         cost_of(op, *args)
+
+
+def test_scores_of_any_size_cost_no_time():
+    """Else one row of a ledger that claims any size takes all time or memory of whoever reads it."""
+    scores = (1, 10**15, 10**15)
+    whole = cost_of("te_softmax::scaled_softmax_fwd", scores, 1.0)
+    causal = cost_of("te_softmax::scaled_upper_triang_masked_softmax_fwd", scores, 1.0)
+    assert whole["normalization"] == 4 * 10**30 - 10**15
+    assert causal["normalization"] == 2 * 10**15 * (10**15 + 1) - 10**15

@@ -148,3 +148,14 @@ def test_what_does_not_fit_is_refused(args):
 
 def test_all_makers_and_dimensions_are_there():
     assert len(WINDOWED) == 3 * 4 * 2
+
+
+def test_any_size_costs_no_time():
+    """Else one row of a ledger that claims any size takes all time or memory of whoever reads it."""
+    q, rest = (4, 2, 8), (True, 0.35, 64, 64, None, None, 0, 0)
+    one, many = (cost_of("natten::fmha_forward", *[(b, *q)] * 3, *rest) for b in (1, 10**30))
+    assert many == {key: tuple(10**30 * flop for flop in flops) for key, flops in one.items()}
+    # The first query sees itself, each later one the one before it too.
+    assert count_window(length=10**39, size=2, stride=1, dilation=1, causal=True) == 2 * 10**39 - 1
+    dilated = count_window(length=10**39, size=2, stride=1, dilation=10**30, causal=True)
+    assert dilated == 2 * 10**39 - 10**30

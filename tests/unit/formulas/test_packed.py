@@ -516,3 +516,15 @@ def test_the_values_that_are_asked_for_stand_where_the_sources_keep_them(op):
     places = {index for index, name in enumerate(positional) if OURS.get(name, name) in wanted}
     places |= {name for name in options if OURS.get(name, name) in wanted}
     assert set(READS.get(op, ())) == places
+
+
+def test_more_sequences_than_any_batch_has_are_refused():
+    """Else one row of a ledger that claims any size takes all time or memory of whoever reads it."""
+    many = (10**18, 5, 4, 8)
+    with pytest.raises(FormulaError, match="too long to walk"):
+        cost_of("aten::_flash_attention_forward", query=many, key=many, value=many)
+    pool, used = (3, 256, 4, 8), TensorSpec((1,), "int32", values=(1,))
+    with pytest.raises(FormulaError, match="too long to walk"):
+        cost_of(
+            "aten::_flash_attention_forward", query=(1, 5, 4, 8), key=pool, value=pool, pages=(10**18, 2), used_k=used
+        )

@@ -309,3 +309,12 @@ def test_arguments_that_do_not_fit_are_refused():
         parts_of("_thnn_fused_lstm_cell_backward_impl", (2, 5), None, (2, 5), (2, 5), (2, 15), True)
     with pytest.raises(FormulaError):
         parts_of("_thnn_fused_gru_cell_backward", (2, 5), (2, 15), True)
+
+
+def test_more_layers_than_there_are_weights_for_are_refused():
+    """Else one row of a ledger that claims any size takes all time or memory of whoever reads it."""
+    weights = [(20, 6), (20, 5), (20,), (20,)]
+    for layers in (0, 2, 10**18):
+        state, rest = (layers, 2, 5), (False, 0.0, True, False, [], None)
+        with pytest.raises(FormulaError, match="4 weights for"):
+            parts_of("_cudnn_rnn", (4, 2, 6), weights, 4, (260,), state, state, 2, 5, 0, layers, *rest)

@@ -217,3 +217,16 @@ def test_what_does_not_fit_is_refused(op, args):
     """Else a call that was read wrongly gets a figure all the same."""
     with pytest.raises(FormulaError):
         parts_of(op, *args)
+
+
+def test_a_size_that_no_image_has_costs_no_time():
+    """Else one row of a ledger that claims any size takes all time or memory of whoever reads it.
+
+    Of two rows made many, the outer half of the places sees one row and the inner half two; a column made of two sees
+    both.
+    """
+    places = 10**15
+    taps = [places // 2 + 2 * (places // 2), 2]
+    weights = places + 1 + (5 + FILTERS["bilinear"][1]) * sum(taps)
+    found = total("_upsample_bilinear2d_aa", (1, 1, 2, 2), [places, 1], False, out=[(1, 1, places, 1)])
+    assert found == weights + 2 * (2 * taps[1] + taps[0])
