@@ -6,6 +6,7 @@ it is compiled, once, and becomes a gap. Not here: what a region costs, which a 
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
@@ -13,6 +14,8 @@ import torch
 
 REGION = "torch.compile::region"
 UNWATCHED = "torch.compile made code outside of any watched module; what its kernels compute is not in the figures"
+
+_FLEX_ATTENTION = str(Path("torch", "nn", "attention", "flex_attention.py"))
 
 
 class RegionListener(Protocol):
@@ -97,10 +100,15 @@ class CompileWatch:
 
 
 def _is_for_operator() -> bool:
-    """Say whether torch compiles for an operator that calls others (`torch.cond`), to run what it calls one by one."""
+    """Say whether torch compiles for an operator that is seen all the same.
+
+    One that calls others (`torch.cond`) runs them one by one; attention with a block mask is called through Dynamo even
+    where nobody compiles it, and compiled code that calls it is not on the stack here.
+    """
     frame: FrameType | None = sys._getframe()  # noqa: SLF001
     while frame is not None:
-        if "_higher_order_ops" in frame.f_code.co_filename:
+        name = frame.f_code.co_filename
+        if "_higher_order_ops" in name or name.endswith(_FLEX_ATTENTION):
             return True
         frame = frame.f_back
     return False

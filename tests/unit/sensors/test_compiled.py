@@ -8,6 +8,7 @@ import torch
 import torch._dynamo
 from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
+from torch.nn.attention.flex_attention import flex_attention
 
 from flopmeter.meter import Meter
 from flopmeter.sensors.compiled import REGION, CompileWatch, adopt_compiled, is_unadopted, release_compiled
@@ -187,3 +188,16 @@ def test_the_watch_catches_up_with_what_was_compiled_before_it_could_hear():
     watch.stop()
     torch.compile(lambda x: x + 3, backend="eager")(torch.ones(2))
     assert len(heard) == 2
+
+
+@pytest.mark.parametrize("is_compiled", [False, True])
+def test_attention_with_a_block_mask_is_no_gap_unless_somebody_compiles_it(tmp_path, is_compiled):
+    """If this failed, a run in which everything was counted would have no upper bound."""
+    called = torch.compile(flex_attention, backend="eager") if is_compiled else flex_attention
+    query = torch.rand(1, 2, 16, 8)
+    with Meter(tmp_path) as meter, torch.no_grad():
+        called(query, query, query)
+        meter.step()
+    account = meter.account()
+    assert account.tally.select(kind="attention").flop == 2 * 2 * 16 * 16 * (8 + 8)
+    assert [gap.reason for gap in account.gaps] == (["passage"] if is_compiled else [])
