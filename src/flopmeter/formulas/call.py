@@ -21,7 +21,7 @@ COMPLEX = frozenset({"complex32", "complex64", "complex128"})
 LONGEST_WALK = 2**20
 """How many places of one size a formula looks at, at most."""
 MOST_ELEMENTS = 2**63
-"""A tensor has fewer elements than this, with an empty dimension taken for one: torch counts them in 64 bits."""
+"""A tensor has fewer elements than this, and every dimension is smaller: torch counts them in 64 bits."""
 _TENSOR = re.compile(
     r"([a-z][a-z0-9_]*)\[((?:0|[1-9][0-9]{0,39})(?:,(?:0|[1-9][0-9]{0,39}))*)?\]"
     r"(?:nnz(0|[1-9][0-9]{0,39}))?(?:\{((?:-?[0-9]{1,20}(?:,-?[0-9]{1,20})*)?)\})?\Z"
@@ -308,7 +308,7 @@ def _parse_arg(value: wire.Wire) -> Arg:
     if found:
         dtype, sizes, stored, values = found.groups()
         shape = _split(sizes)
-        if math.prod(max(1, size) for size in shape) >= MOST_ELEMENTS:
+        if max((*shape, math.prod(shape))) >= MOST_ELEMENTS:
             msg = f"{value[:60]!r} has more elements than a tensor can have"
             raise MalformedError(msg)
         return TensorSpec(
