@@ -151,7 +151,7 @@ def equal_ops(result: Row) -> str:
         (f"`{op}`", count_subjects(pairs), len(pairs), sum(value for _, value in pairs))
         for op, pairs in sorted(found.items(), key=lambda item: -count_subjects(item[1]))
     ]
-    return table(["operator", "subjects", "runs", "products, equal on both sides"], lines)
+    return table(["operator", "models", "runs", "products, equal on both sides"], lines)
 
 
 def different_ops(result: Row) -> str:
@@ -169,7 +169,7 @@ def different_ops(result: Row) -> str:
                 f"{ratio(statistics.median(parts))} ({ratio(parts[0])}–{ratio(parts[-1])})",
             )
         )
-    return table(["operator", "reason", "subjects", "their figure as a part of ours"], lines)
+    return table(["operator", "reason", "models", "their figure as a part of ours"], lines)
 
 
 def missed_ops(result: Row) -> str:
@@ -188,7 +188,7 @@ def missed_ops(result: Row) -> str:
         )
         for op, pairs in sorted(found.items(), key=lambda item: (-count_subjects(item[1]), item[0]))
     ]
-    return table(["operator", "subjects", "products missed", "share of a run's products"], lines)
+    return table(["operator", "models", "products missed", "share of a run's products"], lines)
 
 
 def failures(result: Row) -> str:
@@ -224,14 +224,14 @@ def summary(result: Row) -> str:
     lines = (
         f"`{result['command']}`, {result['date']}; {result['device']}; {names}"
         + (f"; not installed: {absent}." if absent else "."),
-        f"{len(rows)} subjects ran, {len(result['subjects']) - len(rows)} did not; {len(pairs)} runs.",
+        f"{len(rows)} models ran, {len(result['subjects']) - len(rows)} did not; {len(pairs)} runs.",
         (
             f"`FlopCounterMode` has a formula for {figures} figures (an operator's products in a run): {equal} are "
             f"equal to ours to the last product, {explained} differ by exactly what a known reason says, {unexplained} "
             f"differ without one. For {missed} more it has no formula. It broke {broken} runs."
         ),
         f"Of all products, {masked / max(products, 1):.1%} are pairs that a mask skips.",
-        f"In {uncounted} subjects our book leaves some operator uncounted.",
+        f"In {uncounted} models our book leaves some operator uncounted.",
         f"{len(result['specimens'])} specimens were counted by hand.",
     )
     return "".join(f"* {line}\n" for line in lines)
