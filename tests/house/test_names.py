@@ -21,7 +21,6 @@ LONG_FILES: dict[str, str] = {}
 CATCH_ALL: dict[tuple[str, str], str] = {
     ("cli/main.py", "main"): "the top of every command: bad input is one sentence, never a traceback",
     ("cli/recount.py", "read_book"): "the file is the user's own program: whatever it raises is a mistake in it",
-    ("cli/recount.py", "_recount"): "so are its formulas: whatever one raises, SystemExit too, is never an answer",
     ("formulas/book.py", "cost"): "a formula is anybody's: whatever it raises leaves its call uncounted",
     ("formulas/book.py", "installed"): "a package's entry point is foreign code: it is left out, the run starts",
     ("sensors/guard.py", "wrapper"): "the `guarded` boundary: whatever fails on our side, the run lives",

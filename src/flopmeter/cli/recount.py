@@ -17,7 +17,7 @@ from flopmeter.cli.output import (
     print_json,
     print_text,
 )
-from flopmeter.errors import FlopmeterError, FormulaError
+from flopmeter.errors import FormulaError
 from flopmeter.formulas.book import FormulaBook
 from flopmeter.ledger.merge import read_run
 from flopmeter.recount import Recount
@@ -74,18 +74,14 @@ def read_book(path: Path) -> FormulaBook:
 
 
 def _recount(run: str, book: FormulaBook, *, where: str | None) -> Recount:
-    """Recount with formulas that may be somebody's own; what they refuse is uncounted, what else they do an error."""
+    """Recount with formulas that may be somebody's own; where one fails, its calls are uncounted."""
     ledger = read_run(run)
     try:
         recount = Recount.of(ledger, book)
-        describe(recount)  # a count that cannot travel is refused here
-    except FlopmeterError:
-        raise
-    except (Exception, SystemExit) as error:
-        if where is None:
-            raise
-        msg = f"a formula failed: {type(error).__name__}: {error}"
-        raise FormulaError(msg, where=where, hint="a formula returns a count, or raises FormulaError") from error
+        describe(recount)
+    except ValueError as error:
+        msg = f"the figures cannot be printed: {error}"
+        raise FormulaError(msg, where=where or run) from error
     return recount
 
 
