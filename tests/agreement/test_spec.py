@@ -9,9 +9,9 @@ import pytest
 from flopmeter.formulas import (
     activation,
     class_loss,
-    compiled,
     loss,
     pointwise,
+    rates,
     recurrent,
     region,
     sampling,
@@ -123,7 +123,7 @@ def test_formats_that_include_their_scales_are_those_of_the_document():
 
 def test_activations_below_a_product_are_those_of_the_document():
     (text,) = re.findall(r"^unary +(.*), in its tanh form 9$", TEXT, re.MULTILINE)
-    assert {name: int(rate) for name, rate in (item.split() for item in text.split(", "))} == compiled.UNARY
+    assert {name: int(rate) for name, rate in (item.split() for item in text.split(", "))} == rates.ONEDNN
 
 
 def test_weights_between_pixels_are_those_of_the_document():

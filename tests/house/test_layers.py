@@ -83,6 +83,7 @@ def test_every_formula_family_is_on_the_list_of_independent_ones():
         "cost",
         "lapack",
         "pairs",
+        "rates",
     }
     assert {f"flopmeter.formulas.{family}" for family in families} == set(independent["modules"])
 

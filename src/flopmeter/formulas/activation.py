@@ -9,16 +9,17 @@ from collections.abc import Callable
 
 from flopmeter.formulas.call import OpCall
 from flopmeter.formulas.cost import Cost
+from flopmeter.formulas.rates import GELU, GELU_TANH, SILU, SILU_BACKWARD, SOFTPLUS
 
 # n elements of the first output
 
 RATES = {
-    "aten::silu": 2,
-    "aten::silu_backward": 6,
+    "aten::silu": SILU,
+    "aten::silu_backward": SILU_BACKWARD,
     "aten::sigmoid_backward": 3,
     "aten::tanh_backward": 3,
     "aten::logit_backward": 3,
-    "aten::softplus": 4,
+    "aten::softplus": SOFTPLUS,
     "aten::softplus_backward": 6,
     "aten::mish": 6,
     "aten::mish_backward": 12,
@@ -77,7 +78,7 @@ def count_gelu(call: OpCall) -> int:
         >>> count_gelu(OpCall.of("aten::gelu", (2, 3), approximate="tanh", out=[(2, 3)]))
         54
     """
-    return (9 if call.option("approximate") == "tanh" else 5) * call.out[0].size
+    return (GELU_TANH if call.option("approximate") == "tanh" else GELU) * call.out[0].size
 
 
 def count_gelu_backward(call: OpCall) -> int:

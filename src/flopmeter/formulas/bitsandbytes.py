@@ -10,6 +10,7 @@ from math import prod
 
 from flopmeter.formulas.call import OpCall, is_exactly, parse_sizes
 from flopmeter.formulas.cost import Cost, Part
+from flopmeter.formulas.rates import price_pointwise
 
 # R rows of x, K inner size, N columns, n elements, b elements of a block that share a scale
 
@@ -60,7 +61,7 @@ def count_int8_mm_dequant(call: OpCall) -> Cost:
         >>> count_int8_mm_dequant(OpCall.of("bitsandbytes::int8_mm_dequant", (2, 5), (2,), (5,))).flop
         30
     """
-    return _pointwise(call.tensor(0).size * (3 + (call.arg(4) is not None)))
+    return price_pointwise(call.tensor(0).size * (3 + (call.arg(4) is not None)))
 
 
 def count_int8_scaled_mm(call: OpCall) -> Cost:
@@ -135,7 +136,7 @@ def count_int8_quantize(call: OpCall) -> Cost:
     given = call.tensor(0)
     rows = given.size // given.shape[-1] if given.shape[-1] else 0
     each = 2 + (not is_exactly(call.arg(1, 0), 0)) + (3 if call.op.endswith("double_quant") else 0)
-    return _pointwise(given.size * each + rows)
+    return price_pointwise(given.size * each + rows)
 
 
 def count_int8_dequantize(call: OpCall) -> Cost:
@@ -150,7 +151,7 @@ def count_int8_dequantize(call: OpCall) -> Cost:
         >>> count_int8_dequantize(OpCall.of("bitsandbytes::int8_vectorwise_dequant", (2, 3), (2,))).flop
         12
     """
-    return _pointwise(2 * call.tensor(0).size)
+    return price_pointwise(2 * call.tensor(0).size)
 
 
 def count_quantize_blocks(call: OpCall) -> Cost:
@@ -171,7 +172,7 @@ def count_quantize_blocks(call: OpCall) -> Cost:
     size, block = call.tensor(0).size, call.arg(1 if call.op.endswith("4bit") else 2)
     if not isinstance(block, int) or block < 1:
         call.refuse(f"{block} is no size of a block")
-    return _pointwise(2 * size - (-size // block))
+    return price_pointwise(2 * size - (-size // block))
 
 
 def count_dequantize_blocks(call: OpCall) -> Cost:
@@ -188,7 +189,7 @@ def count_dequantize_blocks(call: OpCall) -> Cost:
         128
     """
     is_packed = call.op.endswith("4bit")
-    return _pointwise(prod(parse_sizes(call.arg(4))) if is_packed else call.tensor(0).size)
+    return price_pointwise(prod(parse_sizes(call.arg(4))) if is_packed else call.tensor(0).size)
 
 
 def count_4bit_mm(call: OpCall) -> Cost:
@@ -287,10 +288,6 @@ def _outputs(call: OpCall, one: int, two: int) -> tuple[int, int]:
     if len(weight.shape) != 2 or not given.shape or given.shape[-1] != weight.shape[1]:
         call.refuse(f"{given} and {weight} cannot be multiplied")
     return prod(given.shape[:-1]) * weight.shape[0], weight.shape[1]
-
-
-def _pointwise(flop: int) -> Cost:
-    return Cost.of(Part(kind="pointwise", flop=flop, precision="fp32"))
 
 
 _OWN: dict[str, tuple[str, Callable[[OpCall], int | Cost]]] = {

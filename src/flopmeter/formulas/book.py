@@ -78,6 +78,8 @@ FAMILIES = (
 Where the integers inside a tensor decide the cost, the file holds a `READS` table too: operator name → the arguments,
 by position, keyword or path into a list, whose values its formula reads.
 """
+SHARED = ("book", "call", "cost", "lapack", "pairs", "rates")
+"""The other files beside this one; a digest covers them all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +125,7 @@ class FormulaBook:
         folder = files("flopmeter.formulas")
         sources = [
             wire.digest(folder.joinpath(f"{name}.py").read_bytes().replace(b"\r\n", b"\n"))
-            for name in (*FAMILIES, "book", "call", "cost", "lapack", "pairs")
+            for name in (*FAMILIES, *SHARED)
         ]
         return cls(entries=entries, digest=_digest(entries, sources))
 

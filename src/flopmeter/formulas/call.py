@@ -153,6 +153,15 @@ class OpCall:
         """Return the argument at a position, or the schema's default where it was left out."""
         return self.args[index] if index < len(self.args) else default
 
+    def count_given(self, *places: int) -> int:
+        """Return how many of the arguments at these positions were given and are not None.
+
+        Example:
+            >>> OpCall.of("aten::layer_norm", (2, 3), [3], (3,), None).count_given(2, 3)
+            1
+        """
+        return sum(self.arg(place) is not None for place in places)
+
     def option(self, name: str, default: Arg = None) -> Arg:
         """Return a keyword-only argument, or the schema's default where it was left out."""
         return dict(self.options).get(name, default)
@@ -252,6 +261,18 @@ def parse_sizes(arg: Arg) -> tuple[int, ...]:
         msg = f"{arg} is not a list of sizes"
         raise TypeError(msg)
     return sizes
+
+
+def broadcast_size(*specs: TensorSpec) -> int:
+    """Return the elements of the shape that tensors broadcast to; that they do is not checked.
+
+    Example:
+        >>> broadcast_size(TensorSpec((4, 1, 3)), TensorSpec((2, 1)))
+        24
+    """
+    rank = max((len(spec.shape) for spec in specs), default=0)
+    padded = [(1,) * (rank - len(spec.shape)) + spec.shape for spec in specs]
+    return math.prod(next((size for size in sizes if size != 1), 1) for sizes in zip(*padded, strict=True))
 
 
 def _split(numbers: str | None) -> tuple[int, ...]:

@@ -9,22 +9,9 @@ from collections.abc import Callable
 
 from flopmeter.formulas.call import Arg, OpCall, TensorSpec, derive_precision, is_exactly
 from flopmeter.formulas.cost import Cost, Part
+from flopmeter.formulas.rates import GELU_TANH, ONEDNN
 
 # R rows of x, K inner size, N columns, y the output
-
-UNARY = {
-    "none": 0,
-    "relu": 0,
-    "hardtanh": 0,
-    "sigmoid": 1,
-    "tanh": 1,
-    "leaky_relu": 1,
-    "hardsigmoid": 2,
-    "swish": 2,
-    "hardswish": 3,
-    "gelu": 5,
-}
-"""Operations per element of an activation that a kernel applies to its output; gelu in its tanh form 9."""
 
 BINARY = frozenset({"add", "sub", "mul", "div"})
 """What a kernel does with another tensor, one operation per element."""
@@ -34,7 +21,7 @@ def count_linear_pointwise(call: OpCall) -> Cost:
     """Cost of a linear layer with what follows it.
 
     Shapes: x (…, K), w (N, K), bias (N,) optional → (…, N); or x, another tensor like the output, w, bias.
-    Counts: 2·R·N·K products; pointwise per element of the output: 1 for a bias, `UNARY` for an activation, 1 for
+    Counts: 2·R·N·K products; pointwise per element of the output: 1 for a bias, `ONEDNN` for an activation, 1 for
         another tensor.
     Ignores: compares.
     Source: docs/spec/fm-1.md#compiled.
@@ -75,7 +62,7 @@ def count_convolution_pointwise(call: OpCall) -> Cost:
 
     Shapes: x (N, C, …X), w (O, C/G, …W), bias (O,) optional → (N, O, …Y); transposed w (C, O/G, …W); or x, another
         tensor like the output, w, bias (in place: the other tensor first).
-    Counts: products as a convolution; pointwise per element of the output: 1 for a bias, `UNARY` for an activation,
+    Counts: products as a convolution; pointwise per element of the output: 1 for a bias, `ONEDNN` for an activation,
         1 for another tensor, 1 more where that is scaled by an alpha that is not 1.
     Ignores: what a convolution ignores, and compares.
     Source: docs/spec/fm-1.md#compiled.
@@ -272,9 +259,9 @@ def _convolution(
 def _unary(call: OpCall, name: Arg, algorithm: Arg = None) -> int:
     if name is None:
         return 0
-    if not isinstance(name, str) or name not in UNARY:
+    if not isinstance(name, str) or name not in ONEDNN:
         call.refuse(f"{name!r} is no activation that is known here")
-    return 9 if name == "gelu" and algorithm == "tanh" else UNARY[name]
+    return GELU_TANH if name == "gelu" and algorithm == "tanh" else ONEDNN[name]
 
 
 def _binary(call: OpCall, name: Arg, alpha: Arg = None) -> int:

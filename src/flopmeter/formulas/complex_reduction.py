@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable
 
 from flopmeter.errors import FormulaError
-from flopmeter.formulas.call import Arg, OpCall, TensorSpec, is_exactly
+from flopmeter.formulas.call import Arg, OpCall, TensorSpec, broadcast_size, is_exactly
 from flopmeter.formulas.cost import Cost, Part
 
 # n elements of the input, m of the first output
@@ -159,7 +159,7 @@ def count_distance(call: OpCall) -> int:
         >>> count_distance(OpCall.of("aten::dist", (2, 5), (5,), dtype="complex64"))
         80
     """
-    size = _broadcast_size([call.tensor(0), call.tensor(1)])
+    size = broadcast_size(call.tensor(0), call.tensor(1))
     return ADD * size + _norm(size, 1, call.arg(2, 2), is_rooted=True)
 
 
@@ -256,7 +256,7 @@ def count_index_put(call: OpCall) -> int:
     if any(index.dtype in {"bool", "uint8"} for index in present):
         return ADD * values.size
     free = [size for d, size in enumerate(data.shape) if d >= len(found) or not isinstance(found[d], TensorSpec)]
-    return ADD * _broadcast_size(present) * math.prod(free)
+    return ADD * broadcast_size(*present) * math.prod(free)
 
 
 def _name(call: OpCall) -> str:
@@ -282,12 +282,6 @@ def _norm(size: int, results: int, order: Arg, *, is_rooted: bool) -> int:
     if order in {"inf", "-inf"} or is_exactly(order, math.inf) or is_exactly(order, -math.inf):
         return MODULUS * size
     return (MODULUS + 1) * size + sums + (results if is_rooted else 0)
-
-
-def _broadcast_size(specs: list[TensorSpec]) -> int:
-    rank = max((len(spec.shape) for spec in specs), default=0)
-    padded = [(1,) * (rank - len(spec.shape)) + spec.shape for spec in specs]
-    return math.prod(next((size for size in sizes if size != 1), 1) for sizes in zip(*padded, strict=True))
 
 
 FORMULAS: dict[str, tuple[str, Callable[[OpCall], int | Cost]]] = {

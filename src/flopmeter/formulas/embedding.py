@@ -7,7 +7,7 @@ Not here: pooling's gradients (`pooling`), sums over bags of rows (`bag`).
 import math
 from collections.abc import Callable
 
-from flopmeter.formulas.call import Arg, OpCall, TensorSpec, is_exactly
+from flopmeter.formulas.call import Arg, OpCall, TensorSpec, broadcast_size, is_exactly
 from flopmeter.formulas.cost import Cost, Part
 
 COUNTS = ("bincount", "histogram", "_histogramdd_from_bin_cts", "_histogramdd_from_bin_tensors")
@@ -203,13 +203,7 @@ def _region(data: TensorSpec, indices: Arg, values: TensorSpec) -> int:
     if any(index.dtype in {"bool", "uint8"} for index in present):
         return values.size
     free = [size for place, size in enumerate(data.shape) if place >= len(found) or found[place] is None]
-    return _broadcast_size(present) * math.prod(free)
-
-
-def _broadcast_size(specs: list[TensorSpec]) -> int:
-    rank = max((len(spec.shape) for spec in specs), default=0)
-    padded = [(1,) * (rank - len(spec.shape)) + spec.shape for spec in specs]
-    return math.prod(next((size for size in sizes if size != 1), 1) for sizes in zip(*padded, strict=True))
+    return broadcast_size(*present) * math.prod(free)
 
 
 FORMULAS: dict[str, tuple[str, Callable[[OpCall], int | Cost]]] = {

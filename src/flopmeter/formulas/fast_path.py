@@ -11,6 +11,7 @@ from typing import TypeAlias
 
 from flopmeter.formulas.call import OpCall, TensorSpec, is_exactly, parse_sizes
 from flopmeter.formulas.cost import Cost, Part
+from flopmeter.formulas.rates import GELU, count_nothing
 
 # N rows of all sequences together, D width, H heads, F inner width of the feed-forward part
 # P pairs of all heads: H·Σ length² over the sequences, masked or not; R query rows of all heads: H·N
@@ -18,8 +19,8 @@ from flopmeter.formulas.cost import Cost, Part
 Lengths: TypeAlias = tuple[tuple[int, int], ...]
 """Lengths of sequences, each with how many there are of it one after the other."""
 
-LAYER_NORM, STATISTICS, GELU = 8, 2, 5
-"""Operations of a layer norm with weight and bias per element and per row, and of gelu, as everywhere in fm-1."""
+LAYER_NORM, STATISTICS = 8, 2
+"""Operations of a layer norm with weight and bias per element and per row, as everywhere in fm-1."""
 
 
 def count_attention_layer(call: OpCall) -> Cost:
@@ -52,7 +53,7 @@ def count_attention_layer(call: OpCall) -> Cost:
     return Cost.of(
         Part(kind="matmul", flop=8 * size * width),
         Part(kind="attention", flop=4 * pairs * per_head),
-        Part(kind="pointwise", flop=4 * size + (size if wants_weights else pairs) + pairs * _present(call, 9)),
+        Part(kind="pointwise", flop=4 * size + (size if wants_weights else pairs) + pairs * call.count_given(9)),
         Part(kind="normalization", flop=4 * pairs - rows),
         Part(kind="reduction", flop=pairs * averages),
     )
@@ -85,7 +86,7 @@ def count_encoder_layer(call: OpCall) -> Cost:
     total = _rows(lengths)
     size, hidden = total * width, total * inner
     has_gelu = call.arg(7) is True
-    pointwise = 5 * size + hidden + pairs * (1 + _present(call, 18)) + 2 * size + GELU * hidden * has_gelu
+    pointwise = 5 * size + hidden + pairs * (1 + call.count_given(18)) + 2 * size + GELU * hidden * has_gelu
     return Cost.of(
         Part(kind="matmul", flop=8 * size * width + 4 * size * inner),
         Part(kind="attention", flop=4 * pairs * per_head),
@@ -113,20 +114,6 @@ def count_rescale(call: OpCall) -> int:
     if call.tensor(1).shape != (width,) or width % 3:
         call.refuse(f"bias {call.tensor(1).shape} does not fit projections {call.tensor(0).shape}")
     return size + size // 3
-
-
-def count_repacking(_: OpCall) -> int:
-    """Cost of making a nested tensor of a padded one, or the other way round.
-
-    Counts: nothing.
-    Ignores: copies.
-    Source: docs/spec/fm-1.md#fast_path.
-
-    Example:
-        >>> count_repacking(OpCall.of("nested::aten.to_padded_tensor", [(3, 8), (5, 8)], 0.0, out=[(2, 5, 8)]))
-        0
-    """
-    return 0
 
 
 def _sequences(call: OpCall, place: int) -> tuple[Lengths, int]:
@@ -161,19 +148,16 @@ def _fit(call: OpCall, places: tuple[int, int], takes: int, gives: int) -> None:
         call.refuse(f"weight {weight} and bias {bias} do not take {takes} and give {gives}")
 
 
-def _present(call: OpCall, place: int) -> int:
-    return int(call.arg(place) is not None)
-
-
 WHOLE = {
     "_native_multi_head_attention": ("matmul", count_attention_layer),
     "_transformer_encoder_layer_fwd": ("matmul", count_encoder_layer),
 }
 REPACKING = ("_nested_tensor_from_mask", "_nested_from_padded", "to_padded_tensor")
+"""Making a nested tensor of a padded one, or the other way round."""
 
 FORMULAS: dict[str, tuple[str, Callable[[OpCall], int | Cost]]] = {
     **{f"aten::{name}": row for name, row in WHOLE.items()},
     **{f"nested::aten.{name}": row for name, row in WHOLE.items()},
     "aten::_transform_bias_rescale_qkv": ("pointwise", count_rescale),
-    **dict.fromkeys([f"nested::aten.{name}" for name in REPACKING], ("other", count_repacking)),
+    **dict.fromkeys([f"nested::aten.{name}" for name in REPACKING], ("other", count_nothing)),
 }

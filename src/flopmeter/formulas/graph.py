@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from flopmeter.formulas.call import OpCall
 from flopmeter.formulas.cost import Cost, Part
+from flopmeter.formulas.rates import count_nothing
 
 # n elements of the input, m of the output; E edges, C channels; S spline bases to an edge, I and O channels in and out
 
@@ -247,19 +248,6 @@ def count_spline_weighting(call: OpCall) -> Cost:
         Part(kind="matmul", flop=inner + 2 * outer * is_over_bases),
         Part(kind="pointwise", flop=0 if is_over_bases else outer),
     )
-
-
-def count_nothing(_call: OpCall) -> int:
-    """Cost of what picks, sorts, gathers or compares.
-
-    Counts: nothing.
-    Source: docs/spec/fm-1.md#graph.
-
-    Example:
-        >>> count_nothing(OpCall.of("pyg::gather_csr", (3, 4), (4,)))
-        0
-    """
-    return 0
 
 
 FORMULAS: dict[str, tuple[str, Callable[[OpCall], int | Cost]]] = {

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from flopmeter.formulas.call import OpCall
 from flopmeter.formulas.cost import Cost, Part
+from flopmeter.formulas.rates import count_nothing
 
 # L rows of all examples, B examples, n elements of the values, m of the result
 
@@ -184,19 +185,6 @@ def count_batched_linear(call: OpCall) -> Cost:
         call.refuse(f"{a} and {b} do not fit")
     size = a[0] * a[1] * b[2]
     return Cost.of(Part(kind="matmul", flop=2 * size * a[2]), Part(kind="pointwise", flop=size))
-
-
-def count_nothing(_call: OpCall) -> int:
-    """Cost of padding, permuting, picking and caching.
-
-    Counts: nothing.
-    Source: docs/spec/fm-1.md#jagged.
-
-    Example:
-        >>> count_nothing(OpCall.of("fbgemm::jagged_2d_to_dense", (10, 4), (3,), 6))
-        0
-    """
-    return 0
 
 
 FORMULAS: dict[str, tuple[str, Callable[[OpCall], int | Cost]]] = {

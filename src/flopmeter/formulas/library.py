@@ -8,11 +8,20 @@ from collections.abc import Callable
 
 from flopmeter.formulas.call import OpCall, TensorSpec, is_exactly
 from flopmeter.formulas.cost import Cost, Part
+from flopmeter.formulas.rates import GELU, GELU_TANH, QUICK_GELU, SILU, count_nothing
 
 # n elements, m rows, K width of a row; products (M, K) by (K, N); T tokens, R rows after permuting, H their width
 
-ACTIVATIONS = {"relu": 0, "relu_sq": 1, "silu": 2, "tanh": 1, "quick_gelu": 3, "gelu_erf": 5, "gelu_tanh_approx": 9}
-GATES = {"glu": 2, "swiglu": 3, "reglu": 1, "geglu": 10, "swiglu_oai": 5}
+ACTIVATIONS = {
+    "relu": 0,
+    "relu_sq": 1,
+    "tanh": 1,
+    "silu": SILU,
+    "quick_gelu": QUICK_GELU,
+    "gelu_erf": GELU,
+    "gelu_tanh_approx": GELU_TANH,
+}
+GATES = {"glu": 2, "swiglu": SILU + 1, "reglu": 1, "geglu": GELU_TANH + 1, "swiglu_oai": 5}
 """Operations for each element of the result, by QuACK's names."""
 
 SOFTMAX = {
@@ -286,19 +295,6 @@ def count_activated_product(call: OpCall) -> Cost:
     products = _multiply(call, before)
     each = (call.arg(4) is not None) + (call.arg(5) is not None) + _factor(call, factor, factor + 1)
     return _price(products, each * before.size + rate * after.size)
-
-
-def count_nothing(_call: OpCall) -> int:
-    """Cost of permuting, copying and collectives.
-
-    Counts: nothing.
-    Source: docs/spec/fm-1.md#library.
-
-    Example:
-        >>> count_nothing(OpCall.of("te_moe::chunk_sort_fwd", (10, 8), (3,), (3,), None))
-        0
-    """
-    return 0
 
 
 def _multiply(call: OpCall, result: TensorSpec) -> int:

@@ -12,6 +12,7 @@ from typing import NoReturn
 from flopmeter.errors import FormulaError
 from flopmeter.formulas.call import OpCall, TensorSpec, is_exactly, parse_sizes
 from flopmeter.formulas.cost import Cost, Part
+from flopmeter.formulas.rates import GELU_TANH
 
 # B batch, G groups, M rows, K inner size, N columns
 
@@ -164,7 +165,7 @@ def count_addmm_activation(call: OpCall) -> Cost:
     """
     fused = count_addmm(call)
     size = call.tensor(1).shape[0] * call.tensor(2).shape[1]
-    gelu = 9 * size if call.option("use_gelu") is True else 0
+    gelu = GELU_TANH * size if call.option("use_gelu") is True else 0
     return Cost.of(*fused.parts, Part(kind="pointwise", flop=gelu))
 
 

@@ -3,12 +3,14 @@
 Views, copies, casts and roundings, fills, compares and what is made of them (maxima, relu, sorting), indexing, random
 numbers, checks, collectives.
 Not here: anything that adds, even by index (`embedding`).
+Source: docs/spec/fm-1.md#movement.
 """
 
 from collections.abc import Callable
 
 from flopmeter.formulas.call import OpCall
 from flopmeter.formulas.cost import Cost
+from flopmeter.formulas.rates import count_nothing
 
 VIEWS = (
     *("alias", "as_strided", "detach", "diagonal", "expand", "expand_as", "flatten", "lift", "lift_fresh", "movedim"),
@@ -137,21 +139,6 @@ SYMMETRIC_MEMORY = (
     "_rendezvous",
 )
 """Collectives over memory that all ranks see; products inside of them are counted (`compiled`)."""
-
-
-def count_nothing(call: OpCall) -> Cost:  # noqa: ARG001  # every formula takes the call
-    """Cost of an operator that does no arithmetic.
-
-    Shapes: any.
-    Counts: nothing.
-    Ignores: bytes moved, compares, address arithmetic, adds inside collectives.
-    Source: docs/spec/fm-1.md#movement.
-
-    Example:
-        >>> count_nothing(OpCall.of("aten::relu", (2, 3), out=[(2, 3)])).flop
-        0
-    """
-    return Cost()
 
 
 FORMULAS: dict[str, tuple[str, Callable[[OpCall], int | Cost]]] = {

@@ -14,6 +14,7 @@ from itertools import pairwise
 from flopmeter.formulas.call import Arg, OpCall, TensorSpec, parse_sizes
 from flopmeter.formulas.cost import Cost
 from flopmeter.formulas.pairs import Work, count_pairs, is_scaled_by, price_backward, price_forward, product_precision
+from flopmeter.formulas.rates import count_nothing
 
 # B batch, H query heads, J key heads, D head width of Q and K, E head width of V; n tokens of a layout
 
@@ -61,6 +62,7 @@ WHOLE = {
     "natten::blackwell_fmha_backward": _Whole(causal=6, offsets=10, is_backward=True),
 }
 MOVED = tuple(f"natten::token_{way}_{dims}d" for way in ("permute", "unpermute") for dims in (1, 2, 3))
+"""Bringing tokens into the order of tiles, and back."""
 
 
 def count_neighborhood(call: OpCall) -> Cost:
@@ -153,19 +155,6 @@ def count_whole(call: OpCall) -> Cost:
         precision=product_precision(call, call.tensor(0), call.tensor(1), call.tensor(2)),
     )
     return price_backward(work) if places.is_backward else price_forward(work)
-
-
-def count_nothing(_call: OpCall) -> int:
-    """Cost of bringing tokens into the order of tiles, and back.
-
-    Counts: nothing.
-    Source: docs/spec/fm-1.md#neighborhood.
-
-    Example:
-        >>> count_nothing(OpCall.of("natten::token_permute_1d", (2, 8, 4, 16), [4], [1], True))
-        0
-    """
-    return 0
 
 
 def count_window(*, length: int, size: int, stride: int, dilation: int, causal: bool) -> int:

@@ -92,7 +92,7 @@ def count_layer_norm(call: OpCall) -> int:
         84
     """
     size, rows, _ = _rows(call, 0, 1)
-    return _standardize(size, rows) + size * _present(call, 2, 3)
+    return _standardize(size, rows) + size * call.count_given(2, 3)
 
 
 def count_layer_norm_backward(call: OpCall) -> int:
@@ -138,7 +138,7 @@ def count_rms_norm(call: OpCall) -> int:
         44
     """
     size, rows, _ = _rows(call, 0, 1)
-    return 3 * size + 2 * rows + size * _present(call, 2)
+    return 3 * size + 2 * rows + size * call.count_given(2)
 
 
 def count_rms_norm_backward(call: OpCall) -> int:
@@ -180,7 +180,7 @@ def count_group_norm(call: OpCall) -> int:
     """
     size = call.tensor(0).size
     (batch, groups) = parse_sizes((call.arg(3), call.arg(6)))
-    return _standardize(size, batch * groups if size else 0) + size * _present(call, 1, 2)
+    return _standardize(size, batch * groups if size else 0) + size * call.count_given(1, 2)
 
 
 def count_group_norm_backward(call: OpCall) -> int:
@@ -230,7 +230,7 @@ def count_batch_norm(call: OpCall) -> int:
     """
     data = call.tensor(0)
     size, channels = data.size, data.shape[1]
-    affine = size * _present(call, 1, 2)
+    affine = size * call.count_given(1, 2)
     has_statistics = not isinstance(call.arg(3), bool)
     training = call.arg(5) if has_statistics else call.arg(3)
     if call.op in ALWAYS_TRAINING:
@@ -244,7 +244,7 @@ def count_batch_norm(call: OpCall) -> int:
         return 0
     if not training:
         return 2 * size + 3 * channels + affine
-    running = 3 * _present(call, 3) + 4 * _present(call, 4) if has_statistics else 0
+    running = 3 * call.count_given(3) + 4 * call.count_given(4) if has_statistics else 0
     return _standardize(size, channels) + running * channels + affine
 
 
@@ -323,10 +323,6 @@ def _rows(call: OpCall, data: int, shape: int) -> tuple[int, int, int]:
     """Return the elements, the rows, and the width of a row."""
     size, width = call.tensor(data).size, math.prod(parse_sizes(call.arg(shape)))
     return size, size // width if width else 0, width
-
-
-def _present(call: OpCall, *places: int) -> int:
-    return sum(call.arg(place) is not None for place in places)
 
 
 def _mask(call: OpCall, place: int) -> tuple[bool, ...]:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from flopmeter.formulas.call import OpCall
 from flopmeter.formulas.cost import Cost
+from flopmeter.formulas.rates import count_nothing
 
 RATES = {
     **dict.fromkeys(
@@ -101,19 +102,6 @@ def count_softmax_sums(call: OpCall) -> int:
         16
     """
     return 3 * call.tensor(0).size - call.out[0].size
-
-
-def count_nothing(_call: OpCall) -> int:
-    """Cost of what does no arithmetic.
-
-    Counts: nothing.
-    Source: docs/spec/fm-1.md#prims.
-
-    Example:
-        >>> count_nothing(OpCall.of("prims::amax", (2, 3), (1,), out=[(2,)]))
-        0
-    """
-    return 0
 
 
 FORMULAS: dict[str, tuple[str, Callable[[OpCall], int | Cost]]] = {

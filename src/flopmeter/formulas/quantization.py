@@ -9,17 +9,18 @@ from collections.abc import Callable
 
 from flopmeter.formulas.call import FLOATS, OpCall, TensorSpec, is_exactly
 from flopmeter.formulas.cost import Cost, Part
+from flopmeter.formulas.rates import CHOOSE, CHOOSE_SYMMETRIC, QUANTIZE, count_nothing, price_pointwise
 
 # n elements, C scales
 
 RATES: dict[str, tuple[int, int]] = {
-    "aten::quantize_per_tensor": (2, 0),
-    "aten::quantize_per_channel": (2, 1),
-    "aten::quantize_per_tensor_dynamic": (2, 4),
-    "quantized_decomposed::quantize_per_tensor": (2, 0),
-    "quantized_decomposed::quantize_per_channel": (2, 1),
-    "quantized_decomposed::quantize_per_channel_group": (2, 1),
-    "quantized_decomposed::quantize_per_token": (2, 1),
+    "aten::quantize_per_tensor": (QUANTIZE, 0),
+    "aten::quantize_per_channel": (QUANTIZE, 1),
+    "aten::quantize_per_tensor_dynamic": (QUANTIZE, CHOOSE),
+    "quantized_decomposed::quantize_per_tensor": (QUANTIZE, 0),
+    "quantized_decomposed::quantize_per_channel": (QUANTIZE, 1),
+    "quantized_decomposed::quantize_per_channel_group": (QUANTIZE, 1),
+    "quantized_decomposed::quantize_per_token": (QUANTIZE, 1),
     "aten::fake_quantize_per_tensor_affine": (4, 0),
     "aten::fake_quantize_per_tensor_affine_cachemask": (4, 0),
     "aten::fake_quantize_per_channel_affine": (4, 1),
@@ -34,8 +35,8 @@ RATES: dict[str, tuple[int, int]] = {
 For each scale: its inverse where a tensor holds several; where it is chosen here, `CHOOSING`."""
 
 CHOOSING: dict[str, tuple[int, int]] = {
-    "quantized_decomposed::choose_qparams": (0, 4),
-    "quantized_decomposed::choose_qparams_symmetric": (0, 2),
+    "quantized_decomposed::choose_qparams": (0, CHOOSE),
+    "quantized_decomposed::choose_qparams_symmetric": (0, CHOOSE_SYMMETRIC),
     "quantized_decomposed::choose_qparams_per_token": (1, 1),
     "quantized_decomposed::choose_qparams_per_token_asymmetric": (0, 9),
 }
@@ -48,25 +49,9 @@ NOTHING = (
     *("aten::q_zero_point", "aten::q_per_channel_scales", "aten::q_per_channel_zero_points"),
     *("aten::q_per_channel_axis", "aten::qscheme", "quantized_decomposed::convert_element_type"),
 )
+"""Putting a quantized tensor together, asking it for its scale, casting."""
 OBSERVE = 6
 """Two moving averages for each scale: subtract, multiply, add."""
-
-CHOOSE, CHOOSE_SYMMETRIC = 4, 2
-
-
-def count_no_quantizing(call: OpCall) -> Cost:  # noqa: ARG001  # every formula takes the call
-    """Cost of putting a quantized tensor together, or of asking it for its scale.
-
-    Shapes: any.
-    Counts: nothing.
-    Ignores: casts.
-    Source: docs/spec/fm-1.md#quantization.
-
-    Example:
-        >>> count_no_quantizing(OpCall.of("aten::q_scale", (2, 3))).flop
-        0
-    """
-    return Cost()
 
 
 def count_quantize(call: OpCall) -> Cost:
@@ -85,7 +70,7 @@ def count_quantize(call: OpCall) -> Cost:
     specs = call.tensors[:1] if isinstance(call.args[0], TensorSpec) else call.tensor_list(0)
     size = sum(spec.size for spec in specs)
     scales = call.tensor(1).size if len(call.args) > 1 and isinstance(call.args[1], TensorSpec) else 1
-    return _pointwise(each * size + per_scale * scales, specs[0].dtype)
+    return price_pointwise(each * size + per_scale * scales, specs[0].dtype)
 
 
 def count_dequantize(call: OpCall) -> Cost:
@@ -103,9 +88,9 @@ def count_dequantize(call: OpCall) -> Cost:
     """
     specs = call.tensors[:1] if isinstance(call.args[0], TensorSpec) else call.tensor_list(0)
     if specs[0].dtype in FLOATS:
-        return _pointwise(0, specs[0].dtype)
+        return price_pointwise(0, specs[0].dtype)
     has_no_zero_point = call.op.endswith("per_channel") and call.arg(2) is None
-    return _pointwise(sum(spec.size for spec in specs) * (1 if has_no_zero_point else 2), call.out[0].dtype)
+    return price_pointwise(sum(spec.size for spec in specs) * (1 if has_no_zero_point else 2), call.out[0].dtype)
 
 
 def count_choose(call: OpCall) -> Cost:
@@ -122,7 +107,7 @@ def count_choose(call: OpCall) -> Cost:
     """
     each, per_scale = CHOOSING[call.op]
     given = call.tensor(0)
-    return _pointwise(each * given.size + per_scale * call.out[0].size, given.dtype)
+    return price_pointwise(each * given.size + per_scale * call.out[0].size, given.dtype)
 
 
 def count_switched_fake_quantize(call: OpCall) -> Cost:
@@ -139,7 +124,7 @@ def count_switched_fake_quantize(call: OpCall) -> Cost:
         24
     """
     given = call.tensor(0)
-    return _pointwise(4 * given.size if _is_on(call, 3) else 0, given.dtype)
+    return price_pointwise(4 * given.size if _is_on(call, 3) else 0, given.dtype)
 
 
 def count_observed_fake_quantize(call: OpCall) -> Cost:
@@ -162,7 +147,7 @@ def count_observed_fake_quantize(call: OpCall) -> Cost:
     if _is_on(call, 2):
         choose = CHOOSE_SYMMETRIC if call.arg(12) is True else CHOOSE
         flop += 4 * given.size + scales * (choose + (call.arg(11) is True))
-    return _pointwise(flop, given.dtype)
+    return price_pointwise(flop, given.dtype)
 
 
 def count_learnable_backward(call: OpCall) -> Cost:
@@ -192,10 +177,6 @@ def count_learnable_backward(call: OpCall) -> Cost:
     )
 
 
-def _pointwise(flop: int, precision: str) -> Cost:
-    return Cost.of(Part(kind="pointwise", flop=flop, precision=precision))
-
-
 def _is_on(call: OpCall, index: int) -> bool:
     """Say whether a flag is set, as far as is known."""
     values = call.tensor(index).values
@@ -221,7 +202,7 @@ FORMULAS: dict[str, tuple[str, Callable[[OpCall], int | Cost]]] = {
     "aten::fused_moving_avg_obs_fake_quant": ("pointwise", count_observed_fake_quantize),
     "aten::_fake_quantize_learnable_per_tensor_affine_backward": ("pointwise", count_learnable_backward),
     "aten::_fake_quantize_learnable_per_channel_affine_backward": ("pointwise", count_learnable_backward),
-    **dict.fromkeys(NOTHING, ("other", count_no_quantizing)),
+    **dict.fromkeys(NOTHING, ("other", count_nothing)),
 }
 READS: dict[str, tuple[int | str, ...]] = {
     "aten::_fake_quantize_per_tensor_affine_cachemask_tensor_qparams": (3,),

@@ -10,24 +10,22 @@ formats of libraries, and packed convolutions, whose kernel size nothing tells.
 from collections.abc import Callable
 from math import prod
 
-from flopmeter.formulas.call import OpCall, is_exactly, is_integer
+from flopmeter.formulas.call import Arg, OpCall, is_exactly, is_integer
 from flopmeter.formulas.cost import Cost, Part
+from flopmeter.formulas.rates import (
+    CHOOSE,
+    DEQUANTIZE,
+    GELU_TANH,
+    ONEDNN,
+    QUANTIZE,
+    count_nothing,
+    price_int8_product,
+    price_pointwise,
+)
 
 # R rows of x, K inner size, N columns, g elements of K that share a scale
 
-CHOOSE = 4
-"""Choosing a scale and a zero point: (max − min) / range, low − min / scale."""
-QUANTIZE = DEQUANTIZE = 2
-"""Multiply and add; subtract and multiply. A sum of integers is dequantized by its offset and its two scales."""
-
-UNARY = {
-    **dict.fromkeys((None, "", "none", "relu", "relu6", "hardtanh"), 0),
-    **dict.fromkeys(("leaky_relu", "tanh", "sigmoid"), 1),
-    **dict.fromkeys(("swish", "hardsigmoid"), 2),
-    "hardswish": 3,
-    "gelu": 5,
-    "gelu tanh": 9,
-}
+UNARY: dict[Arg, int] = {**ONEDNN, **dict.fromkeys((None, "", "relu6"), 0), "gelu tanh": GELU_TANH}
 """Operations for each element of what a kernel applies to its result."""
 
 FUNCTIONS = {
@@ -48,21 +46,7 @@ PACKING = (
     *("quantized::max_pool2d", "aten::quantized_max_pool1d", "aten::quantized_max_pool2d"),
     "aten::quantized_max_pool3d",
 )
-
-
-def count_packing(call: OpCall) -> Cost:  # noqa: ARG001  # every formula takes the call
-    """Cost of storing a quantized weight as a kernel wants it, and of comparing quantized numbers.
-
-    Shapes: any.
-    Counts: nothing.
-    Ignores: sums over a weight that a kernel keeps beside it.
-    Source: docs/spec/fm-1.md#quantized.
-
-    Example:
-        >>> count_packing(OpCall.of("quantized::linear_prepack", (5, 3))).flop
-        0
-    """
-    return Cost()
+"""Storing a weight as a kernel wants it, with sums over it that are kept beside it; comparing quantized numbers."""
 
 
 def count_packed_linear(call: OpCall) -> Cost:
@@ -81,7 +65,7 @@ def count_packed_linear(call: OpCall) -> Cost:
     """
     outputs, products = _rows(call)
     more = 1 if call.op.endswith(("_tanh", "_leaky_relu")) else 0
-    return _integer_product(products, outputs * (DEQUANTIZE + 1 + more + QUANTIZE))
+    return price_int8_product(products, scaling=outputs * (DEQUANTIZE + 1 + more + QUANTIZE))
 
 
 def count_dynamic_linear(call: OpCall) -> Cost:
@@ -105,7 +89,7 @@ def count_dynamic_linear(call: OpCall) -> Cost:
             Part(kind="matmul", flop=products, precision=given.dtype),
             Part(kind="pointwise", flop=outputs, precision=given.dtype),
         )
-    return _integer_product(products, CHOOSE + QUANTIZE * given.size + outputs * (DEQUANTIZE + 1))
+    return price_int8_product(products, scaling=CHOOSE + QUANTIZE * given.size + outputs * (DEQUANTIZE + 1))
 
 
 def count_quantized_matmul(call: OpCall) -> Cost:
@@ -127,7 +111,7 @@ def count_quantized_matmul(call: OpCall) -> Cost:
     if len(one.shape) < 2 or one.shape[:-2] != two.shape[:-2] or one.shape[-1] != two.shape[-2]:
         call.refuse(f"{one} and {two} cannot be multiplied")
     outputs = prod(one.shape[:-1]) * two.shape[-1]
-    return _integer_product(2 * outputs * one.shape[-1], outputs * (DEQUANTIZE + QUANTIZE))
+    return price_int8_product(2 * outputs * one.shape[-1], scaling=outputs * (DEQUANTIZE + QUANTIZE))
 
 
 def count_quantized_pair(call: OpCall) -> Cost:
@@ -149,7 +133,7 @@ def count_quantized_pair(call: OpCall) -> Cost:
     size = call.out[0].size
     if other.size > size:
         call.refuse(f"{other} does not fit {call.out[0]}")
-    return _pointwise(size * (2 * DEQUANTIZE + 1 + QUANTIZE))
+    return price_pointwise(size * (2 * DEQUANTIZE + 1 + QUANTIZE))
 
 
 def count_quantized_function(call: OpCall) -> Cost:
@@ -165,7 +149,7 @@ def count_quantized_function(call: OpCall) -> Cost:
         >>> count_quantized_function(call).flop
         30
     """
-    return _pointwise(
+    return price_pointwise(
         call.out[0].size * (DEQUANTIZE + FUNCTIONS[call.op.split("::")[1].removeprefix("quantized_")] + QUANTIZE)
     )
 
@@ -263,16 +247,6 @@ def _rows(call: OpCall) -> tuple[int, int]:
     return result.size, 2 * result.size * given.shape[-1]
 
 
-def _integer_product(flop: int, extra: int) -> Cost:
-    return Cost.of(
-        Part(kind="matmul", flop=flop, precision="int8"), Part(kind="pointwise", flop=extra, precision="fp32")
-    )
-
-
-def _pointwise(flop: int) -> Cost:
-    return Cost.of(Part(kind="pointwise", flop=flop, precision="fp32"))
-
-
 _PACKED = ("linear", "linear_relu", "linear_leaky_relu", "linear_tanh")
 _DYNAMIC = ("linear_dynamic", "linear_relu_dynamic", "linear_dynamic_fp16", "linear_relu_dynamic_fp16")
 _PAIRS = ("add", "add_relu", "mul", "mul_relu")
@@ -297,5 +271,5 @@ FORMULAS: dict[str, tuple[str, Callable[[OpCall], int | Cost]]] = {
         f"onednn::{name}_pointwise": ("convolution", count_fused_product)
         for name in ("qconv", "qconv1d", "qconv2d", "qconv3d")
     },
-    **dict.fromkeys(PACKING, ("other", count_packing)),
+    **dict.fromkeys(PACKING, ("other", count_nothing)),
 }

@@ -159,7 +159,7 @@ def count_gates(call: OpCall) -> int:
     one, two, state = (call.tensor(place) for place in range(3))
     if one.shape != two.shape or one.size != cell.gates * state.size:
         call.refuse(f"gates {one.shape} and {two.shape} do not fit state {state.shape}")
-    return state.size * (cell.forward + cell.gates * _present(call, 3, 4))
+    return state.size * (cell.forward + cell.gates * call.count_given(3, 4))
 
 
 def count_lstm_gates_backward(call: OpCall) -> Cost:
@@ -181,7 +181,7 @@ def count_lstm_gates_backward(call: OpCall) -> Cost:
         >>> [(part.kind, part.phase, part.flop) for part in count_lstm_gates_backward(call).parts]
         [('pointwise', None, 210), ('pointwise', 'recompute', 10), ('reduction', None, 20)]
     """
-    state, gates, given = call.tensor(3), call.tensor(4), _present(call, 0, 1)
+    state, gates, given = call.tensor(3), call.tensor(4), call.count_given(0, 1)
     if gates.size != CELLS["lstm"].gates * state.size:
         call.refuse(f"gates {gates.shape} do not fit state {state.shape}")
     if not given:
@@ -299,7 +299,7 @@ def _read_apple_backward(call: OpCall) -> tuple[_Net, _Gradients]:
 
 def _read_cell(call: OpCall, *, cell: str) -> _Net:
     data, state = call.tensor(0), (call.tensor_list(1)[0] if cell == "lstm" else call.tensor(1))
-    (steps, width), hidden, biases = data.shape, state.shape[-1], _present(call, 4, 5)
+    (steps, width), hidden, biases = data.shape, state.shape[-1], call.count_given(4, 5)
     net = _Net(cell=cell, steps=steps, sequences=steps, width=width, hidden=hidden, out=hidden, biases=biases)
     return _check(call, net, state, (call.tensor(2), call.tensor(3)), stride=2)
 
@@ -344,10 +344,6 @@ def _steps(data: TensorSpec) -> int:
 
 def _add_up(tensor: TensorSpec) -> int:
     return tensor.size - tensor.shape[-1] if tensor.size else 0
-
-
-def _present(call: OpCall, *places: int) -> int:
-    return sum(call.arg(place) is not None for place in places)
 
 
 def _given(call: OpCall, first: int) -> list[bool]:

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable
 
 from flopmeter.errors import FormulaError
-from flopmeter.formulas.call import Arg, OpCall, TensorSpec, is_exactly
+from flopmeter.formulas.call import Arg, OpCall, broadcast_size, is_exactly
 from flopmeter.formulas.cost import Cost, Part
 
 # n elements in, m elements out
@@ -190,7 +190,7 @@ def count_distance(call: OpCall) -> int:
         >>> count_distance(OpCall.of("aten::dist", (2, 5), (5,), 2))
         30
     """
-    size = _broadcast_size(call.tensor(0), call.tensor(1))
+    size = broadcast_size(call.tensor(0), call.tensor(1))
     return size + _norm(size, 1, call.arg(2, 2))
 
 
@@ -279,12 +279,6 @@ def count_hash(call: OpCall) -> Cost:
     """
     flop = _adds(call.tensor(0).size, call.out[0].size)
     return Cost.of(Part(kind="reduction", flop=flop, precision="uint64"))
-
-
-def _broadcast_size(one: TensorSpec, two: TensorSpec) -> int:
-    rank = max(len(one.shape), len(two.shape))
-    padded = [(1,) * (rank - len(spec.shape)) + spec.shape for spec in (one, two)]
-    return math.prod(left if right == 1 else right for left, right in zip(*padded, strict=True))
 
 
 def _adds(size: int, results: int) -> int:

@@ -11,11 +11,9 @@ from collections.abc import Callable
 from flopmeter.errors import FormulaError
 from flopmeter.formulas.call import OpCall
 from flopmeter.formulas.cost import Cost, Part
+from flopmeter.formulas.rates import SILU, SILU_BACKWARD, SOFTPLUS
 
 # n elements of x, D channels, k taps; N states to a channel; T tokens of all sequences, H heads, K and V their widths
-
-SILU, SILU_BACKWARD, SOFTPLUS = 2, 6, 4
-"""Operations to an element, as in the families `pointwise` and `activation`; a gate is silu and a product."""
 
 
 def count_causal_conv(call: OpCall) -> Cost:

@@ -9,32 +9,16 @@ from collections.abc import Callable
 
 from flopmeter.formulas.call import OpCall, TensorSpec, is_exactly, is_integer
 from flopmeter.formulas.cost import Cost, Part
+from flopmeter.formulas.rates import CUTLASS, count_nothing
 
 # M rows of the sparse operand, K inner size before it was compressed, N columns of the dense one
-
-ACTIVATIONS = {None: 0, "none": 0, "relu": 0, "silu": 2}
-"""Operations for each element of what a kernel applies to its result."""
 
 PRUNING = (
     *("aten::_to_sparse_semi_structured", "aten::_cslt_compress", "aten::_sparse_semi_structured_tile"),
     *("aten::_sparse_semi_structured_apply", "aten::_sparse_semi_structured_apply_dense"),
     "torchao::to_sparse_semi_structured_cutlass_sm9x_f8",
 )
-
-
-def count_pruning(call: OpCall) -> Cost:  # noqa: ARG001  # every formula takes the call
-    """Cost of choosing two of each four elements and storing them.
-
-    Shapes: x (M, K) → its kept elements and where they stand.
-    Counts: nothing.
-    Ignores: compares of magnitudes.
-    Source: docs/spec/fm-1.md#semi_structured.
-
-    Example:
-        >>> count_pruning(OpCall.of("aten::_cslt_compress", (4, 8))).flop
-        0
-    """
-    return Cost()
+"""Choosing two of each four elements by comparing magnitudes, and storing them."""
 
 
 def count_half_mm(call: OpCall) -> Cost:
@@ -88,10 +72,10 @@ def count_half_linear(call: OpCall) -> Cost:
     rows, inner = kept.shape[0], dense.shape[-1]
     if 2 * kept.shape[1] != inner or not (activation is None or isinstance(activation, str)):
         call.refuse(f"{kept} does not store half of {rows} rows of {inner}")
-    if activation not in ACTIVATIONS:
+    if activation not in CUTLASS:
         call.refuse(f"activation {activation} is not known")
     outputs = rows * dense.size // inner if inner else 0
-    each = ACTIVATIONS[activation] + (call.option("bias") is not None)
+    each = CUTLASS[activation] + (call.option("bias") is not None)
     return _price(dense, outputs * inner, extra=outputs * each)
 
 
@@ -185,7 +169,7 @@ PADDED: dict[str, dict[str, int]] = {
 """Where the schemas of padded products keep their arguments; without a flag the dense operand is transposed."""
 
 FORMULAS: dict[str, tuple[str, Callable[[OpCall], int | Cost]]] = {
-    **dict.fromkeys(PRUNING, ("other", count_pruning)),
+    **dict.fromkeys(PRUNING, ("other", count_nothing)),
     "aten::_sparse_semi_structured_mm": ("matmul", count_half_mm),
     "aten::_sparse_semi_structured_addmm": ("matmul", count_half_mm),
     "aten::_sparse_semi_structured_linear": ("matmul", count_half_linear),

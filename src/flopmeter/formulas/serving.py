@@ -10,22 +10,23 @@ from collections.abc import Callable
 from flopmeter.formulas.call import OpCall, TensorSpec, derive_precision
 from flopmeter.formulas.cost import Cost, Part
 from flopmeter.formulas.pairs import Work, price_forward, product_precision
+from flopmeter.formulas.rates import GELU, GELU_TANH, QUICK_GELU, SILU, count_nothing
 
 # n elements, m rows, C scales; a product is (M, K) by (K, N) → m elements
 
 GATES = {
-    **dict.fromkeys(("_C::silu_and_mul", "_C::mul_and_silu", "sgl_kernel::silu_and_mul"), 3),
-    **dict.fromkeys(("_C::gelu_and_mul", "sgl_kernel::gelu_and_mul"), 6),
-    **dict.fromkeys(("_C::gelu_tanh_and_mul", "sgl_kernel::gelu_tanh_and_mul"), 10),
+    **dict.fromkeys(("_C::silu_and_mul", "_C::mul_and_silu", "sgl_kernel::silu_and_mul"), SILU + 1),
+    **dict.fromkeys(("_C::gelu_and_mul", "sgl_kernel::gelu_and_mul"), GELU + 1),
+    **dict.fromkeys(("_C::gelu_tanh_and_mul", "sgl_kernel::gelu_tanh_and_mul"), GELU_TANH + 1),
     "_C::fatrelu_and_mul": 1,
     "_C::swigluoai_and_mul": 5,
-    "_C::silu_and_mul_quant": 4,
-    "_C::gelu_new": 9,
-    "_C::gelu_fast": 9,
-    "_C::gelu_quick": 3,
+    "_C::silu_and_mul_quant": SILU + 2,
+    "_C::gelu_new": GELU_TANH,
+    "_C::gelu_fast": GELU_TANH,
+    "_C::gelu_quick": QUICK_GELU,
     "_C::relu_squared": 1,
 }
-"""Operations for each element of the result: silu 2, gelu 5 or in its tanh form 9, the gate 1, a static scale 1."""
+"""Operations for each element of the result: the gate 1, a static scale 1."""
 
 STATIC = {"_C::static_scaled_fp8_quant": None, "_C::static_scaled_int8_quant": 3}
 """Quantizing with a scale that is there, and where a zero point may stand."""
@@ -349,19 +350,6 @@ def count_paged_attention(call: OpCall) -> Cost:
         pairs=pairs, skipped=0, rows=rows, qk_width=width, v_width=width, precision=product_precision(call, query)
     )
     return price_forward(work)
-
-
-def count_nothing(_call: OpCall) -> int:
-    """Cost of moving, sorting and packing.
-
-    Counts: nothing.
-    Source: docs/spec/fm-1.md#serving.
-
-    Example:
-        >>> count_nothing(OpCall.of("_moe_C::moe_align_block_size", (5, 2), 8, 16))
-        0
-    """
-    return 0
 
 
 def _multiply(call: OpCall, one: TensorSpec, two: TensorSpec, result: TensorSpec) -> int:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from flopmeter.formulas.call import OpCall, TensorSpec, is_exactly
 from flopmeter.formulas.cost import Cost, Part
+from flopmeter.formulas.rates import count_nothing
 
 # M rows, K inner size, N columns; s(x) entries that x stores, all of its elements where it is dense
 
@@ -27,21 +28,6 @@ LAYOUT = (
     *("sparse_resize_and_clear", "resize_as_sparse"),
 )
 """Operators that make, select from or store sparse tensors."""
-
-
-def count_layout(call: OpCall) -> Cost:  # noqa: ARG001  # every formula takes the call
-    """Cost of storing a tensor in another way: entries are selected and copied.
-
-    Shapes: any.
-    Counts: nothing.
-    Ignores: compares by which the entries are chosen, and arithmetic on indices.
-    Source: docs/spec/fm-1.md#sparse.
-
-    Example:
-        >>> count_layout(OpCall.of("aten::sparse_mask", (4, 6), (4, 6))).flop
-        0
-    """
-    return Cost()
 
 
 def count_sparse_mm(call: OpCall) -> int:
@@ -362,6 +348,6 @@ _OWN: dict[str, tuple[str, Callable[[OpCall], int | Cost]]] = {
     "_embedding_bag_backward": ("pointwise", count_sparse_bag_backward),
 }
 FORMULAS: dict[str, tuple[str, Callable[[OpCall], int | Cost]]] = {
-    **{f"aten::{name}": ("other", count_layout) for name in LAYOUT},
+    **{f"aten::{name}": ("other", count_nothing) for name in LAYOUT},
     **{f"sparse::aten.{name}": entry for name, entry in _OWN.items()},
 }

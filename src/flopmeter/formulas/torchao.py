@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from flopmeter.formulas.call import OpCall, TensorSpec, is_integer
 from flopmeter.formulas.cost import Cost, Part
+from flopmeter.formulas.rates import count_nothing, price_pointwise
 
 # M rows, K inner size, N columns, b elements of K that share a scale, n elements, C scales
 
@@ -69,21 +70,7 @@ MOVING = (
     *("torchao::fused_unpad_token_groups", "torchao::da8w4_linear_prepack_cpu"),
     *("torchao::float8_linear_prepack_cpu", "blocksparse::bsr_to_dense"),
 )
-
-
-def count_moving(call: OpCall) -> Cost:  # noqa: ARG001  # every formula takes the call
-    """Cost of storing scales, weights or groups of rows as a kernel wants them.
-
-    Shapes: any.
-    Counts: nothing.
-    Ignores: arithmetic on offsets.
-    Source: docs/spec/fm-1.md#torchao.
-
-    Example:
-        >>> count_moving(OpCall.of("torchao::triton_mx_block_rearrange", (4, 8))).flop
-        0
-    """
-    return Cost()
+"""Storing scales, weights or groups of rows as a kernel wants them; arithmetic is on offsets alone."""
 
 
 def count_scaled_product(call: OpCall) -> Cost:
@@ -194,7 +181,7 @@ def count_cast(call: OpCall) -> Cost:
     """
     elements, scales = CASTING[call.op]
     size = sum(call.out[index].size for index in elements)
-    return _pointwise(2 * size + 2 * sum(call.out[index].size for index in scales))
+    return price_pointwise(2 * size + 2 * sum(call.out[index].size for index in scales))
 
 
 def count_factor(call: OpCall) -> Cost:
@@ -210,17 +197,13 @@ def count_factor(call: OpCall) -> Cost:
         32
     """
     exponents = call.tensor(1).size if "mxfp8" in call.op else 0
-    return _pointwise(call.tensor(0).size + exponents)
+    return price_pointwise(call.tensor(0).size + exponents)
 
 
 def _precision(one: TensorSpec, two: TensorSpec) -> str:
     if is_integer(one.dtype):
         return "int8"
     return one.dtype if one.dtype == two.dtype else f"{one.dtype}*{two.dtype}"
-
-
-def _pointwise(flop: int) -> Cost:
-    return Cost.of(Part(kind="pointwise", flop=flop, precision="fp32"))
 
 
 FORMULAS: dict[str, tuple[str, Callable[[OpCall], int | Cost]]] = {
@@ -233,5 +216,5 @@ FORMULAS: dict[str, tuple[str, Callable[[OpCall], int | Cost]]] = {
     "torchao::quantize_affine_float8_non_decomposed": ("pointwise", count_factor),
     "torchao::dequantize_affine_float8_non_decomposed": ("pointwise", count_factor),
     "torchao::triton_mxfp8_dequant_dim0": ("pointwise", count_factor),
-    **dict.fromkeys(MOVING, ("other", count_moving)),
+    **dict.fromkeys(MOVING, ("other", count_nothing)),
 }

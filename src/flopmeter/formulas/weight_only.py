@@ -10,36 +10,15 @@ from collections.abc import Callable
 
 from flopmeter.formulas.call import OpCall, TensorSpec
 from flopmeter.formulas.cost import Cost, Part
+from flopmeter.formulas.rates import CHOOSE, CUTLASS, DEQUANTIZE, QUANTIZE, count_nothing, price_int8_product
 
 # R rows of x, K inner size, N columns, g elements of K that share a scale
-
-CHOOSE = 4
-"""Choosing a scale and a zero point: (max − min) / range, low − min / scale."""
-QUANTIZE = DEQUANTIZE = 2
-"""Multiply and add; subtract and multiply."""
-
-ACTIVATIONS = {None: 0, "none": 0, "relu": 0, "silu": 2}
-"""Operations for each element of what a kernel applies to its result."""
 
 PACKING = (
     *("aten::_convert_weight_to_int4pack", "aten::_convert_weight_to_int4pack_for_cpu"),
     "aten::_dyn_quant_pack_4bit_weight",
 )
-
-
-def count_weight_packing(call: OpCall) -> Cost:  # noqa: ARG001  # every formula takes the call
-    """Cost of storing a quantized weight as a kernel wants it.
-
-    Shapes: any.
-    Counts: nothing.
-    Ignores: shifts and masks.
-    Source: docs/spec/fm-1.md#weight_only.
-
-    Example:
-        >>> count_weight_packing(OpCall.of("aten::_convert_weight_to_int4pack_for_cpu", (8, 32), 1)).flop
-        0
-    """
-    return Cost()
+"""Storing a quantized weight as a kernel wants it, by shifts and masks."""
 
 
 def count_int8_weight(call: OpCall) -> Cost:
@@ -85,9 +64,9 @@ def count_mixed(call: OpCall) -> Cost:
     given, scales, result = call.tensor(0), call.tensor(2), call.out[0]
     name = call.option("activation")
     known = name is None or isinstance(name, str)
-    if result.shape != (*given.shape[:-1], scales.size) or not known or name not in ACTIVATIONS:
+    if result.shape != (*given.shape[:-1], scales.size) or not known or name not in CUTLASS:
         call.refuse(f"{given} and {scales} do not give {result} with {name}")
-    each = 1 + (call.option("bias") is not None) + ACTIVATIONS[name]
+    each = 1 + (call.option("bias") is not None) + CUTLASS[name]
     return _float_product(given, result.size, result.size * each)
 
 
@@ -144,19 +123,13 @@ def count_dynamic_int4(call: OpCall) -> Cost:
     rows, groups = given.shape[0], inner // group
     bias = packed.size != columns * inner // 2 + columns * groups
     extra = rows * (CHOOSE + QUANTIZE * inner) + rows * columns * (DEQUANTIZE * groups + 1 + bias)
-    return _integer_product(2 * rows * columns * inner, extra)
+    return price_int8_product(2 * rows * columns * inner, scaling=extra)
 
 
 def _float_product(given: TensorSpec, outputs: int, extra: int) -> Cost:
     return Cost.of(
         Part(kind="matmul", flop=2 * outputs * given.shape[-1], precision=given.dtype),
         Part(kind="pointwise", flop=extra, precision=given.dtype),
-    )
-
-
-def _integer_product(flop: int, extra: int) -> Cost:
-    return Cost.of(
-        Part(kind="matmul", flop=flop, precision="int8"), Part(kind="pointwise", flop=extra, precision="fp32")
     )
 
 
@@ -171,5 +144,5 @@ FORMULAS: dict[str, tuple[str, Callable[[OpCall], int | Cost]]] = {
         ("matmul", count_int4_weight),
     ),
     "aten::_dyn_quant_matmul_4bit": ("matmul", count_dynamic_int4),
-    **dict.fromkeys(PACKING, ("other", count_weight_packing)),
+    **dict.fromkeys(PACKING, ("other", count_nothing)),
 }

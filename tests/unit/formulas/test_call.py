@@ -8,6 +8,7 @@ from flopmeter.formulas.call import (
     AnyNumber,
     OpCall,
     TensorSpec,
+    broadcast_size,
     derive_precision,
     is_exactly,
     is_integer,
@@ -182,3 +183,17 @@ def test_the_largest_tensor_is_read():
 def test_a_call_with_a_wrong_field_is_refused(change):
     with pytest.raises(MalformedError):
         OpCall.from_wire({**CALLS[0].to_wire(), **change})
+
+
+@pytest.mark.parametrize(
+    ("shapes", "size"),
+    [((), 1), (((),), 1), (((2, 1), (3,)), 6), (((4, 1, 3), (2, 1), ()), 24), (((1,), (0,)), 0), (((5, 1), (1, 0)), 0)],
+)
+def test_a_broadcast_has_as_many_elements_as_its_shape(shapes, size):
+    assert broadcast_size(*map(TensorSpec, shapes)) == size
+
+
+def test_arguments_that_are_none_or_left_out_are_not_given():
+    known = OpCall.of("aten::f", (2, 3), None, 0, False)
+    assert [known.count_given(place) for place in range(6)] == [1, 0, 1, 1, 0, 0]
+    assert known.count_given(0, 1, 2, 9) == 2

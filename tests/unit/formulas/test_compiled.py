@@ -4,7 +4,8 @@ import pytest
 
 from flopmeter.errors import FormulaError
 from flopmeter.formulas.call import AnyNumber, OpCall, TensorSpec
-from flopmeter.formulas.compiled import FORMULAS, UNARY
+from flopmeter.formulas.compiled import FORMULAS
+from flopmeter.formulas.rates import ONEDNN
 
 LINEAR, CONVOLUTION = "mkldnn::_linear_pointwise", "mkldnn::_convolution_pointwise"
 X, W, Y = (2, 4, 9, 9), (6, 2, 3, 3), (2, 6, 7, 7)
@@ -31,13 +32,13 @@ def test_what_the_table_of_activations_says():
         "swish": sigmoid + 1,
         "hardswish": 1 + 1 + 1,
         "gelu": 1 + 1 + erf + 1 + 1,
-    } == UNARY
+    } == ONEDNN
 
 
-@pytest.mark.parametrize("name", UNARY)
+@pytest.mark.parametrize("name", ONEDNN)
 def test_an_activation_follows_a_linear_layer(name):
     """Else a compiled layer costs less than the same layer apart."""
-    expected = {"matmul": 2 * 3 * 4 * 5 * 6, "pointwise": (1 + UNARY[name]) * 60}
+    expected = {"matmul": 2 * 3 * 4 * 5 * 6, "pointwise": (1 + ONEDNN[name]) * 60}
     assert parts_of(LINEAR, (3, 4, 6), (5, 6), (5,), name, [], "", out=[(3, 4, 5)]) == expected
 
 

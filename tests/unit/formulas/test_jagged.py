@@ -66,7 +66,7 @@ def test_a_linear_layer_for_each_of_a_batch_in_the_middle():
 
 
 def test_what_only_moves_costs_nothing():
-    assert {cost_of(op, (L, 4), (B + 1,)) for op in NOTHING} == {0}
+    assert all(cost_of(op, (L, 4), (B + 1,)) == {} for op in NOTHING)
 
 
 @pytest.mark.parametrize(

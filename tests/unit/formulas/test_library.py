@@ -120,7 +120,7 @@ def test_quack_gates(name):
 
 
 def test_permuting_costs_nothing():
-    assert {cost_of(op, (10, 8), (5,)) for op in NOTHING} == {0}
+    assert all(cost_of(op, (10, 8), (5,)) == {} for op in NOTHING)
 
 
 @pytest.mark.parametrize(
