@@ -52,8 +52,11 @@ values = st.recursive(
 )
 tensors = st.builds(
     TensorSpec,
-    st.lists(st.integers(0, 10**9), max_size=4).map(tuple),
+    # Fewer than 2^63 elements, as any tensor has.
+    (st.lists(st.integers(0, 30_000), max_size=4) | st.lists(st.integers(0, 2**63 - 1), max_size=1)).map(tuple),
     st.sampled_from(["fp32", "bf16", "int64", "bool", "fp8_e4m3", "complex64"]),
+    stored=st.none() | st.integers(0, 10**18),
+    values=st.none() | st.lists(st.integers(-(2**63), 2**63), max_size=4).map(tuple),
 )
 scalars = (
     st.none()
