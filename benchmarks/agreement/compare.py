@@ -227,7 +227,7 @@ def main() -> int:
     old = {row["name"]: row for row in read["subjects"]}
     now = datetime.now(UTC)
     result: Row = {
-        "command": "python benchmarks/agreement/compare.py",
+        "command": "python benchmarks/agreement/compare.py" + (" --old AGREEMENT.json" if old else ""),
         "date": now.date().isoformat(),
         "device": f"CPU, {platform.machine()}, one thread",
         "versions": versions(),
