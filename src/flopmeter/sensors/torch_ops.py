@@ -105,7 +105,7 @@ class OpRecorder(TorchDispatchMode):
     def _run(self, func: Any, types: Sequence[type], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """Run an operator as it would run without us; one that the book does not know, with us inside."""
         casting = self._autocast_inside(func)
-        switched = self._lazy_inside(func, args) + casting
+        switched = casting if types else self._lazy_inside(func, args) + casting
         keys = foreign.keys_of(func, types, args) if self._is_foreign(func) else None
         if keys is not None:
             before, self._inside = self._inside, (*self._inside, schema_of(func)[0])
@@ -122,7 +122,7 @@ class OpRecorder(TorchDispatchMode):
     def _run_composite(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """Take an operator apart that arrives whole because autograd's layer is not there."""
         casting = self._autocast_inside(func)
-        state = composite.state_of(func) or autocast.switched_on(autocast.LAZY + casting)
+        state = composite.state_of(func) or autocast.switched_on(self._lazy_inside(func, args) + casting)
         with self._again(casting, is_below_autograd=self._is_below_autograd), state:
             return composite.take_apart(func, args, kwargs)
 
@@ -135,7 +135,8 @@ class OpRecorder(TorchDispatchMode):
         if calls_others is None:
             calls_others = self._calls_others[func] = composite.calls_others(func)
         is_needed = calls_others or any(isinstance(arg, _Tensor) and arg.is_complex() for arg in args)
-        return autocast.LAZY if is_needed else ()
+        # Something that traces comes after us: it keeps the marks itself, and torch dies of another state there.
+        return autocast.LAZY if is_needed and not torch._C._len_torch_dispatch_stack() else ()  # noqa: SLF001
 
     @guarded
     def note(

@@ -25,6 +25,7 @@ def test_what_decides_a_cost_is_kept_and_nothing_else(value, kept):
     assert isinstance(hash(shadow(value)), int)
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 def test_a_nested_tensor_is_the_list_of_its_tensors():
     nested = torch.nested.nested_tensor([torch.rand(2, 4), torch.rand(3, 4)])
     assert shadow_nested(nested) == (((2, 4), torch.float32), ((3, 4), torch.float32))
