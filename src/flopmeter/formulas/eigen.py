@@ -28,7 +28,8 @@ def count_symmetric_eigen(call: OpCall) -> Cost:
         1215
     """
     batch, n = squares_of(call, call.tensor(0))
-    return _nominal(call, batch * (4 * n**3 // 3 if call.arg(2) is False else 9 * n**3))
+    has_vectors = call.op != "aten::linalg_eigvalsh" and call.arg(2) is not False
+    return _nominal(call, batch * (9 * n**3 if has_vectors else 4 * n**3 // 3))
 
 
 def count_eigen(call: OpCall) -> Cost:
@@ -126,6 +127,7 @@ def _nominal(call: OpCall, flop: int) -> Cost:
 
 _FORMULAS: dict[str, Callable[[OpCall], int | Cost]] = {
     "_linalg_eigh": count_symmetric_eigen,
+    "linalg_eigvalsh": count_symmetric_eigen,
     "linalg_eig": count_eigen,
     "_linalg_eigvals": count_eigen,
     "linalg_eigvals": count_eigen,

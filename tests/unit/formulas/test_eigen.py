@@ -23,6 +23,7 @@ def flop_of(op, *args, **options):
         ("_linalg_eigh", ((5, 4, 4),), 5 * 9 * 64),
         ("_linalg_eigh", ((5, 4, 4), "U", False), 5 * 85),
         ("_linalg_eigh", ((3, 3), "L", True), 243),
+        ("linalg_eigvalsh", ((5, 4, 4), "U"), 5 * 85),
         ("_linalg_eigh", ((3, 3), "L", False), 36),
         ("linalg_eig", ((3, 3),), 25 * 27 + 9 + 27),
         ("linalg_eig", ((4, 4),), 1685),
