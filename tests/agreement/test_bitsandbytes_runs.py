@@ -5,9 +5,8 @@ import torch
 
 from flopmeter.formulas.bitsandbytes import UPDATES
 from flopmeter.formulas.book import FormulaBook
-from flopmeter.sensors.shadows import rows_of
-from flopmeter.sensors.torch_ops import OpRecorder
 from flopmeter.tally import Tally
+from flopmeter.testing.calls import record_calls
 
 pytest.importorskip("bitsandbytes")
 cpu = pytest.importorskip("bitsandbytes.backends.cpu.ops")
@@ -19,13 +18,9 @@ OPS = torch.ops.bitsandbytes
 
 
 def record(work):
-    failures = []
-    recorder = OpRecorder(lambda: "other", failures.append, BOOK)
-    with recorder:
-        work()
-    assert failures == []
+    rows = record_calls(work, book=BOOK)
     tally = Tally()
-    for row in rows_of(recorder.take()):
+    for row in rows:
         tally += BOOK.count(row.call, calls=row.calls, phase=row.phase)
     assert tally.uncounted == ()
     return tally

@@ -4,9 +4,8 @@ import pytest
 import torch
 
 from flopmeter.formulas.book import FormulaBook
-from flopmeter.sensors.shadows import rows_of
-from flopmeter.sensors.torch_ops import OpRecorder
 from flopmeter.tally import Tally
+from flopmeter.testing.calls import record_calls
 
 complex_tensor = pytest.importorskip("torch._subclasses.complex_tensor", reason="torch takes no complex numbers apart")
 
@@ -18,13 +17,10 @@ N = 72
 
 def record(work):
     """Count everything that the work asks torch for, in floating-point numbers; nothing may be left uncounted."""
-    failures = []
-    recorder = OpRecorder(lambda: "other", failures.append)
-    with torch.no_grad(), recorder:
-        work()
-    assert failures == []
+    with torch.no_grad():
+        rows = record_calls(work)
     tally = Tally()
-    for row in rows_of(recorder.take()):
+    for row in rows:
         tally += BOOK.count(row.call, calls=row.calls, phase=row.phase)
     assert tally.uncounted == ()
     return sum(count.flop for count in tally.counts)

@@ -6,8 +6,7 @@ from torch._decomp import decomposition_table
 
 from flopmeter.formulas.book import FormulaBook
 from flopmeter.formulas.call import OpCall
-from flopmeter.sensors.shadows import rows_of
-from flopmeter.sensors.torch_ops import OpRecorder
+from flopmeter.testing.calls import record_calls
 
 BOOK = FormulaBook.standard()
 aten = torch.ops.aten
@@ -24,13 +23,10 @@ def part(*shape):
 
 def count(work):
     """Count everything that the work asks torch for, outside any autograd."""
-    failures = []
-    recorder = OpRecorder(lambda: "other", failures.append)
-    with torch.no_grad(), recorder:
-        work()
-    assert failures == []
+    with torch.no_grad():
+        rows = record_calls(work)
     total, uncounted = 0, []
-    for row in rows_of(recorder.take()):
+    for row in rows:
         cost = BOOK.cost(row.call)
         if cost is None:
             uncounted.append(row.call.op)

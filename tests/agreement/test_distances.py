@@ -6,22 +6,17 @@ from torch._decomp import decomposition_table
 from torch.nn import functional
 
 from flopmeter.formulas.book import FormulaBook
-from flopmeter.sensors.shadows import rows_of
-from flopmeter.sensors.torch_ops import OpRecorder
 from flopmeter.tally import Tally
+from flopmeter.testing.calls import record_calls
 
 BOOK = FormulaBook.standard()
 X, Y = torch.rand(7, 3), torch.rand(5, 3)
 
 
 def record(work):
-    failures = []
-    recorder = OpRecorder(lambda: "other", failures.append)
-    with recorder:
-        work()
-    assert failures == []
+    rows = record_calls(work)
     tally = Tally()
-    for row in rows_of(recorder.take()):
+    for row in rows:
         tally += BOOK.count(row.call, calls=row.calls, phase=row.phase)
     assert tally.uncounted == ()
     return {kind: part.flop for kind, part in tally.by("kind").items() if part.flop}

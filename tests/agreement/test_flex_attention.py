@@ -11,9 +11,8 @@ from torch.utils.flop_counter import flop_registry
 from flopmeter.formulas.book import FormulaBook
 from flopmeter.formulas.call import AnyNumber, OpCall, TensorSpec
 from flopmeter.sensors.precision import name_dtype
-from flopmeter.sensors.shadows import rows_of
-from flopmeter.sensors.torch_ops import OpRecorder
 from flopmeter.tally import Tally
+from flopmeter.testing.calls import record_calls
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile"),
@@ -59,12 +58,7 @@ def operands(*, grad=False):
 
 
 def record(work):
-    failures = []
-    recorder = OpRecorder(lambda: "other", failures.append, BOOK)
-    with recorder:
-        work()
-    assert failures == []
-    return rows_of(recorder.take())
+    return record_calls(work, book=BOOK)
 
 
 def count(work):

@@ -9,9 +9,8 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 
 from flopmeter.formulas.book import FormulaBook
 from flopmeter.formulas.call import OpCall
-from flopmeter.sensors.shadows import rows_of
-from flopmeter.sensors.torch_ops import OpRecorder
 from flopmeter.tally import Tally
+from flopmeter.testing.calls import record_calls
 
 BOOK = FormulaBook.standard()
 LENGTH, WIDTH, HEADS, WORDS = 12, 32, 4, 40
@@ -79,12 +78,7 @@ MODELS = {
 
 
 def record(work):
-    failures = []
-    recorder = OpRecorder(lambda: "other", failures.append)
-    with recorder:
-        work()
-    assert failures == []
-    rows = rows_of(recorder.take())
+    rows = record_calls(work)
     tally = Tally()
     for row in rows:
         tally += BOOK.count(row.call, calls=row.calls, phase="other")

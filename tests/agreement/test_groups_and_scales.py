@@ -5,9 +5,8 @@ import torch
 from torch.nn import functional
 
 from flopmeter.formulas.book import FormulaBook
-from flopmeter.sensors.shadows import rows_of
-from flopmeter.sensors.torch_ops import OpRecorder
 from flopmeter.tally import Tally
+from flopmeter.testing.calls import record_calls
 
 BOOK = FormulaBook.standard()
 E4, E5 = torch.float8_e4m3fn, torch.float8_e5m2
@@ -23,13 +22,9 @@ def runs_here(op):
 
 
 def record(work):
-    failures = []
-    recorder = OpRecorder(lambda: "other", failures.append, BOOK)
-    with recorder:
-        work()
-    assert failures == []
+    rows = record_calls(work, book=BOOK)
     tally = Tally()
-    for row in rows_of(recorder.take()):
+    for row in rows:
         tally += BOOK.count(row.call, calls=row.calls, phase=row.phase)
     assert tally.uncounted == ()
     return tally

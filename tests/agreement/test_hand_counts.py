@@ -9,9 +9,8 @@ from torch import nn
 from torch.nn import functional
 
 from flopmeter.formulas.book import FormulaBook
-from flopmeter.sensors.shadows import rows_of
-from flopmeter.sensors.torch_ops import OpRecorder
 from flopmeter.tally import Tally
+from flopmeter.testing.calls import record_calls
 
 BOOK = FormulaBook.standard()
 FROZEN = tomllib.loads((Path(__file__).parent / "counts.toml").read_text(encoding="utf-8"))
@@ -20,13 +19,9 @@ N = B * T * D
 
 
 def record(work, *, phase="other"):
-    failures = []
-    recorder = OpRecorder(lambda: phase, failures.append)
-    with recorder:
-        work()
-    assert failures == []
+    rows = record_calls(work, phase=phase)
     tally = Tally()
-    for row in rows_of(recorder.take()):
+    for row in rows:
         tally += BOOK.count(row.call, calls=row.calls, phase=row.phase)
     assert tally.uncounted == ()
     return tally

@@ -10,8 +10,7 @@ from torch.nn import functional
 
 from flopmeter.formulas.book import FormulaBook
 from flopmeter.formulas.call import is_integer
-from flopmeter.sensors.shadows import rows_of
-from flopmeter.sensors.torch_ops import OpRecorder
+from flopmeter.testing.calls import record_calls
 
 BOOK = FormulaBook.standard()
 aten = torch.ops.aten
@@ -19,12 +18,8 @@ aten = torch.ops.aten
 
 def record(work):
     """Return what the work asks torch for, each call with its parts."""
-    failures = []
-    recorder = OpRecorder(lambda: "other", failures.append)
-    with recorder:
-        work()
-    assert failures == []
-    return [(row.call, BOOK.cost(row.call), row.calls) for row in rows_of(recorder.take())]
+    rows = record_calls(work)
+    return [(row.call, BOOK.cost(row.call), row.calls) for row in rows]
 
 
 def count(work, *, grad=False):

@@ -10,20 +10,15 @@ from torch.nn import functional
 
 from flopmeter.formulas.book import FormulaBook
 from flopmeter.formulas.call import OpCall, is_integer
-from flopmeter.sensors.shadows import rows_of
-from flopmeter.sensors.torch_ops import OpRecorder
+from flopmeter.testing.calls import record_calls
 
 BOOK = FormulaBook.standard()
 aten = torch.ops.aten
 
 
 def record(work):
-    failures = []
-    recorder = OpRecorder(lambda: "other", failures.append, BOOK)
-    with recorder:
-        work()
-    assert failures == []
-    return [(row.call, BOOK.cost(row.call), row.calls) for row in rows_of(recorder.take())]
+    rows = record_calls(work, book=BOOK)
+    return [(row.call, BOOK.cost(row.call), row.calls) for row in rows]
 
 
 def count(work, *, grad=False):

@@ -9,9 +9,8 @@ from torch._decomp import decomposition_table
 
 from flopmeter.formulas import lapack
 from flopmeter.formulas.book import FormulaBook
-from flopmeter.sensors.shadows import rows_of
-from flopmeter.sensors.torch_ops import OpRecorder
 from flopmeter.tally import Tally
+from flopmeter.testing.calls import record_calls
 
 BOOK = FormulaBook.standard()
 PAGE = (Path(__file__).parents[2] / "docs" / "spec" / "fm-1.md").read_text(encoding="utf-8")
@@ -19,13 +18,9 @@ linalg = torch.linalg
 
 
 def record(work):
-    failures = []
-    recorder = OpRecorder(lambda: "other", failures.append)
-    with recorder:
-        work()
-    assert failures == []
+    rows = record_calls(work)
     tally = Tally()
-    for row in rows_of(recorder.take()):
+    for row in rows:
         tally += BOOK.count(row.call, calls=row.calls, phase=row.phase)
     assert tally.uncounted == ()
     return {kind: part.flop for kind, part in tally.by("kind").items() if part.flop}

@@ -5,9 +5,8 @@ import torch
 from torch import nn
 
 from flopmeter.formulas.book import FormulaBook
-from flopmeter.sensors.shadows import rows_of
-from flopmeter.sensors.torch_ops import OpRecorder
 from flopmeter.tally import Tally
+from flopmeter.testing.calls import record_calls
 
 BOOK = FormulaBook.standard()
 SHAPES = ((5, 3), (7,), (2, 2, 2))
@@ -22,13 +21,9 @@ def parameters():
 
 
 def record(work):
-    failures = []
-    recorder = OpRecorder(lambda: "optimizer", failures.append)
-    with recorder:
-        work()
-    assert failures == []
+    rows = record_calls(work, phase="optimizer")
     tally = Tally()
-    for row in rows_of(recorder.take()):
+    for row in rows:
         tally += BOOK.count(row.call, calls=row.calls, phase=row.phase)
     return tally
 

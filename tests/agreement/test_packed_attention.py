@@ -10,9 +10,8 @@ from torch.utils.flop_counter import _varlen_attn_backward_flop, _varlen_attn_fo
 from flopmeter.formulas.book import FormulaBook
 from flopmeter.formulas.call import OpCall, TensorSpec
 from flopmeter.formulas.packed import SCHEMAS
-from flopmeter.sensors.shadows import rows_of
-from flopmeter.sensors.torch_ops import OpRecorder
 from flopmeter.tally import Tally
+from flopmeter.testing.calls import record_calls
 
 BOOK = FormulaBook.standard()
 H, J, D, E = 4, 2, 8, 8
@@ -128,12 +127,7 @@ def test_batches_of_one_length_agree_with_torchs_counter_too(causal):
 
 
 def record(work):
-    failures = []
-    recorder = OpRecorder(lambda: "other", failures.append, BOOK)
-    with recorder:
-        work()
-    assert failures == []
-    return rows_of(recorder.take())
+    return record_calls(work, book=BOOK)
 
 
 def count(work):

@@ -8,22 +8,17 @@ from torch.ao import quantization
 from torch.ao.quantization.fx import _decomposed
 
 from flopmeter.formulas.book import FormulaBook
-from flopmeter.sensors.shadows import rows_of
-from flopmeter.sensors.torch_ops import OpRecorder
 from flopmeter.tally import Tally
+from flopmeter.testing.calls import record_calls
 
 BOOK = FormulaBook.standard()
 INT8 = torch.int8
 
 
 def record(work):
-    failures = []
-    recorder = OpRecorder(lambda: "other", failures.append, BOOK)
-    with recorder:
-        work()
-    assert failures == []
+    rows = record_calls(work, book=BOOK)
     tally = Tally()
-    for row in rows_of(recorder.take()):
+    for row in rows:
         tally += BOOK.count(row.call, calls=row.calls, phase=row.phase)
     assert tally.uncounted == ()
     return tally

@@ -13,8 +13,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 from flopmeter.formulas.book import FormulaBook
 from flopmeter.formulas.call import OpCall
-from flopmeter.sensors.shadows import rows_of
-from flopmeter.sensors.torch_ops import OpRecorder
+from flopmeter.testing.calls import record_calls
 
 BOOK = FormulaBook.standard()
 T, B, WIDTH, H = 5, 3, 6, 4
@@ -57,12 +56,7 @@ def kinds_of(costs):
 
 def record(work):
     """What the book makes of everything that the work asked torch for, and the names of what it asked for."""
-    failures = []
-    recorder = OpRecorder(lambda: "other", failures.append)
-    with recorder:
-        work()
-    assert failures == []
-    rows = rows_of(recorder.take())
+    rows = record_calls(work)
     return kinds_of((BOOK.cost(row.call), row.calls) for row in rows), {row.call.op for row in rows}
 
 

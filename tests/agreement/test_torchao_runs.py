@@ -4,22 +4,18 @@ import pytest
 import torch
 
 from flopmeter.formulas.book import FormulaBook
-from flopmeter.sensors.shadows import rows_of
-from flopmeter.sensors.torch_ops import OpRecorder
 from flopmeter.tally import Tally
+from flopmeter.testing.calls import record_calls
 
 primitives = pytest.importorskip("torchao.quantization.quant_primitives")
 BOOK = FormulaBook.standard()
 
 
 def record(work):
-    failures = []
-    recorder = OpRecorder(lambda: "other", failures.append, BOOK)
-    with torch.no_grad(), recorder:
-        work()
-    assert failures == []
+    with torch.no_grad():
+        rows = record_calls(work, book=BOOK)
     tally = Tally()
-    for row in rows_of(recorder.take()):
+    for row in rows:
         tally += BOOK.count(row.call, calls=row.calls, phase=row.phase)
     assert tally.uncounted == ()
     return tally
