@@ -5,8 +5,7 @@ import torch
 
 from flopmeter.formulas.bitsandbytes import UPDATES
 from flopmeter.formulas.book import FormulaBook
-from flopmeter.tally import Tally
-from flopmeter.testing.calls import record_calls
+from flopmeter.testing.calls import price_rows, record_calls
 
 pytest.importorskip("bitsandbytes")
 cpu = pytest.importorskip("bitsandbytes.backends.cpu.ops")
@@ -18,12 +17,7 @@ OPS = torch.ops.bitsandbytes
 
 
 def record(work):
-    rows = record_calls(work, book=BOOK)
-    tally = Tally()
-    for row in rows:
-        tally += BOOK.count(row.call, calls=row.calls, phase=row.phase)
-    assert tally.uncounted == ()
-    return tally
+    return price_rows(record_calls(work, book=BOOK), BOOK)
 
 
 def states_of(name, size):

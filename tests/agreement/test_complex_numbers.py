@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from flopmeter.formulas.book import FormulaBook
-from flopmeter.tally import Tally
-from flopmeter.testing.calls import record_calls
+from flopmeter.testing.calls import price_rows, record_calls
 
 complex_tensor = pytest.importorskip("torch._subclasses.complex_tensor", reason="torch takes no complex numbers apart")
 
@@ -18,11 +17,7 @@ N = 72
 def record(work):
     """Count everything that the work asks torch for, in floating-point numbers; nothing may be left uncounted."""
     with torch.no_grad():
-        rows = record_calls(work)
-    tally = Tally()
-    for row in rows:
-        tally += BOOK.count(row.call, calls=row.calls, phase=row.phase)
-    assert tally.uncounted == ()
+        tally = price_rows(record_calls(work), BOOK)
     return sum(count.flop for count in tally.counts)
 
 

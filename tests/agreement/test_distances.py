@@ -6,19 +6,14 @@ from torch._decomp import decomposition_table
 from torch.nn import functional
 
 from flopmeter.formulas.book import FormulaBook
-from flopmeter.tally import Tally
-from flopmeter.testing.calls import record_calls
+from flopmeter.testing.calls import price_rows, record_calls
 
 BOOK = FormulaBook.standard()
 X, Y = torch.rand(7, 3), torch.rand(5, 3)
 
 
 def record(work):
-    rows = record_calls(work)
-    tally = Tally()
-    for row in rows:
-        tally += BOOK.count(row.call, calls=row.calls, phase=row.phase)
-    assert tally.uncounted == ()
+    tally = price_rows(record_calls(work), BOOK)
     return {kind: part.flop for kind, part in tally.by("kind").items() if part.flop}
 
 

@@ -5,8 +5,7 @@ import torch
 from torch.nn import functional
 
 from flopmeter.formulas.book import FormulaBook
-from flopmeter.tally import Tally
-from flopmeter.testing.calls import record_calls
+from flopmeter.testing.calls import price_rows, record_calls
 
 BOOK = FormulaBook.standard()
 E4, E5 = torch.float8_e4m3fn, torch.float8_e5m2
@@ -22,12 +21,7 @@ def runs_here(op):
 
 
 def record(work):
-    rows = record_calls(work, book=BOOK)
-    tally = Tally()
-    for row in rows:
-        tally += BOOK.count(row.call, calls=row.calls, phase=row.phase)
-    assert tally.uncounted == ()
-    return tally
+    return price_rows(record_calls(work, book=BOOK), BOOK)
 
 
 GROUPED = pytest.mark.skipif(not runs_here("_grouped_mm"), reason="this torch has groups on other devices alone")

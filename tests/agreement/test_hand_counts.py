@@ -9,8 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 from flopmeter.formulas.book import FormulaBook
-from flopmeter.tally import Tally
-from flopmeter.testing.calls import record_calls
+from flopmeter.testing.calls import price_rows, record_calls
 
 BOOK = FormulaBook.standard()
 FROZEN = tomllib.loads((Path(__file__).parent / "counts.toml").read_text(encoding="utf-8"))
@@ -19,12 +18,7 @@ N = B * T * D
 
 
 def record(work, *, phase="other"):
-    rows = record_calls(work, phase=phase)
-    tally = Tally()
-    for row in rows:
-        tally += BOOK.count(row.call, calls=row.calls, phase=row.phase)
-    assert tally.uncounted == ()
-    return tally
+    return price_rows(record_calls(work, phase=phase), BOOK)
 
 
 def kinds_of(tally):

@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from flopmeter.formulas.book import FormulaBook
-from flopmeter.tally import Tally
-from flopmeter.testing.calls import record_calls
+from flopmeter.testing.calls import price_rows, record_calls
 
 BOOK = FormulaBook.standard()
 NUMBERS = torch.arange(12).view(3, 4)
@@ -15,11 +14,7 @@ MASK = VALUES > 0.5
 
 def count(work):
     with torch.no_grad():
-        rows = record_calls(work)
-    tally = Tally()
-    for row in rows:
-        tally += BOOK.count(row.call, calls=row.calls, phase=row.phase)
-    assert tally.uncounted == ()
+        tally = price_rows(record_calls(work), BOOK)
     return tally.flop, tally.int_op
 
 

@@ -9,8 +9,7 @@ from torch._decomp import decomposition_table
 
 from flopmeter.formulas import lapack
 from flopmeter.formulas.book import FormulaBook
-from flopmeter.tally import Tally
-from flopmeter.testing.calls import record_calls
+from flopmeter.testing.calls import price_rows, record_calls
 
 BOOK = FormulaBook.standard()
 PAGE = (Path(__file__).parents[2] / "docs" / "spec" / "fm-1.md").read_text(encoding="utf-8")
@@ -18,11 +17,7 @@ linalg = torch.linalg
 
 
 def record(work):
-    rows = record_calls(work)
-    tally = Tally()
-    for row in rows:
-        tally += BOOK.count(row.call, calls=row.calls, phase=row.phase)
-    assert tally.uncounted == ()
+    tally = price_rows(record_calls(work), BOOK)
     return {kind: part.flop for kind, part in tally.by("kind").items() if part.flop}
 
 

@@ -8,20 +8,14 @@ from torch.ao import quantization
 from torch.ao.quantization.fx import _decomposed
 
 from flopmeter.formulas.book import FormulaBook
-from flopmeter.tally import Tally
-from flopmeter.testing.calls import record_calls
+from flopmeter.testing.calls import price_rows, record_calls
 
 BOOK = FormulaBook.standard()
 INT8 = torch.int8
 
 
 def record(work):
-    rows = record_calls(work, book=BOOK)
-    tally = Tally()
-    for row in rows:
-        tally += BOOK.count(row.call, calls=row.calls, phase=row.phase)
-    assert tally.uncounted == ()
-    return tally
+    return price_rows(record_calls(work, book=BOOK), BOOK)
 
 
 def total(work):

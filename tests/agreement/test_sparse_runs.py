@@ -7,8 +7,7 @@ import torch
 from torch import nn
 
 from flopmeter.formulas.book import FormulaBook
-from flopmeter.tally import Tally
-from flopmeter.testing.calls import record_calls
+from flopmeter.testing.calls import price_rows, record_calls
 
 BOOK = FormulaBook.standard()
 M, K, N = 5, 6, 3
@@ -20,12 +19,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Sparse .* support is in beta sta
 
 
 def record(work):
-    rows = record_calls(work, book=BOOK)
-    tally = Tally()
-    for row in rows:
-        tally += BOOK.count(row.call, calls=row.calls, phase=row.phase)
-    assert tally.uncounted == ()
-    return tally
+    return price_rows(record_calls(work, book=BOOK), BOOK)
 
 
 def kinds_of(work):

@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from flopmeter.formulas.book import FormulaBook
-from flopmeter.tally import Tally
-from flopmeter.testing.calls import record_calls
+from flopmeter.testing.calls import price_rows, record_calls
 
 primitives = pytest.importorskip("torchao.quantization.quant_primitives")
 BOOK = FormulaBook.standard()
@@ -13,12 +12,7 @@ BOOK = FormulaBook.standard()
 
 def record(work):
     with torch.no_grad():
-        rows = record_calls(work, book=BOOK)
-    tally = Tally()
-    for row in rows:
-        tally += BOOK.count(row.call, calls=row.calls, phase=row.phase)
-    assert tally.uncounted == ()
-    return tally
+        return price_rows(record_calls(work, book=BOOK), BOOK)
 
 
 @pytest.mark.parametrize("shape", [(4, 1), (1, 1), (4, 8)])

@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from flopmeter.formulas.book import FormulaBook
-from flopmeter.tally import Tally
-from flopmeter.testing.calls import record_calls
+from flopmeter.testing.calls import price_rows, record_calls
 
 BOOK = FormulaBook.standard()
 RADIX_2 = 5 * 8 * 3
@@ -13,11 +12,7 @@ RADIX_2 = 5 * 8 * 3
 
 
 def record(work):
-    rows = record_calls(work)
-    tally = Tally()
-    for row in rows:
-        tally += BOOK.count(row.call, calls=row.calls, phase=row.phase)
-    assert tally.uncounted == ()
+    tally = price_rows(record_calls(work), BOOK)
     return {kind: part.flop for kind, part in tally.by("kind").items() if part.flop}
 
 

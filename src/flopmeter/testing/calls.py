@@ -3,10 +3,11 @@
 For tests of formulas: run a kernel, see its calls, price them with a book. Not here: metering a run (`meter.py`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from flopmeter.formulas.book import FormulaBook
 from flopmeter.step import Row
+from flopmeter.tally import Tally
 
 
 def record_calls(
@@ -30,3 +31,20 @@ def record_calls(
         msg = f"calls that could not be noted: {failures}"
         raise AssertionError(msg)
     return rows_of(recorder.take())
+
+
+def price_rows(rows: Iterable[Row], book: FormulaBook) -> Tally:
+    """Return what recorded calls cost, all of them.
+
+    Units: operations (FLOP, or integer operations apart).
+
+    Raises:
+        AssertionError: the book cannot price one of them.
+    """
+    tally = Tally()
+    for row in rows:
+        tally += book.count(row.call, calls=row.calls, phase=row.phase)
+    if tally.uncounted:
+        msg = f"without a price: {', '.join(seen.op for seen in tally.uncounted)}"
+        raise AssertionError(msg)
+    return tally

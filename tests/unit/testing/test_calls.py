@@ -5,7 +5,7 @@ import torch
 
 from flopmeter.formulas.book import FormulaBook
 from flopmeter.formulas.call import OpCall
-from flopmeter.testing.calls import record_calls
+from flopmeter.testing.calls import price_rows, record_calls
 
 
 def test_calls_come_as_a_ledger_keeps_them():
@@ -28,3 +28,13 @@ def test_with_a_book_the_integers_that_it_reads_are_kept():
 def test_what_the_work_raises_is_raised():
     with pytest.raises(ZeroDivisionError):
         record_calls(lambda: 1 / 0)
+
+
+def test_a_price_is_of_all_calls_or_of_none():
+    """Else a test passes although its operator has no formula."""
+    x = torch.rand(4)
+    book = FormulaBook.standard()
+    assert price_rows(record_calls(lambda: x * 2 + x), book).flop == 8
+    empty = FormulaBook(entries={}, digest="")
+    with pytest.raises(AssertionError, match="aten::mul"):
+        price_rows(record_calls(lambda: x * 2), empty)
