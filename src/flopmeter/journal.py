@@ -77,6 +77,19 @@ class Journal:
         except LedgerError as error:
             self._fail(error, "nothing is recorded until the ledger can be opened")
 
+    @property
+    def seed(self) -> int:
+        """The number from which audits are drawn: the same on all ranks that share a run directory, and in each life.
+
+        It follows from the run's id, which is made up at random, and stands in the header before anything runs.
+        """
+        run = self._ledger.run if self._ledger is not None else os.urandom(16).hex()
+        return int(wire.digest(f"audits of {run}".encode())[:16], 16)
+
+    def note_miss(self, *, booked: str | None, family: str | None) -> None:
+        """Keep for the next flush that passages were booked at a figure that an audit found to be wrong."""
+        self.note("miss", {"booked": booked, "family": family})
+
     def note(self, kind: str, body: Mapping[str, wire.Wire]) -> None:
         """Keep an event for the next flush."""
         self._events.append((kind, body))

@@ -5,6 +5,7 @@ side is written down as a gap. Not here: torch (behind `sensors`), laws (`monito
 """
 
 import logging
+import math
 import os
 import platform
 import threading
@@ -23,7 +24,6 @@ from flopmeter.errors import FlopmeterError, MeterError, UncountedOpError
 from flopmeter.formulas.book import CONVENTION, FormulaBook
 from flopmeter.journal import Circumstances, Journal, make_alarm
 from flopmeter.sensors.guard import guarded
-from flopmeter.step import Table
 from flopmeter.tally import PURPOSES
 from flopmeter.units import NS_PER_S
 from flopmeter.usage import Usage
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from flopmeter.attestation.signers.signer import Signer
     from flopmeter.regimes.regime import Regime
+    from flopmeter.sensors.kinship import Booking, Verdict
     from flopmeter.sensors.nvml import NvmlSampler
     from flopmeter.sensors.passage import TorchSensor
 
@@ -55,7 +56,8 @@ class Meter:
         model: the module or modules whose forward begins a passage; `watch` does the same later.
         optimizer: accepted for symmetry; every torch optimizer's step is seen without being named.
         exact: count every operator of every passage instead of replaying passages that stay the same.
-        overhead_budget: share of wall time that audits may take; no audits yet, so it only stands in the ledger.
+        overhead_budget: share of wall time that metering may take, all of it together: what it leaves goes into
+            audits, which count passages again that are replayed, and into counting what no witness covers.
         purpose: what the run is for, until `purpose(...)` says otherwise; one of `flopmeter.tally.PURPOSES`.
         regimes: ids of the catalogue, or paths of TOML files, to be warned about while training.
         signer: key that signs an attestation at each warning: a path, `file:PATH`, or a Signer.
@@ -92,7 +94,7 @@ class Meter:
         self._models: list[Any] = [] if model is None else list(model) if isinstance(model, list | tuple) else [model]
         self._optimizer = optimizer
         self._exact = exact
-        self._overhead_budget = overhead_budget
+        self._overhead_budget = _check_budget(overhead_budget)
         self._purpose = _check_purpose(purpose or "undeclared")
         self._book = book or FormulaBook.installed()
         self._strict = strict
@@ -154,8 +156,15 @@ class Meter:
             self._gap("self-test", "the counter gave a wrong answer to a known question on this torch build", None)
         self._nvml = NvmlSampler(find_cuda_uuids)
         self._nvml.start()
-        self._sensor = TorchSensor(self, book=self._book, exact=self._exact)
+        self._sensor = TorchSensor(
+            self,
+            book=self._book,
+            exact=self._exact,
+            budget=self._overhead_budget,
+            seed=self._journal.seed,
+        )
         self._sensor.start()
+        self._sensor.begin_step(self._journal.recording.next_step)
         if self._models:
             self.watch(*self._models)
         self._flush()
@@ -199,7 +208,7 @@ class Meter:
         self._has_explicit_steps = True
         self._sensor.new_step()
         self.trained(tokens=tokens, samples=samples)
-        self._journal.recording.finish_step()
+        self._finish_step()
         self._flush_when_due()
 
     def trained(self, *, tokens: int = 0, samples: int = 0, tokens_so_far: int | None = None) -> None:
@@ -264,7 +273,7 @@ class Meter:
 
     @property
     def flop(self) -> int:
-        """Floating-point operations since this meter started, until the last boundary.
+        """Floating-point operations since this meter started, as far as they are booked: a second or so behind.
 
         Units: FLOP.
         Basis: mixed, as `Account.flop`; cheap enough for a progress bar.
@@ -294,14 +303,23 @@ class Meter:
 
     # What the sensor calls.
 
-    def passage_ran(self, table: Table, *, basis: str, ns: int) -> None:
-        """Take one passage from the sensor; in strict mode, refuse one with an operator that has no formula."""
-        if self._strict and table.tally.uncounted:
-            msg = f"{table.tally.uncounted[0].op} has no formula"
+    def passages_ran(self, booking: "Booking") -> None:
+        """Take passages from the sensor; in strict mode, refuse some with an operator that has no formula."""
+        tally = booking.tally if booking.table is None else booking.table.tally
+        if self._strict and tally is not None and tally.uncounted:
+            msg = f"{tally.uncounted[0].op} has no formula"
             raise UncountedOpError(msg, hint="FormulaBook.with_formula gives it one; without strict=True it is listed")
         if self._journal is not None:
-            self._journal.recording.add(table, purpose=self._purpose, basis=basis, ns=ns)
+            self._journal.recording.add(purpose=self._purpose, **booking._asdict())
             self._flush_when_due()  # generation and evaluation may go on for hours without a step
+
+    def passage_audited(self, verdict: "Verdict") -> None:
+        """Hear what an audit found; of a miss, write down whose figure was wrong."""
+        if self._journal is None:
+            return
+        self._journal.recording.add_audit(is_miss=verdict.is_miss)
+        if verdict.booked is not None or verdict.family is not None:
+            self._journal.note_miss(booked=verdict.booked, family=verdict.family)
 
     def passage_lost(self, *, reason: str, ns: int | None) -> None:
         """Take note of a passage whose work is not known in full."""
@@ -313,8 +331,13 @@ class Meter:
             return
         if optimizer_id in self._stepped:
             self._stepped.clear()
-            self._journal.recording.finish_step()
+            self._finish_step()
         self._stepped.add(optimizer_id)
+
+    def _finish_step(self) -> None:
+        if self._journal is not None and self._sensor is not None:
+            self._journal.recording.finish_step()
+            self._sensor.begin_step(self._journal.recording.next_step)
 
     def sensor_failed(self, error: Exception, *, ns: int | None = None) -> None:
         """Record a failure of ours as a gap of at most `ns`; raise it in strict mode."""
@@ -367,7 +390,9 @@ class Meter:
             self._flush()
 
     def _flush(self) -> None:
-        self._last_flush_ns = time.monotonic_ns()
+        self._last_flush_ns = time.monotonic_ns()  # first: what is settled now asks whether a flush is due
+        if self._sensor is not None:
+            self._sensor.settle()
         if self._journal is not None:
             for uuid, fields in self._nvml.identities().items() if self._nvml is not None else ():
                 self._journal.note_device(uuid, fields)
@@ -386,6 +411,12 @@ def _check_count(value: int) -> int:
     if not 0 <= whole < MAX_COUNT:
         raise ValueError("tokens and samples of a step are counted from 0 to 10^24")
     return whole
+
+
+def _check_budget(share: float) -> float:
+    if not 0 <= share < math.inf:
+        raise ValueError(f"an overhead budget is a share of wall time, such as 0.01; not {share!r}")
+    return share
 
 
 def _check_purpose(name: str) -> str:

@@ -7,14 +7,70 @@ import time
 from typing import NamedTuple
 
 from flopmeter import wire
-from flopmeter.step import Ran, Steps, Table, Totals
+from flopmeter.step import Chance, Ran, Steps, Table, Totals
 from flopmeter.tally import Tally
 from flopmeter.usage import Usage
 
 MAX_TABLES = 4096
-MAX_ROWS = 200_000
+MAX_ROWS = 100_000
 MAX_GAP_LINES = 1000
 MAX_GAP_KINDS = 100
+
+
+class _Alike(NamedTuple):
+    """What passages have in common that are one line of a record."""
+
+    purpose: str
+    basis: str
+    table: str | None
+    family: str | None
+    one_in: int | None
+
+
+class _Sum:
+    """What those passages add up to."""
+
+    def __init__(self) -> None:
+        self.times = self.ns = self.longest_ns = self.lower = self.upper = self.most_flop = 0
+        self.is_between = False
+        self.tallies: list[Tally] = []
+
+    def add(self, *, times: int, ns: int, chance: Chance | None, tally: Tally | None, most_flop: int) -> None:
+        self.times += times
+        self.ns += ns
+        self.most_flop = max(self.most_flop, most_flop)
+        if tally is not None:
+            self.tallies.append(tally)
+        if chance is not None:
+            self.longest_ns = max(self.longest_ns, chance.longest_ns)
+            self.is_between |= chance.lower is not None
+            self.lower += chance.lower or 0
+            self.upper += chance.upper or 0
+
+    def line(self, alike: _Alike) -> Ran:
+        tally = Tally.of(
+            (count for tally in self.tallies for count in tally.counts),
+            (seen for tally in self.tallies for seen in tally.uncounted),
+        )
+        chance = None
+        if alike.one_in is not None:
+            chance = Chance(
+                one_in=alike.one_in,
+                longest_ns=self.longest_ns,
+                lower=self.lower if self.is_between else None,
+                upper=self.upper if self.is_between else None,
+            )
+        return Ran(
+            purpose=alike.purpose,
+            basis=alike.basis,
+            times=self.times,
+            ns=self.ns,
+            table=alike.table,
+            tally=None if alike.table else tally,
+            most_flop=None if alike.table else self.most_flop,
+            family=alike.family,
+            chance=chance,
+        )
 
 
 class _Record:
@@ -22,15 +78,14 @@ class _Record:
 
     def __init__(self, started_ns: int) -> None:
         self.started_ns = self.ended_ns = started_ns
-        self.ran: dict[tuple[str, str, str], list[int]] = {}
-        self.loose: list[Tally] = []
-        self.loose_ns = self.count = self.tokens = self.samples = self.own_ns = 0
+        self.ran: dict[_Alike, _Sum] = {}
+        self.count = self.tokens = self.samples = self.own_ns = self.audits = self.misses = 0
         self.usage = Usage()
         self.ceiling: int | None = None
 
     @property
     def is_empty(self) -> bool:
-        return not (self.ran or self.loose or self.count or self.tokens or self.samples or self.usage.devices)
+        return not (self.ran or self.count or self.tokens or self.samples or self.audits or self.usage.devices)
 
 
 class _State(NamedTuple):
@@ -45,8 +100,8 @@ class _State(NamedTuple):
 class Recording:
     """Adds up passages, tokens and usage; hands them over as one `Steps` at a time.
 
-    Room for tables is bounded: past `MAX_TABLES` tables or `MAX_ROWS` rows a passage is kept as a loose tally, which
-    is counted and cannot be counted again.
+    Room for tables is bounded: past `MAX_TABLES` tables or `MAX_ROWS` rows work is loose: it has a tally in the
+    record, is counted, and cannot be counted again.
     """
 
     def __init__(self) -> None:
@@ -81,24 +136,52 @@ class Recording:
         """Say whether nothing ran since the last record that was written."""
         return self._state.waiting is None and self._state.open.is_empty
 
-    def add(self, table: Table, *, purpose: str, basis: str, ns: int) -> None:
-        """Take one passage."""
-        name, record = table.name, self._state.open
-        known = self._tables.get(name)
-        totals = known[1] if known is not None else Totals.of(table.tally)
-        self._flop += totals.flop
-        if known is None:
-            if len(self._tables) >= MAX_TABLES or self._rows >= MAX_ROWS:
-                record.loose.append(table.tally.labelled(purpose=purpose, basis=basis))
-                record.loose_ns += 0 if basis == "counted" and not table.tally.uncounted else ns
-                return
-            self._tables[name] = (table, totals)
-            self._rows += table.size
-        cell = record.ran.get((name, purpose, basis))
-        if cell is None:
-            cell = record.ran[name, purpose, basis] = [0, 0]
-        cell[0] += 1
-        cell[1] += ns
+    @property
+    def next_step(self) -> int:
+        """The index of the step that is open.
+
+        Units: steps of this run on this rank, from 0.
+        """
+        state = self._state
+        return state.first + (state.waiting.count if state.waiting is not None else 0) + state.open.count
+
+    def add(
+        self,
+        *,
+        purpose: str,
+        basis: str,
+        times: int,
+        ns: int,
+        table: Table | None = None,
+        tally: Tally | None = None,
+        most_flop: int | None = None,
+        family: str | None = None,
+        chance: Chance | None = None,
+    ) -> None:
+        """Take passages: `times` of one table, or those that `tally` is the cost of."""
+        if table is not None and not self._has_room(table):
+            table, tally, most_flop = None, table.tally * times, table.tally.flop
+        cost = Totals.of(tally) if tally is not None else self._tables[table.name][1] * times if table else Totals()
+        self._flop += cost.flop
+        one_in = None if chance is None else chance.one_in
+        alike = _Alike(purpose, basis, table.name if table is not None else None, family, one_in)
+        self._state.open.ran.setdefault(alike, _Sum()).add(
+            times=times, ns=ns, chance=chance, tally=None if table is not None else tally, most_flop=most_flop or 0
+        )
+
+    def _has_room(self, table: Table) -> bool:
+        if table.name in self._tables:
+            return True
+        if len(self._tables) >= MAX_TABLES or self._rows >= MAX_ROWS:
+            return False
+        self._tables[table.name] = (table, Totals.of(table.tally))
+        self._rows += table.size
+        return True
+
+    def add_audit(self, *, is_miss: bool) -> None:
+        """Take an audit, and whether it found something else than what was ready for that passage."""
+        self._state.open.audits += 1
+        self._state.open.misses += is_miss
 
     def add_tokens(self, *, tokens: int, samples: int) -> None:
         """Take what was trained in the step that is open."""
@@ -127,7 +210,7 @@ class Recording:
     def unwritten(self) -> tuple[Table, ...]:
         """Return the tables that the waiting record names and that do not stand in the segment yet."""
         record = self._state.waiting
-        named = dict.fromkeys(name for name, _, _ in record.ran) if record is not None else ()
+        named = dict.fromkeys(alike.table for alike in record.ran if alike.table) if record is not None else ()
         return tuple(self._tables[name][0] for name in named if name not in self._written)
 
     def table_written(self, table: Table) -> None:
@@ -139,17 +222,11 @@ class Recording:
         first, total, record, _ = self._state
         if record is None:
             return None
-        loose = Tally.of(
-            (count for tally in record.loose for count in tally.counts),
-            (seen for tally in record.loose for seen in tally.uncounted),
-        )
-        ran = tuple(
-            Ran(table=table, purpose=purpose, basis=basis, times=times, ns=ns)
-            for (table, purpose, basis), (times, ns) in sorted(record.ran.items())
-        )
-        total += Totals.of(loose, tokens=record.tokens, steps=record.count)
+        lines = sorted(record.ran.items(), key=lambda item: tuple(map(str, item[0])))
+        ran = tuple(total_of.line(alike) for alike, total_of in lines)
+        total += Totals(tokens=record.tokens, steps=record.count)
         for item in ran:
-            total += self._tables[item.table][1] * item.times
+            total += Totals.of(item.tally or Tally()) if item.table is None else self._tables[item.table][1] * item.times
         return Steps(
             first=first,
             count=record.count,
@@ -159,11 +236,11 @@ class Recording:
             ended_ns=record.ended_ns,
             own_ns=record.own_ns,
             ran=ran,
-            loose=loose,
-            loose_ns=record.loose_ns,
             usage=record.usage,
             ceiling_flop_per_s=record.ceiling,
             total=total,
+            audits=record.audits,
+            misses=record.misses,
         )
 
     def steps_written(self, steps: Steps) -> None:

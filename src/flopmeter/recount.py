@@ -116,10 +116,11 @@ def _read(segment: Segment) -> tuple[dict[str, Table], Counter[tuple[str, str, s
                 table = Table.from_wire(entry.body)
                 tables[table.name] = table
             elif entry.kind == "steps":
-                steps = Steps.from_wire(entry.body)
-                loose.append(steps.loose)
-                for ran in steps.ran:
-                    times[ran.table, ran.purpose, ran.basis] += ran.times
+                for ran in Steps.from_wire(entry.body).ran:
+                    if ran.table is not None:
+                        times[ran.table, ran.purpose, ran.basis] += ran.times
+                    elif ran.tally is not None:
+                        loose.append(ran.tally.labelled(purpose=ran.purpose, basis=ran.basis))
         except MalformedError as error:
             raise LedgerUnreadableError(error.what, where=where) from error
         missing = next((name for name, _, _ in times if name not in tables), None)

@@ -106,39 +106,106 @@ class Table:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Chance:
+    """What is known of passages that were not counted themselves, but stood a chance to be.
+
+    `one_in`: each of them would have been counted with a chance of 1 in so many, drawn before it began; 0 where none
+    could be. `lower` and `upper` are what the passages of their kind that were counted leave them, all together; None
+    where they are what they are booked at, to the operation.
+
+    Units: `longest_ns` is the duration of the longest of them; `lower`, `upper` FLOP.
+    """
+
+    one_in: int
+    longest_ns: int
+    lower: int | None = None
+    upper: int | None = None
+
+    def to_wire(self) -> dict[str, wire.Wire]:
+        """Return the fields as they travel."""
+        return {
+            "one_in": wire.print_count(self.one_in),
+            "longest_ns": wire.print_count(self.longest_ns),
+            "lower": wire.print_known(self.lower),
+            "upper": wire.print_known(self.upper),
+        }
+
+    @classmethod
+    def from_wire(cls, value: wire.Wire) -> Self:
+        """Return what these fields hold; MalformedError where they do not."""
+        fields = wire.parse_object(value, name="chance")
+        return cls(
+            one_in=wire.parse_count(fields.get("one_in"), name="one_in"),
+            longest_ns=wire.parse_count(fields.get("longest_ns"), name="longest_ns"),
+            lower=wire.parse_known(fields.get("lower"), name="lower"),
+            upper=wire.parse_known(fields.get("upper"), name="upper"),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Ran:
-    """How often a table ran under one purpose and basis.
+    """How often passages of one cost ran under one purpose and basis.
+
+    What each cost stands in the `table` of that name. Work that has no table of its own (its size was interpolated,
+    or the room for tables is used up) is *loose*: `tally` is the cost of all of it together, and `most_flop` that of
+    its dearest passage; `family` says which passages were interpolated as one program.
 
     Units: `ns` is the duration of all those passages together, from a monotonic clock; it bounds the work of
     passages that were not counted themselves.
     """
 
-    table: str
     purpose: str
     basis: str
     times: int
     ns: int
+    table: str | None = None
+    tally: Tally | None = None
+    most_flop: int | None = None
+    family: str | None = None
+    chance: Chance | None = None
+
+    def total(self, tables: Mapping[str, Table]) -> Tally | None:
+        """Return what all of it cost, under no purpose and basis yet; None where its table is not among these."""
+        if self.tally is not None:
+            return self.tally
+        table = tables.get(self.table or "")
+        return None if table is None else table.tally * self.times
 
     def to_wire(self) -> dict[str, wire.Wire]:
-        """Return the fields as they travel."""
-        return {
+        """Return the fields as they travel; those that say nothing stay away."""
+        loose = None if self.tally is None else self.tally.to_wire()
+        optional: dict[str, wire.Wire] = {
             "table": self.table,
+            "tally": loose,
+            "most_flop": wire.print_known(self.most_flop),
+            "family": self.family,
+            "chance": None if self.chance is None else self.chance.to_wire(),
+        }
+        return {
             "purpose": self.purpose,
             "basis": self.basis,
             "times": wire.print_count(self.times),
             "ns": wire.print_count(self.ns),
+            **{name: value for name, value in optional.items() if value is not None},
         }
 
     @classmethod
     def from_wire(cls, value: wire.Wire) -> Self:
         """Return what these fields hold; MalformedError where they do not."""
         fields = wire.parse_object(value, name="ran")
+        table, tally, family, chance = (fields.get(name) for name in ("table", "tally", "family", "chance"))
+        if (table is None) == (tally is None):
+            raise MalformedError("what ran names a table, or has a tally of its own: one of the two")
         return cls(
-            table=wire.parse_digest(fields.get("table"), name="table"),
             purpose=_known(fields.get("purpose"), PURPOSES, "purpose"),
             basis=_known(fields.get("basis"), BASES, "basis"),
             times=wire.parse_count(fields.get("times"), name="times"),
             ns=wire.parse_count(fields.get("ns"), name="ns"),
+            table=None if table is None else wire.parse_digest(table, name="table"),
+            tally=None if tally is None else Tally.from_wire(tally),
+            most_flop=wire.parse_known(fields.get("most_flop"), name="most_flop"),
+            family=None if family is None else wire.parse_text(family, name="family"),
+            chance=None if chance is None else Chance.from_wire(chance),
         )
 
 
@@ -199,11 +266,11 @@ class Steps:
     """Consecutive steps of one rank, as one ledger record.
 
     `first` is the index of the first of `count` finished steps (`count` may be 0: work before a step has ended).
-    `ran` says which tables ran; `loose` is work whose table was not kept, because the segment's room for tables was
-    used up: it is counted, and cannot be counted again.
+    `ran` says what ran, and how often. Of the passages in it, `audits` had a figure ready, were drawn to be counted
+    all the same and are among the counted ones; `misses` of them turned out not to be what was ready for them.
 
-    Units: `started_ns` and `ended_ns` from the monotonic clock of this segment; `own_ns` is the time the meter spent
-    in its own code; `ceiling_flop_per_s` is what the devices used could have done at most, None where unknown.
+    Units: `started_ns` and `ended_ns` from the monotonic clock of this segment; `own_ns` is the time that metering
+    took; `ceiling_flop_per_s` is what the devices used could have done at most, None where unknown.
     """
 
     first: int
@@ -214,11 +281,11 @@ class Steps:
     ended_ns: int
     own_ns: int
     ran: tuple[Ran, ...]
-    loose: Tally
-    loose_ns: int
     usage: Usage
     ceiling_flop_per_s: int | None
     total: Totals
+    audits: int = 0
+    misses: int = 0
 
     def to_wire(self) -> dict[str, wire.Wire]:
         """Return the record as it travels."""
@@ -226,7 +293,6 @@ class Steps:
         return {
             **{name: wire.print_count(value) for name, value in counts.items()},
             "ran": [item.to_wire() for item in self.ran],
-            "loose": self.loose.to_wire(),
             "usage": self.usage.to_wire(),
             "ceiling_flop_per_s": None
             if self.ceiling_flop_per_s is None
@@ -242,14 +308,13 @@ class Steps:
         return cls(
             **{name: wire.parse_count(fields.get(name), name=name) for name in _STEPS},
             ran=tuple(Ran.from_wire(item) for item in wire.parse_list(fields.get("ran"), name="ran")),
-            loose=Tally.from_wire(fields.get("loose")),
             usage=Usage.from_wire(fields.get("usage")),
             ceiling_flop_per_s=None if ceiling is None else wire.parse_count(ceiling, name="ceiling_flop_per_s"),
             total=Totals.from_wire(fields.get("total")),
         )
 
 
-_STEPS = ("first", "count", "tokens", "samples", "started_ns", "ended_ns", "own_ns", "loose_ns")
+_STEPS = ("first", "count", "tokens", "samples", "started_ns", "ended_ns", "own_ns", "audits", "misses")
 
 
 def _known(value: wire.Wire, known: Iterable[str], name: str) -> str:

@@ -1,13 +1,9 @@
-"""What only an NVIDIA GPU can settle. Skipped without one; run on one, it writes `tests/gpu/results/DATE-DEVICE.json`.
+"""What only an NVIDIA GPU can settle. Skipped without one; what it finds is written down by `conftest.py`.
 
 Not run on a GPU by its authors yet: a result file here is the proof that it was.
 """
 
-import json
-import platform
 import time
-from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
 import torch
@@ -24,28 +20,6 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU"),
 ]
-
-RESULTS = Path(__file__).parent / "results"
-
-
-@pytest.fixture(scope="module")
-def findings():
-    """Gather what was found, and write it with date, device and versions when the last test is done."""
-    found: dict[str, object] = {}
-    yield found
-    properties = torch.cuda.get_device_properties(0)
-    now = datetime.now(UTC)
-    content = {
-        "date": now.isoformat(timespec="seconds"),
-        "device": properties.name,
-        "torch": torch.__version__,
-        "cuda": torch.version.cuda,
-        "python": platform.python_version(),
-        "found": found,
-    }
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{now:%Y-%m-%d}-{properties.name.replace(' ', '-').lower()}.json"
-    path.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def mlp() -> nn.Sequential:

@@ -118,7 +118,7 @@ SHAPE: dict[str, Shape] = {
         "uncounted": [{"op": _text, "calls": _count, "elements": _count}],
         "books": [_digest],
         "methods": [{"method": _text, **_INTERVAL, "inputs": _map_of(_text)}],
-        "replay": {"passages": _map_of(_count), "audits": _count},
+        "replay": {"passages": _map_of(_count), "audits": _count, "mismatches": _count},
     },
     "thresholds": [
         {
@@ -236,7 +236,8 @@ def _describe_compute(account: Account) -> dict[str, wire.Wire]:
         "methods": [estimate.to_wire() for estimate in Reconciliation.of(account).estimates],
         "replay": {
             "passages": {basis: wire.print_count(number) for basis, number in account.passages.items()},
-            "audits": "0",
+            "audits": wire.print_count(account.audits),
+            "mismatches": wire.print_count(account.misses),
         },
     }
 

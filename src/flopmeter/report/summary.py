@@ -42,8 +42,8 @@ def summarize(account: Account, *, name: str, findings: Iterable[Mapping[str, wi
         "replay": {
             **{f"{basis}_passages": count for basis, count in passages.items()},
             "modelled_passages": str(account.passages.get("modelled", 0)),
-            "audits": "0",
-            "mismatches": "0",
+            "audits": str(account.audits),
+            "mismatches": str(account.misses),
             "overhead_fraction": account.overhead_fraction,
         },
         "usage": _usage(account),

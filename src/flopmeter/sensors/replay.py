@@ -1,92 +1,302 @@
-"""Count a passage once, replay it while it stays the same: which passages to count, and what a replayed one was.
+"""Which passages are counted, and what the others are booked at: replayed, sampled, interpolated, or a guess.
 
-Pure bookkeeping over situations, witnesses and table names; no torch, so that a test can drive it by hand.
-A passage is counted until a second count agrees with the first, then replayed. A replayed passage whose witness was
-never seen with a count is not that passage: its figure is a guess, and the next ones like it are counted.
-Not here: audits and sampling, which a later version brings; until then n = 0 and the interval says so.
+Pure bookkeeping over situations, witnesses and tables; no torch, so that a test can drive it by hand.
+A passage is counted until a second count agrees, then replayed; one that nothing vouches for is sampled: booked as the
+last one of its sort that was counted. Of both, some are drawn by chance and counted after all. A new size of a known
+program is interpolated once its family is proven. A passage whose witness was never seen with a count is none of
+these: it is booked as a guess, and the next ones like it are counted.
+Not here: what metering may cost (`budget.py`), what a family knows (`interpolation.py`), what follows for the
+interval (`bounds.py`).
 """
 
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import NamedTuple
 
-MAX_PLACES = 4096
+from flopmeter.sensors.budget import Budget
+from flopmeter.sensors.draws import Draws
+from flopmeter.sensors.kinship import Booking, Kinship, Seen, Verdict, Waiting, split_sizes
+from flopmeter.step import Chance, Table
+
+MAX_SITUATIONS = 4096
+MAX_KINSHIPS = 256
+MAX_ROWS = 50_000
 FIRST_COUNTS = 2
-COUNTS_AFTER_A_MISS = 8
+FIRST_SAMPLES, FIRST_SAMPLED_CALLS = 32, 2000
+"""How many passages of a sort that nothing vouches for are counted before they are sampled: as long as that is cheap."""
+COUNTS_AFTER_A_MISS = 4
+ONE_IN_UNAFFORDABLE = 16
+"""Of passages that should be counted and that the budget does not allow, one in so many is counted all the same."""
 
 
 @dataclass(slots=True)
-class _Place:
-    """What is known of one situation at one place in a step."""
+class Variant:
+    """One cost that a place was seen to have, under one witness. Units: FLOP of the cheapest and the dearest count."""
 
-    owed: int = FIRST_COUNTS
-    variants: dict[Hashable, str] = field(default_factory=dict)
-    confirmed: set[Hashable] = field(default_factory=set)
-    is_ambiguous: bool = False
-    last: str | None = None
+    table: Table
+    least: int
+    most: int
+    is_confirmed: bool = False
+    waiting: Waiting = field(default_factory=Waiting)
+
+
+@dataclass(slots=True)
+class Place:
+    """What is known of one situation at one place in a step.
+
+    Units: `calls` operator calls of the last count, `usual_ns` the mean duration when it is not counted.
+    """
+
+    owner: Hashable
+    is_trusted: bool
+    owed: int
+    variants: dict[Hashable, Variant] = field(default_factory=dict)
+    last: Variant | None = None
+    calls: int = 0
+    counted_calls: int = 0
+    usual_ns: int = 0
+    uncounted: int = 0
+    one_in: int = 0
+
+    @property
+    def has_waiting(self) -> bool:
+        """Whether passages wait to be booked."""
+        return any(variant.waiting.times for variant in self.variants.values())
+
+
+_ENOUGH = 8  # passages that were not counted, to say how long they take
+
+
+class Choice(NamedTuple):
+    """What was decided of a passage before it ran. `is_drawn`: a figure was ready, and chance had it counted."""
+
+    situation: tuple[Hashable, ...]
+    given: Hashable
+    at: int
+    is_trusted: bool
+    is_counted: bool
+    is_drawn: bool = False
+    place: Place | None = None
+    kin: Kinship | None = None
+    sizes: tuple[int, ...] = ()
 
 
 class ReplayPlan:
-    """Decides at a passage's start, and names its table at its end.
+    """Decides at a passage's start, and books it at its end.
 
-    `place` is which passage of its step one is: the last micro-batch of several runs into the optimizer, the others
+    A passage's `at` is which of its step it is: the last micro-batch of several runs into the optimizer, the others
     do not.
     """
 
-    def __init__(self, *, exact: bool = False) -> None:
+    def __init__(self, *, budget: Budget, draws: Draws, exact: bool = False) -> None:
         """Start with nothing known; `exact` counts everything."""
+        self._budget = budget
+        self._draws = draws
         self._exact = exact
-        self._places: OrderedDict[tuple[Hashable, int], _Place] = OrderedDict()
-        self._variants: OrderedDict[tuple[Hashable, Hashable], set[str]] = OrderedDict()
+        self._known: OrderedDict[Hashable, dict[int, Place]] = OrderedDict()
+        self._kin: OrderedDict[Hashable, Kinship] = OrderedDict()
+        self._dirty: list[tuple[Place, Variant]] = []
+        self._rows = 0
+        self._families = 0
+        self._evicted: list[Booking] = []
 
-    def is_to_be_counted(self, situation: Hashable, place: int) -> bool:
-        """Say whether the passage that starts now has to be counted."""
-        known = self._places.get((situation, place))
-        if self._exact or known is None or known.is_ambiguous or known.owed > 0:
-            return True
-        self._places.move_to_end((situation, place))
-        return False
+    def begin(
+        self,
+        situation: tuple[Hashable, ...],
+        given: Hashable,
+        at: int,
+        *,
+        is_trusted: bool,
+    ) -> Choice:
+        """Decide whether the passage that starts now is counted. The owner of a situation is its second entry."""
+        places = self._known.get((situation, given))
+        place = places.get(at) if places is not None else None
+        if places is not None:
+            self._known.move_to_end((situation, given))
+        if self._exact:
+            return Choice(situation, given, at, is_trusted, True, place=place)  # noqa: FBT003
+        if place is None:
+            return self._begin_unknown(situation, given, at, is_trusted)
+        if place.owed > 0:
+            is_counted = self._is_affordable(place.calls)
+            return Choice(situation, given, at, is_trusted, is_counted, place=place)
+        is_drawn = self._draws.is_drawn(place.one_in)
+        return Choice(situation, given, at, is_trusted, is_drawn, is_drawn and place.one_in > 1, place)
 
-    def learn(self, situation: Hashable, place: int, witness: Hashable, table: str) -> None:
-        """Take in a passage that was counted."""
-        known = self._places.setdefault((situation, place), _Place())
-        if known.variants.get(witness) == table:
-            known.confirmed.add(witness)
-            known.owed -= 1
-        else:
-            # Before it is confirmed a change is a warm-up (a cache filled once); afterwards no witness can be trusted.
-            known.is_ambiguous |= witness in known.confirmed
-            known.variants[witness] = table
-            known.owed = max(known.owed - 1, 1)
-        known.last = table
-        self._variants.setdefault((situation, witness), set()).add(table)
-        _trim(self._places)
-        _trim(self._variants)
+    def _begin_unknown(self, situation: tuple[Hashable, ...], given: Hashable, at: int, is_trusted: bool) -> Choice:  # noqa: FBT001
+        frame, sizes = split_sizes(given)
+        key = (situation, frame, at)
+        kin = self._kin.get(key)
+        if kin is None:
+            kin = Kinship(str(self._families), owner=situation[1] if len(situation) > 1 else None)
+            self._families += 1
+            self._kin[key] = kin
+            if len(self._kin) > MAX_KINSHIPS:
+                _, old = self._kin.popitem(last=False)
+                self._evicted.extend(old.settle(is_last=True))
+            return Choice(situation, given, at, is_trusted, True, kin=kin, sizes=sizes)  # noqa: FBT003
+        self._kin.move_to_end(key)
+        if kin.can_foretell(sizes):
+            is_drawn = self._draws.is_drawn(kin.one_in)
+            return Choice(situation, given, at, is_trusted, is_drawn, is_drawn and kin.one_in > 1, kin=kin, sizes=sizes)
+        return Choice(situation, given, at, is_trusted, self._is_affordable(kin.calls), kin=kin, sizes=sizes)
 
-    def find(self, situation: Hashable, place: int, witness: Hashable) -> tuple[str | None, bool]:
-        """Return the table of a passage that was not counted, and whether its witness vouches for it.
+    def _is_affordable(self, calls: int) -> bool:
+        return self._budget.can_afford(calls) or self._draws.is_drawn(ONE_IN_UNAFFORDABLE)
 
-        Another place of the same situation may vouch too, if all of them agree (a last, shorter accumulation). A
-        witness never seen makes the next passages be counted; the best guess is then the last table.
+    def end_counted(
+        self, choice: Choice, witness: Seen, table: Table, *, calls: int, ns: int, is_fixed: bool
+    ) -> Verdict | None:
+        """Take in a passage that was counted; say what an audit found, where it was one or came to the same.
+
+        `is_fixed` says that nothing but the situation decided its cost; values inside tensors did not.
         """
-        known = self._places.get((situation, place))
-        if known is None:
-            return (None, False)
-        table = known.variants.get(witness)
-        if table is not None and witness in known.confirmed:
-            return (table, True)
-        elsewhere = self._variants.get((situation, witness), set())
-        if len(elsewhere) == 1:
-            return (next(iter(elsewhere)), True)
-        known.owed = COUNTS_AFTER_A_MISS
-        return (known.last, False)
+        verdict: Verdict | None = None
+        if choice.kin is not None:
+            choice.kin.usual_ns = choice.kin.usual_ns or self._budget.without(calls, ns)
+            verdict = choice.kin.learn(
+                choice.sizes, witness, table, calls=calls, is_fixed=is_fixed, is_drawn=choice.is_drawn
+            )
+            if verdict is not None or choice.kin.can_foretell(choice.sizes):
+                self._rate(choice.kin)
+                return verdict
+        place = choice.place
+        if place is None:
+            place = self._keep(choice)
+        is_fixed = is_fixed and choice.is_trusted
+        if place.uncounted > _ENOUGH:
+            self._budget.compare(calls=calls, counted_ns=ns, usual_ns=place.usual_ns)
+        place.calls = calls
+        place.counted_calls += calls
+        place.usual_ns = place.usual_ns or self._budget.without(calls, ns)
+        variant = place.variants.get(witness)
+        flop = table.tally.flop
+        if variant is None:
+            variant = place.variants[witness] = Variant(table, flop, flop)
+            self._rows += table.size + 1
+            place.owed = max(place.owed - 1, 1)
+            place.is_trusted &= is_fixed
+        elif variant.table.name == table.name:
+            place.is_trusted &= is_fixed
+            verdict = Verdict() if choice.is_drawn else None
+            variant.is_confirmed = True
+            place.owed -= 1
+        else:
+            verdict = self._take_change(place, variant, table, choice)
+            place.is_trusted &= is_fixed
+        if not place.is_trusted:
+            variant.is_confirmed = True
+            if place.counted_calls > FIRST_SAMPLED_CALLS:
+                place.owed = 0
+        place.last = variant
+        if place.owed <= 0:
+            self._rate(place)
+        self._make_room()
+        return verdict
 
-    def forget(self, situation: Hashable, place: int) -> None:
-        """Count this passage afresh: what was known of it is no longer kept elsewhere."""
-        self._places.pop((situation, place), None)
+    def _take_change(self, place: Place, variant: Variant, table: Table, choice: Choice) -> Verdict | None:
+        """Another cost under the same witness. Before it is confirmed that is a warm-up (a cache filled once)."""
+        flop, booked = table.tally.flop, variant.table.name
+        was_trusted = place.is_trusted and variant.is_confirmed
+        is_outside = not variant.least <= flop <= variant.most
+        self._rows += table.size - variant.table.size
+        if variant.waiting.times:
+            self._evicted.append(self._book(place, variant))  # what ran before is booked at what was known then
+        variant.table = table
+        if not variant.is_confirmed and place.is_trusted:
+            variant.least = variant.most = flop
+            place.owed = max(place.owed - 1, 1)
+            return None
+        variant.least, variant.most = min(variant.least, flop), max(variant.most, flop)
+        place.is_trusted = False
+        place.owed -= 1
+        if was_trusted:
+            return Verdict(is_miss=True, booked=booked)
+        return Verdict(is_miss=is_outside) if choice.is_drawn else None
 
+    def end_uncounted(self, choice: Choice, witness: Seen, ns: int) -> Booking | None:
+        """Book a passage that was not counted; None where that comes later (`settle`).
 
-def _trim(mapping: "OrderedDict[Any, Any]") -> None:
-    while len(mapping) > MAX_PLACES:
-        mapping.popitem(last=False)
+        Another place of the same situation may vouch for a witness, if all of them agree (a last, shorter
+        accumulation).
+
+        Raises:
+            LookupError: nothing is known that it could be.
+        """
+        place = choice.place
+        if place is None:
+            if choice.kin is None:
+                raise LookupError
+            return choice.kin.wait(choice.sizes, witness, ns)
+        variant = place.variants.get(witness)
+        if variant is None or not variant.is_confirmed:
+            variant = self._find_elsewhere(choice, witness) or variant
+        if variant is None or not variant.is_confirmed:
+            place.owed = max(place.owed, COUNTS_AFTER_A_MISS)
+            if place.last is None:
+                raise LookupError
+            return Booking("modelled", 1, ns, table=place.last.table)
+        place.usual_ns += (ns - place.usual_ns) >> 3
+        place.uncounted += 1
+        if not variant.waiting.times:
+            self._dirty.append((place, variant))
+        variant.waiting.add(ns)
+        return None
+
+    def _find_elsewhere(self, choice: Choice, witness: Seen) -> Variant | None:
+        places = self._known.get((choice.situation, choice.given), {})
+        found = [place.variants[witness] for place in places.values() if witness in place.variants and place.is_trusted]
+        return found[0] if found and len({variant.table.name for variant in found}) == 1 else None
+
+    def settle(self, *, doubted: Hashable = None, is_last: bool = False) -> Iterator[Booking]:
+        """Hand over what ran and is not booked yet. What belongs to a `doubted` owner is a guess: it has changed.
+
+        `is_last`: what is not known by now will not be.
+        """
+        evicted, self._evicted = self._evicted, []
+        yield from evicted
+        dirty, self._dirty = self._dirty, []
+        for place, variant in dirty:
+            if variant.waiting.times:
+                yield self._book(place, variant, is_doubted=doubted is not None and place.owner == doubted)
+        for kin in self._kin.values():
+            yield from kin.settle(is_last=is_last, is_doubted=doubted is not None and kin.owner == doubted)
+            self._rate(kin)
+
+    def _book(self, place: Place, variant: Variant, *, is_doubted: bool = False) -> Booking:
+        waiting, variant.waiting = variant.waiting, Waiting()
+        one_in = place.one_in
+        self._rate(place)
+        if is_doubted:
+            return Booking("modelled", waiting.times, waiting.ns, table=variant.table)
+        if place.is_trusted:
+            chance = Chance(one_in=one_in, longest_ns=waiting.longest_ns)
+            return Booking("replayed", waiting.times, waiting.ns, table=variant.table, chance=chance)
+        chance = Chance(
+            one_in=one_in,
+            longest_ns=waiting.longest_ns,
+            lower=variant.least * waiting.times,
+            upper=variant.most * waiting.times,
+        )
+        return Booking("sampled", waiting.times, waiting.ns, table=variant.table, chance=chance)
+
+    def _rate(self, one: Place | Kinship) -> None:
+        """Say anew how often passages like these are drawn; nothing waits that was drawn by another chance."""
+        if not one.has_waiting:
+            one.one_in = self._budget.one_in(calls=one.calls, usual_ns=one.usual_ns)
+
+    def _keep(self, choice: Choice) -> Place:
+        owner = choice.situation[1] if len(choice.situation) > 1 else None
+        place = Place(owner, choice.is_trusted, FIRST_COUNTS if choice.is_trusted else FIRST_SAMPLES)
+        self._known.setdefault((choice.situation, choice.given), {})[choice.at] = place
+        return place
+
+    def _make_room(self) -> None:
+        while self._known and (len(self._known) > MAX_SITUATIONS or self._rows > MAX_ROWS):
+            _, places = self._known.popitem(last=False)
+            for place in places.values():
+                for variant in place.variants.values():
+                    self._rows -= variant.table.size + 1
+                    if variant.waiting.times:
+                        self._evicted.append(self._book(place, variant))

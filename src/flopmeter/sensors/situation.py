@@ -1,24 +1,24 @@
-"""What tells passages apart: the situation in which one starts, and the witnesses of what ran in it.
+"""What tells passages apart: the situation in which one starts, and the witness of what ran in it.
 
 A situation is known when a passage starts, a witness when it has ended. Both are plain hashable values; reading them
-runs no operator. Not here: what is decided from them (`replay.py`).
+runs no operator. Not here: arguments (`fingerprint.py`), what is decided from them (`replay.py`).
 """
 
-from collections.abc import Mapping
-from operator import attrgetter
+from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
 
+from flopmeter.sensors.fingerprint import HiddenShapeError, fingerprint
 from flopmeter.sensors.precision import is_tf32_on
+from flopmeter.sensors.rota import LEAST_LOOKS, Reader, Rota
 
 Situation: TypeAlias = tuple[Any, ...]
 
-OTHER: Situation = ("other",)
-"""A situation that tells nothing: its passages are counted each time and never replayed."""
+LOOK_NS = 1_000_000
+"""One more thing is looked at for each millisecond that has passed: a look takes about a microsecond."""
 
-_MAX_DEPTH = 6
-_MAX_FIELDS = 64
 _SETTINGS = tuple(
     getattr(torch._C, name)  # noqa: SLF001
     for name in (
@@ -31,83 +31,187 @@ _SETTINGS = tuple(
     )
     if hasattr(torch._C, name)  # noqa: SLF001
 )
-_GRADIENT, _TYPE = attrgetter("grad"), attrgetter("dtype", "layout")
+_INTERNAL = frozenset(vars(torch.nn.Module())) - {"training"}
+_PLAIN = (bool, int, float, str, type(None), torch.dtype)
 _sequence_nr = getattr(torch._C._autograd, "_get_sequence_nr", None)  # noqa: SLF001
 
 
 class Witness(NamedTuple):
     """What was seen of a passage without looking at its operators.
 
-    `nodes` is how many autograd nodes were made; `gradients` whether those of the first and the last parameter
-    changed; `ended_by` which boundary closed the passage; `inner` marks optimizers that stepped inside its backward.
+    `nodes` is how many autograd nodes were made, `marks` what else was counted (allocations of a device); `gradients`
+    whether those of the first and the last parameter changed; `ended_by` which boundary closed the passage; `inner`
+    marks optimizers that stepped inside its backward.
     """
 
     nodes: int
     gradients: tuple[bool, ...]
     ended_by: str
     inner: int = 0
+    marks: tuple[int, ...] = ()
+
+    @property
+    def sort(self) -> tuple[Any, ...]:
+        """What must be equal for two passages to be of one program, whatever their sizes."""
+        return (self.gradients, self.ended_by, self.inner)
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """What may grow with sizes."""
+        return (self.nodes, *self.marks)
 
 
 class WatchedModel:
-    """One watched module: its parts, looked up once, and their fingerprint, read at each forward."""
+    """One watched module: its parts, looked up once, and their state, looked at in turn at each forward."""
 
     def __init__(self, module: torch.nn.Module) -> None:
         """Look the parts up."""
         self.module = module
         self.version = 0
+        self._looked_ns = 0
         self._look_up()
 
     def _look_up(self) -> None:
         self._modules = list(self.module.modules())
         self._parameters = list(self.module.parameters())
-        self._children = [module._modules for module in self._modules]  # noqa: SLF001
-        self._lengths = tuple(map(len, self._children))
+        readers = [_reader_of(module) for module in self._modules]
+        readers += [_reader_of_parameter(parameter) for parameter in self._parameters]
+        self.rota = Rota(readers)
+        self._top = [self.module, *self.module.children()][:LEAST_LOOKS]
+        self._counts = tuple(len(part._modules) for part in self._top)  # noqa: SLF001
         self._find_ends()
         self.is_stale = False
 
-    def refresh(self) -> bool:
-        """Look the parts up again where layers or parameters were added, exchanged or removed; say whether they were.
+    def look(self, now_ns: int) -> bool:
+        """Look at some parts, at more of them the longer it was since the last look; say whether anything is new.
 
-        Torch tells of additions (`is_stale`); of removals the number of children tells.
+        Torch tells of parts that were added or exchanged (`is_stale`); a part that was removed is missed by the one
+        that it was a part of.
         """
-        if not self.is_stale and tuple(map(len, self._children)) == self._lengths:
-            return False
+        number = max(LEAST_LOOKS, (now_ns - self._looked_ns) // LOOK_NS)
+        self._looked_ns = now_ns
+        return self._look(number)
+
+    def look_at_all(self) -> bool:
+        """Look at every part; say whether anything is new."""
+        return self._look(0)
+
+    def _look(self, number: int) -> bool:
+        is_fewer = self._counts != tuple([len(part._modules) for part in self._top])  # noqa: SLF001
+        if self.is_stale or is_fewer:
+            return self.refresh()
+        try:
+            is_new = self.rota.look(number)
+        except KeyError:  # an attribute was deleted
+            return self.refresh()
+        if is_new:
+            self.refresh()
+        return is_new
+
+    def refresh(self) -> bool:
+        """Look the parts up again; say whether layers or parameters were added, exchanged or removed."""
         before = [*map(id, self._modules), *map(id, self._parameters)]
-        self._look_up()
-        if [*map(id, self._modules), *map(id, self._parameters)] == before:
+        parts, parameters = list(self.module.modules()), list(self.module.parameters())
+        self.is_stale = False
+        if [*map(id, parts), *map(id, parameters)] == before:
+            self._find_ends()
             return False
+        self._look_up()
         self.version += 1
         return True
 
-    def situation(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Situation:
-        """Return the fingerprint of a forward that is about to run; `OTHER` where it cannot be told from others."""
-        if torch._C._functorch.peek_interpreter_stack() is not None:  # noqa: SLF001
-            return OTHER  # vmap and its kin hide shapes
-        try:
-            given = (_fingerprint(args, _MAX_DEPTH), _fingerprint(kwargs, _MAX_DEPTH))
-        except _HiddenShapeError:
-            return OTHER
-        return (
-            "forward",
-            id(self.module),
-            self.version,
-            given,
-            tuple([module.training for module in self._modules]),
-            tuple([parameter.requires_grad for parameter in self._parameters]),
-            tuple([parameter.grad is None for parameter in self._find_ends()]),
-            *ambient(),
-        )
+    @property
+    def owner(self) -> int:
+        """By what the situations of this model name it."""
+        return id(self.module)
 
-    def _find_ends(self) -> list[torch.nn.Parameter]:
+    @property
+    def is_trusted(self) -> bool:
+        """Whether the state tells all that was seen to change; a counter among the attributes is left out of it."""
+        return not self.rota.is_blind
+
+    def situation(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Situation, Any]:
+        """Return what a forward that is about to run can be told by, and the fingerprint of what it was given.
+
+        That is None where it cannot be told from others.
+        """
+        if torch._C._functorch.peek_interpreter_stack() is not None:  # noqa: SLF001
+            return (("hidden", id(self.module)), None)  # vmap and its kin hide shapes
+        try:
+            given = (fingerprint(args), fingerprint(kwargs))
+        except HiddenShapeError:
+            return (("hidden", id(self.module)), None)
+        is_clear = tuple([parameter.grad is None for parameter in self.ends])
+        return (("forward", id(self.module), self.version, self.rota.state, is_clear, *ambient()), given)
+
+    def _find_ends(self) -> None:
         trainable = [parameter for parameter in self._parameters if parameter.requires_grad]
-        self._ends = [trainable[0], trainable[-1]] if trainable else []
-        return self._ends
+        self.ends = [trainable[0], trainable[-1]] if trainable else []
 
     def gradient_marks(self) -> tuple[Any, ...]:
         """Return marks of the first and last gradient; a backward that reaches them changes them."""
-        return tuple(
-            [None if p.grad is None else (id(p.grad), p.grad._version) for p in self._ends]  # noqa: SLF001
-        )
+        grads = [parameter.grad for parameter in self.ends]
+        return tuple([None if grad is None else (id(grad), grad._version) for grad in grads])  # noqa: SLF001
+
+
+class WatchedOptimizer:
+    """One optimizer: its settings and which gradients it finds, looked at in turn at each step."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        """Look its groups up."""
+        self.optimizer = optimizer
+        self._looked_ns = 0
+        self.version = 0
+        self._look_up()
+
+    def _look_up(self) -> None:
+        groups = self.optimizer.param_groups
+        parameters = [parameter for group in groups for parameter in group["params"]]
+        self._groups = [(group, len(group["params"])) for group in groups]
+        self.rota = Rota([*map(_reader_of_group, groups), *map(_reader_of_gradient, parameters)])
+        self._ends = [parameters[0], parameters[-1]] if parameters else []
+        # Whether a step of somebody else's does the same each time, nobody but they can know.
+        self.is_standard = type(self.optimizer).__module__.startswith("torch.optim")
+
+    def look(self, now_ns: int) -> bool:
+        """Look at some of it, at more the longer it was since the last look; say whether anything is new."""
+        number = max(LEAST_LOOKS, (now_ns - self._looked_ns) // LOOK_NS)
+        self._looked_ns = now_ns
+        return self._look(number)
+
+    def look_at_all(self) -> bool:
+        """Look at all of it; say whether anything is new."""
+        return self._look(0)
+
+    def _look(self, number: int) -> bool:
+        groups = self.optimizer.param_groups
+        known = self._groups
+        if len(known) == len(groups) and all(
+            group is old and len(group["params"]) == size for group, (old, size) in zip(groups, known, strict=True)
+        ):
+            try:
+                return self.rota.look(number)
+            except KeyError:  # a setting was deleted
+                pass
+        self._look_up()
+        self.version += 1
+        return True
+
+    @property
+    def owner(self) -> int:
+        """By what the situations of this optimizer name it."""
+        return id(self.optimizer)
+
+    @property
+    def is_trusted(self) -> bool:
+        """Whether a step of the same situation surely does the same."""
+        return self.is_standard and not self.rota.is_blind
+
+    def situation(self) -> Situation:
+        """Return what a step that is about to run can be told by."""
+        is_clear = tuple([parameter.grad is None for parameter in self._ends])
+        size = len(self.optimizer.state)
+        return ("optimizer", id(self.optimizer), self.version, self.rota.state, is_clear, size, *ambient())
 
 
 def ambient() -> Situation:
@@ -127,80 +231,50 @@ def ambient() -> Situation:
     )
 
 
-def optimizer_situation(optimizer: torch.optim.Optimizer) -> Situation:
-    """Return the fingerprint of an optimizer step that is about to run."""
-    groups = []
-    for group in optimizer.param_groups:
-        flags = tuple(
-            [(name, value) for name, value in group.items() if value is None or isinstance(value, bool | str)]
-            + [(name, _exactly(value)) for name, value in group.items() if isinstance(value, int | float | tuple)]
-        )
-        groups.append((flags, _gradient_specs(group["params"])))
-    return ("optimizer", id(optimizer), len(optimizer.state), tuple(groups), *ambient())
-
-
-def _exactly(value: Any) -> Any:
-    """Return what of a number changes a cost: whether it is 0, which saves work, or 1, which does too."""
-    if isinstance(value, tuple):
-        return tuple([_exactly(item) for item in value])
-    return value if isinstance(value, int | float) and value in (0, 1) else None
-
-
 def count_nodes() -> int:
     """Return torch's running number of autograd nodes made on this thread; 0 where the build does not tell."""
     return int(_sequence_nr()) if _sequence_nr is not None else 0
 
 
-def _gradient_specs(parameters: list[torch.Tensor]) -> Any:
-    """Return which parameters there are, how large together, and type and layout of each gradient.
-
-    A gradient has the shape of its parameter, and a parameter keeps its own: which they are tells it.
-    """
-    which = (*map(id, parameters), sum(map(torch.Tensor.numel, parameters)))
-    gradients = list(map(_GRADIENT, parameters))
-    try:  # no Python code for each, where every parameter has a gradient
-        return (which, tuple(map(_TYPE, gradients)))
-    except AttributeError:
-        return (which, tuple([None if gradient is None else _TYPE(gradient) for gradient in gradients]))
+def has_node_count() -> bool:
+    """Say whether this build tells how many autograd nodes were made."""
+    return _sequence_nr is not None
 
 
-class _HiddenShapeError(Exception):
-    """A value whose size cannot be read from outside."""
+def _reader_of(module: torch.nn.Module) -> Reader:
+    """Read the plain attributes of one module, and how many parts and hooks it has."""
+    own = module.__dict__
+    names = [name for name, value in own.items() if name not in _INTERNAL and isinstance(value, _PLAIN)]
+    names = (names or ["_modules"]) * 2 if len(names) < 2 else names  # of one name alone, a getter returns no tuple
+    attributes = itemgetter(*names)
+    children, before, after = module._modules, module._forward_pre_hooks, module._forward_hooks  # noqa: SLF001
+
+    def read() -> Sequence[Any]:
+        return (len(own), len(children), len(before), len(after), *attributes(own))
+
+    return read
 
 
-def _fingerprint(value: Any, depth: int) -> Any:
-    """Return shapes and types of tensors, and plain values as they are, to a few levels of nesting."""
-    if isinstance(value, torch.Tensor):
-        if value.layout is not torch.strided or value.is_nested:
-            raise _HiddenShapeError
-        return (value.shape, value.dtype, value.device.type, value.requires_grad)
-    if value is None or isinstance(value, bool | int | str):
-        return value
-    if isinstance(value, float):
-        return value if value in (0.0, 1.0) else "float"
-    if depth <= 0:
-        raise _HiddenShapeError
-    if isinstance(value, torch.nn.utils.rnn.PackedSequence):
-        return (tuple(value.batch_sizes.tolist()), _fingerprint(value.data, depth - 1))
-    if isinstance(value, Mapping):
-        return tuple([(str(key), _fingerprint(item, depth - 1)) for key, item in value.items()])
-    if isinstance(value, list | tuple):
-        return tuple([_fingerprint(item, depth - 1) for item in value])
-    return _fingerprint_object(value, depth)
+def _reader_of_parameter(parameter: torch.nn.Parameter) -> Reader:
+    return lambda: (parameter.requires_grad,)
 
 
-def _fingerprint_object(value: Any, depth: int) -> Any:
-    """Look into an object that a user made to carry tensors (a batch, a cache); others are told by their type.
+def _reader_of_group(group: dict[str, Any]) -> Reader:
+    """Read the settings of one group of parameters."""
+    names = [name for name, value in group.items() if isinstance(value, (*_PLAIN, tuple))]
+    settings = itemgetter("params", *names, "params")  # never one name alone
 
-    A class, a function or a module is told by itself. An object of very many fields (a tokenizer) is no carrier.
-    """
-    if isinstance(value, type | torch.nn.Module) or callable(value):
-        return id(value)
-    if type(value).__module__ == "numpy":
-        return (type(value).__name__, tuple(getattr(value, "shape", ())))
-    names = getattr(type(value), "__slots__", ())
-    fields = {name: getattr(value, name, None) for name in ((names,) if isinstance(names, str) else names)}
-    fields |= getattr(value, "__dict__", {})
-    if len(fields) > _MAX_FIELDS:
-        return type(value).__name__
-    return (type(value).__name__, _fingerprint(fields, depth - 2))
+    def read() -> Sequence[Any]:
+        return (len(group), *settings(group)[1:-1])
+
+    return read
+
+
+def _reader_of_gradient(parameter: torch.Tensor) -> Reader:
+    """Read type and layout of a gradient, which has the shape of its parameter."""
+
+    def read() -> Sequence[Any]:
+        gradient = parameter.grad
+        return (None, None) if gradient is None else (gradient.dtype, gradient.layout)
+
+    return read

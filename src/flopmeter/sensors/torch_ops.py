@@ -70,7 +70,7 @@ class OpRecorder(TorchDispatchMode):
         self._is_below_autograd = False
         self._inside: tuple[str, ...] = ()
         self._casting: autocast.Keys | None = None
-        self.own_ns = 0
+        self.own_ns = self.seen = 0
 
     @classmethod
     def ignore_compile_internals(cls) -> bool:
@@ -82,6 +82,7 @@ class OpRecorder(TorchDispatchMode):
     ) -> Any:
         if self._is_retired:
             return func(*args, **(kwargs or {}))
+        self.seen += 1
         for kind in types:
             if hasattr(kind, "__tensor_flatten__") and not _is_fake(kind):
                 return NotImplemented  # a wrapper such as DTensor: its own local operators come back here
@@ -247,7 +248,7 @@ class OpRecorder(TorchDispatchMode):
 
     def take(self) -> dict[Key, int]:
         """Return what was noted since the last take."""
-        calls, self._calls, self.late, self.has_values = self._calls, {}, [], False
+        calls, self._calls, self.late, self.has_values, self.seen = self._calls, {}, [], False, 0
         return calls
 
     @property

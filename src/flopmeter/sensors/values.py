@@ -7,7 +7,7 @@ Not here: which arguments are asked for (`FormulaBook.reads`), and what they cos
 
 from collections import deque
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 
@@ -64,29 +64,32 @@ class Late:
         return read_host(self._copy)
 
 
-class Waiting:
+P = TypeVar("P")
+
+
+class Waiting(Generic[P]):
     """Passages whose costs wait for integers, in the order in which they ran."""
 
     def __init__(self) -> None:
         """Start with none."""
-        self._passages: deque[tuple[Mapping[Key, int], int, list[Late]]] = deque()
+        self._passages: deque[tuple[Mapping[Key, int], P, list[Late]]] = deque()
 
-    def put(self, calls: Mapping[Key, int], ns: int, late: list[Late]) -> None:
+    def put(self, calls: Mapping[Key, int], passage: P, late: list[Late]) -> None:
         """Keep a passage until its integers are here."""
-        self._passages.append((calls, ns, late))
+        self._passages.append((calls, passage, late))
 
-    def take(self, *, is_last: bool = False) -> list[tuple[dict[Key, int], int]]:
-        """Return the passages whose integers are here, with their durations; all of them at the end of a run."""
-        ready: list[tuple[dict[Key, int], int]] = []
+    def take(self, *, is_last: bool = False) -> list[tuple[dict[Key, int], P]]:
+        """Return the passages whose integers are here; all of them at the end of a run."""
+        ready: list[tuple[dict[Key, int], P]] = []
         while self._passages:
-            calls, ns, late = self._passages[0]
+            calls, passage, late = self._passages[0]
             if is_last:
                 for one in late:
                     one.wait()
             elif not all(one.is_here for one in late):
                 break
             self._passages.popleft()
-            ready.append((_settle(calls), ns))
+            ready.append((_settle(calls), passage))
         return ready
 
 

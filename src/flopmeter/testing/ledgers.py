@@ -12,7 +12,7 @@ from flopmeter import wire
 from flopmeter.formulas.call import OpCall
 from flopmeter.ledger.entry import Entry
 from flopmeter.ledger.file import LedgerFile
-from flopmeter.step import Ran, Row, Steps, Table, Totals
+from flopmeter.step import Chance, Ran, Row, Steps, Table, Totals
 from flopmeter.tally import OpCount, Tally, Uncounted
 from flopmeter.usage import Usage
 
@@ -91,22 +91,41 @@ class ScriptedSegment:
         basis: str = "counted",
         tokens: int = 8,
         loose: Tally | None = None,
-        loose_ns: int = 0,
+        chance: Chance | None = None,
+        audits: int = 0,
+        misses: int = 0,
         usage: Usage | None = None,
     ) -> None:
-        """Append one record of one step in which each table ran so often; new tables are written before it."""
+        """Append one record of one step in which each table ran so often; new tables are written before it.
+
+        `loose` is the tally of one more passage, which has no table.
+        """
         for table in tables:
             if table.name not in self._tables:
                 self._tables[table.name] = table
                 self.note("table", table.to_wire())
         names = sorted({table.name for table in tables})
-        ran = [Ran(table=name, purpose=purpose, basis=basis, times=times, ns=times * STEP_NS) for name in names]
-        extra = loose or Tally()
+        ran = [
+            Ran(table=name, purpose=purpose, basis=basis, times=times, ns=times * STEP_NS, chance=chance)
+            for name in names
+        ]
+        if loose is not None:
+            ran.append(
+                Ran(
+                    tally=loose,
+                    purpose=purpose,
+                    basis=basis,
+                    times=1,
+                    ns=STEP_NS,
+                    most_flop=loose.flop,
+                    chance=chance,
+                )
+            )
         first = self._total.steps
-        self._total += Totals.of(extra, tokens=tokens, steps=1)
+        self._total += Totals.of(loose or Tally(), tokens=tokens, steps=1)
         for name in names:
             self._total += Totals.of(self._tables[name].tally) * times
-        started, self._ns = self._ns, self._ns + len(names) * times * STEP_NS
+        started, self._ns = self._ns, self._ns + sum(item.ns for item in ran)
         steps = Steps(
             first=first,
             count=1,
@@ -116,11 +135,11 @@ class ScriptedSegment:
             ended_ns=self._ns,
             own_ns=0,
             ran=tuple(ran),
-            loose=extra,
-            loose_ns=loose_ns,
             usage=usage or Usage(),
             ceiling_flop_per_s=self._ceiling,
             total=self._total,
+            audits=audits,
+            misses=misses,
         )
         self.note("steps", steps.to_wire())
 

@@ -30,7 +30,9 @@ def metered(tmp_path) -> Callable[..., Account]:
 
 
 def without_basis(tally: Tally) -> Tally:
-    return Tally.of((replace(count, basis="counted") for count in tally.counts), tally.uncounted)
+    """Return what costs something, however it came to be: the last stretch between passages is rarely a whole one."""
+    costly = (count for count in tally.counts if count.flop or count.int_op or count.masked_flop)
+    return Tally.of((replace(count, basis="counted") for count in costly), tally.uncounted)
 
 
 @pytest.fixture
@@ -42,7 +44,8 @@ def replayed_truly(metered) -> Callable[[Program], Account]:
         assert not exact.gaps
         assert not ours.gaps
         assert set(exact.passages) == {"counted"}
-        assert set(ours.passages) == {"counted", "replayed"}, "the program must give replay a chance to be wrong"
+        assert set(ours.passages) <= {"counted", "replayed", "sampled", "interpolated"}
+        assert {"replayed", "sampled"} & set(ours.passages), "the program must give replay a chance to be wrong"
         assert sum(ours.passages.values()) == sum(exact.passages.values())
         assert without_basis(ours.tally) == without_basis(exact.tally)
         assert (ours.steps, ours.tokens) == (exact.steps, exact.tokens)

@@ -1,0 +1,89 @@
+"""Budget: what metering may cost, what it has cost, and how often work may be counted for that.
+
+Time is the caller's, in nanoseconds, so that a test can drive it by hand. Not here: which passages are counted for it
+(`replay.py`).
+"""
+
+from collections.abc import Callable
+
+CALL_NS = 20_000
+"""What counting adds to one operator call, until it was measured: a Python dispatch and our note of it."""
+GRACE_NS = 300_000_000
+"""What may be spent before there is anything to show for it: the first counts of a run, and its start."""
+MAX_ONE_IN = 1 << 20
+_LEAST_CALLS = 16
+_LEAST_CALL_NS, _MOST_CALL_NS = 2_000, 200_000
+
+
+class Budget:
+    """A share of the wall time of a run.
+
+    Units: nanoseconds throughout. `spent_ns` is what the hooks took as measured, and what counting added to operator
+    calls as estimated: their number times what a call was seen to take longer in counted passages than in replayed
+    ones.
+    """
+
+    def __init__(self, share: float, clock: Callable[[], int]) -> None:
+        """Allow `share` of the time from now on; 0 allows no audit at all."""
+        self._share = share
+        self._clock = clock
+        self._started_ns = clock()
+        self._counted_calls = 0
+        self._extra_ns = self._extra_calls = 0.0
+        self.call_ns = CALL_NS
+        self.hook_ns = 0
+
+    @property
+    def spent_ns(self) -> int:
+        """What metering has taken so far.
+
+        Units: nanoseconds.
+        Basis: measured in our own code, estimated for torch's path to it.
+        """
+        return self.hook_ns + self._counted_calls * self.call_ns
+
+    def spend(self, *, calls: int) -> None:
+        """Note that so many calls were counted."""
+        self._counted_calls += calls
+
+    def compare(self, *, calls: int, counted_ns: int, usual_ns: int) -> None:
+        """Learn from a passage that was counted, and is usually not, what counting adds to a call."""
+        if calls < _LEAST_CALLS:
+            return
+        self._extra_ns = self._extra_ns * 7 / 8 + max(0, counted_ns - usual_ns)
+        self._extra_calls = self._extra_calls * 7 / 8 + calls
+        seen = int(self._extra_ns / self._extra_calls)
+        self.call_ns = min(max(seen, _LEAST_CALL_NS), _MOST_CALL_NS)
+
+    def without(self, calls: int, ns: int) -> int:
+        """Return how long a passage that was counted would have taken without; an estimate, of at least an eighth.
+
+        Units: nanoseconds.
+        """
+        return max(ns - calls * self.call_ns, ns // 8)
+
+    def can_afford(self, calls: int) -> bool:
+        """Say whether counting a passage of about so many calls, that nobody asked to be counted at random, fits."""
+        cost = calls * self.call_ns
+        return self.spent_ns + cost <= self._share * (self._clock() - self._started_ns) + GRACE_NS + 4 * cost
+
+    def one_in(self, *, calls: int, usual_ns: int) -> int:
+        """Return in how many passages one may be counted at random; a power of two, 0 for none.
+
+        Half of what the budget leaves goes here, to each passage in proportion to its own duration: so the whole
+        stays within it however many sorts of passages there are. Powers of two make the draws of ranks that can
+        afford different rates nested: who counts less often counts among the same.
+        """
+        free = self._share - self.spent_ns / max(1, self._clock() - self._started_ns)
+        allowed = free / 2 * usual_ns
+        cost = calls * self.call_ns
+        if free <= self._share / 16:
+            return 0
+        if cost <= allowed:
+            return 1
+        one_in = 1
+        while one_in * allowed < cost:
+            one_in *= 2
+            if one_in > MAX_ONE_IN:
+                return 0
+        return one_in

@@ -1,0 +1,49 @@
+"""Draws: which passages are counted by chance, the same on every rank of a run and at no cost to its own randomness.
+
+Not here: how often (`budget.py`).
+"""
+
+_MASK = (1 << 64) - 1
+_GOLDEN = 0x9E3779B97F4A7C15
+
+
+class Draws:
+    """One number for each passage, from the run's seed, its step and which passage of that it is.
+
+    Drawn with a chance of 1 in n is what lies in the lowest nth of all numbers: so who draws one in 64 draws among
+    those that others draw who draw one in 32, and on no rank a step waits for another rank's audit alone.
+    """
+
+    def __init__(self, seed: int) -> None:
+        """Start before the first step."""
+        self._seed = seed & _MASK
+        self._number = 0
+        self.begin_step(0)
+
+    def begin_step(self, index: int) -> None:
+        """Begin the step of this index; steps have the same on every rank, and after a restart."""
+        self._state = mix(self._seed ^ mix(index))
+
+    def next(self) -> None:
+        """Draw the number of the next passage."""
+        self._state = (self._state + _GOLDEN) & _MASK
+        self._number = 0
+
+    def is_drawn(self, one_in: int) -> bool:
+        """Say whether this passage is drawn with a chance of 1 in `one_in`; never where that is 0."""
+        if one_in <= 1:
+            return one_in == 1
+        if not self._number:
+            self._number = mix(self._state) | 1
+        return self._number * one_in <= _MASK
+
+
+def mix(value: int) -> int:
+    """Return 64 bits that look like nothing of the value.
+
+    Source: SplitMix64 (Steele, Lea, Flood 2014, doi:10.1145/2714064.2660195), its output function.
+    """
+    value = (value + _GOLDEN) & _MASK
+    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _MASK
+    return value ^ (value >> 31)

@@ -1,0 +1,200 @@
+"""Kinship: passages of one program that differ in sizes alone, what waits to be booked of them, and what it is booked at.
+
+Not here: how a cost is foretold from sizes (`interpolation.py`), which passages are counted (`replay.py`).
+"""
+
+from collections.abc import Hashable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from flopmeter.step import Chance, Table
+from flopmeter.tally import Tally
+
+if TYPE_CHECKING:
+    from flopmeter.sensors.interpolation import Family, Foretold
+
+MAX_WAITING = 2048
+
+
+class Seen(Protocol):
+    """A witness: what must be equal for two passages to be of one program, and what may grow with their sizes."""
+
+    @property
+    def sort(self) -> Hashable:
+        """The first of these."""
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """The second."""
+
+
+class Waiting:
+    """Passages of one cost that ran and are not booked yet."""
+
+    __slots__ = ("longest_ns", "ns", "times")
+
+    def __init__(self) -> None:
+        """Start with none."""
+        self.times = self.ns = self.longest_ns = 0
+
+    def add(self, ns: int) -> None:
+        """Take one more."""
+        self.times += 1
+        self.ns += ns
+        self.longest_ns = max(self.longest_ns, ns)
+
+
+class Booking(NamedTuple):
+    """What passages are booked at: the table of each, or, without one, the tally of all of them together."""
+
+    basis: str
+    times: int
+    ns: int
+    table: Table | None = None
+    tally: Tally | None = None
+    most_flop: int | None = None
+    family: str | None = None
+    chance: Chance | None = None
+
+
+class Verdict(NamedTuple):
+    """What an audit found; of a miss, the table or the family that others were booked at."""
+
+    is_miss: bool = False
+    booked: str | None = None
+    family: str | None = None
+
+
+class Kinship:
+    """One frame of situations, and the families that were met in it, told apart by the sort of their witness.
+
+    Units: `calls` operator calls of the last count, `usual_ns` the mean duration when it is not counted.
+    """
+
+    def __init__(self, name: str, *, owner: Hashable) -> None:
+        """Start with nothing counted."""
+        self.name = name
+        self.owner = owner
+        self.calls = self.usual_ns = self.one_in = 0
+        self._families: dict[Hashable, Family] = {}
+        self._first: tuple[tuple[int, ...], Seen, Table] | None = None
+        self._sort: Hashable = None
+        self._last: Table | None = None
+        self._waiting: dict[tuple[tuple[int, ...], Hashable, tuple[int, ...]], Waiting] = {}
+        self._is_led_by_values = False
+
+    @property
+    def has_waiting(self) -> bool:
+        """Whether passages wait to be booked."""
+        return bool(self._waiting)
+
+    def can_foretell(self, sizes: tuple[int, ...]) -> bool:
+        """Say whether a passage of these sizes is foretold, if it is of the sort that was counted last."""
+        return self._foretell(sizes, self._sort) is not None
+
+    def _foretell(self, sizes: tuple[int, ...], sort: Hashable) -> "Foretold | None":
+        family = self._families.get(sort)
+        return None if family is None or self._is_led_by_values else family.predict(sizes)
+
+    def learn(
+        self, sizes: tuple[int, ...], witness: Seen, table: Table, *, calls: int, is_fixed: bool, is_drawn: bool
+    ) -> Verdict | None:
+        """Take in a passage that was counted; say what an audit found, where it was one or came to the same."""
+        self.calls, self._last, self._sort = calls, table, witness.sort
+        self._is_led_by_values |= not is_fixed
+        if self._is_led_by_values:
+            return Verdict(is_miss=True, family=self.name) if is_drawn else None
+        if self._first is None:
+            self._first = (sizes, witness, table)
+            return None
+        was_foretold = self._foretell(sizes, witness.sort) is not None
+        if self._find_family(sizes, witness).learn(sizes, table.tally, witness.numbers):
+            return Verdict() if is_drawn and was_foretold else None
+        return Verdict(is_miss=True, family=self.name)
+
+    def _find_family(self, sizes: tuple[int, ...], witness: Seen) -> "Family":
+        """Return the family of this sort; the first count is learned when it is no longer alone."""
+        from flopmeter.sensors.interpolation import Family  # most runs have one size, and no use for it
+
+        if not self._families and self._first is not None:
+            first_sizes, first, table = self._first
+            self._families[first.sort] = Family()
+            self._families[first.sort].learn(first_sizes, table.tally, first.numbers)
+        return self._families.setdefault(witness.sort, Family())
+
+    def wait(self, sizes: tuple[int, ...], witness: Seen, ns: int) -> Booking | None:
+        """Keep a passage that was not counted until it is booked; return it as a guess where there is no room.
+
+        Raises:
+            LookupError: nothing was counted that it could be.
+        """
+        if self._last is None:
+            raise LookupError
+        self.usual_ns += (ns - self.usual_ns) >> 3
+        key = (sizes, witness.sort, witness.numbers)
+        waiting = self._waiting.get(key)
+        if waiting is None:
+            if len(self._waiting) >= MAX_WAITING:
+                return Booking("modelled", 1, ns, table=self._last)
+            waiting = self._waiting[key] = Waiting()
+        waiting.add(ns)
+        return None
+
+    def settle(self, *, is_last: bool, is_doubted: bool = False) -> Iterator[Booking]:
+        """Hand over what waits and is foretold by now, as one; `is_last`, the rest too, as a guess."""
+        if not self._waiting:
+            return
+        waiting, self._waiting = self._waiting, {}
+        sums: dict[Hashable, Foretold] = {}
+        whole, most = Waiting(), 0
+        for key, item in waiting.items():
+            sizes, sort, numbers = key
+            foretold = None if is_doubted else self._foretell(sizes, sort)
+            if foretold is not None and foretold.witness == numbers:
+                for _ in range(item.times):
+                    sums[sort] = sums[sort] + foretold if sort in sums else foretold
+                most = max(most, foretold.flop)
+                whole.times += item.times
+                whole.ns += item.ns
+                whole.longest_ns = max(whole.longest_ns, item.longest_ns)
+            elif is_last or is_doubted or foretold is not None:
+                yield Booking("modelled", item.times, item.ns, table=self._last)
+            else:
+                self._waiting[key] = item
+        if whole.times:
+            tallies = [foretold.tally for foretold in sums.values()]
+            tally = Tally.of(
+                (count for tally in tallies for count in tally.counts),
+                (seen for tally in tallies for seen in tally.uncounted),
+            )
+            yield Booking(
+                "interpolated",
+                whole.times,
+                whole.ns,
+                tally=tally,
+                most_flop=most,
+                family=self.name,
+                chance=Chance(one_in=self.one_in, longest_ns=whole.longest_ns),
+            )
+
+
+def split_sizes(given: Any) -> tuple[Any, tuple[int, ...]]:
+    """Return a fingerprint without its whole numbers, and these in order: the frame that passages of one family share.
+
+    Example:
+        >>> split_sizes(((2, 16), "mask", True, 3))
+        (((None, None), 'mask', True, None), (2, 16, 3))
+    """
+    sizes: list[int] = []
+    frame = _strip(given, sizes)
+    return frame, tuple(sizes)
+
+
+def _strip(value: Any, sizes: list[int]) -> Any:
+    if type(value) is int:
+        sizes.append(value)
+        return None
+    if isinstance(value, tuple):
+        return tuple([_strip(item, sizes) for item in value])
+    if isinstance(value, Mapping):
+        return tuple([(key, _strip(item, sizes)) for key, item in value.items()])
+    return value
