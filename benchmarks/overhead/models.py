@@ -1,6 +1,6 @@
 """The programs whose overhead is measured: a small GPT, the same with experts, and what one training step of them is.
 
-Small on purpose: each operator takes microseconds, so whatever somebody's Python adds to an operator shows at its worst.
+Small on purpose: an operator takes microseconds, so whatever somebody's Python adds to one shows at its worst.
 Not here: what is timed (`step.py`, `situations.py`), what grows (`growth.py`).
 """
 
@@ -154,9 +154,8 @@ def batch(*, sequences: int = 2, length: int = 16, generator: torch.Generator | 
     return torch.randint(VOCABULARY, (sequences, length + 1), generator=generator)
 
 
-@torch.no_grad()
 def generate(model: GPT, prompt: torch.Tensor, *, new: int) -> torch.Tensor:
-    """Decode greedily with a cache that grows by one place for each new token."""
+    """Decode greedily with a cache that grows by one place for each new token; whoever calls turns gradients off."""
     caches: list[list[torch.Tensor]] = [[] for _ in model.blocks]
     text, fed = prompt, prompt
     for _ in range(new):
