@@ -1,5 +1,7 @@
-"""What of a long run stays in memory: objects, hooks, tables, bytes, early on and at the end, with and without a meter.
+"""What of a long run stays in memory: objects, hooks, tables, bytes, with and without a meter.
 
+Looked at early on, half way from there, and at the end. Where lengths come at random, some are met for the first time
+after the first look, so tables may grow until they hold what there is, or are full.
 `python benchmarks/overhead/growth.py` takes about fifteen minutes on one core; `--quick` tries whether it runs.
 """
 
@@ -86,22 +88,29 @@ def train(program: str, size: Size, moments: list[int], way: str) -> dict[str, A
 
 
 def compare(seen: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the figures of the first look and of the last, and which kinds of object and which tables grew most."""
-    first, last = seen
+    """Return the figures of each look, and which kinds of object and which tables grew most from first to last."""
+    first, last = seen[0], seen[-1]
     grown = Counter(last["kinds"])
     grown.subtract(first["kinds"])
-    tables = {
-        key: [first["tables"].get(key, 0), size]
-        for key, size in last["tables"].items()
-        if size >= TOP and size != first["tables"].get(key, 0)
+    sizes = {name: [one[name] for one in seen] for name in ("objects", "hooks", "rss_bytes", "ledger_bytes")}
+    rows = {key: [one["tables"].get(key, 0) for one in seen] for key in last["tables"]}
+    return {
+        **sizes,
+        "grown_kinds": {kind: more for kind, more in grown.most_common(TOP) if more > 0},
+        "grown_tables": {key: row for key, row in rows.items() if row[-1] >= TOP and row[0] != row[-1]},
+        "largest_tables": dict(sorted(last["tables"].items(), key=lambda item: -item[1])[:TOP]),
     }
-    sizes = {
-        name: [first[name], last[name], last[name] - first[name]]
-        for name in ("objects", "hooks", "rss_bytes", "ledger_bytes")
-    }
-    kinds = {kind: more for kind, more in grown.most_common(TOP) if more > 0}
-    largest = dict(sorted(last["tables"].items(), key=lambda item: -item[1])[:TOP])
-    return {**sizes, "grown_kinds": kinds, "grown_tables": tables, "largest_tables": largest}
+
+
+def gains(program: str, moments: list[int], plain: dict[str, Any], metered: dict[str, Any]) -> list[dict[str, Any]]:
+    """Set what a metered run gained beyond the plain one beside what it may gain."""
+    bars = []
+    for look_from in (0, 1):
+        since = f"{program}: from step {moments[look_from]} to {moments[-1]}, beyond plain"
+        for name, most in (("objects", SLACK_OBJECTS), ("hooks", 0), ("rss_bytes", SLACK_BYTES)):
+            more = (metered[name][-1] - metered[name][look_from]) - (plain[name][-1] - plain[name][look_from])
+            bars.append(record.bar(f"{since}, {name}", more, at_most=most))
+    return [*bars, record.bar(f"{program}: hooks left when the meter was closed", metered["hooks_left"], at_most=0)]
 
 
 def main() -> None:
@@ -116,24 +125,20 @@ def main() -> None:
     if args.quick:
         args.early, args.steps = 10, 30
     command = f"growth.py --early {args.early} --steps {args.steps} --layers {args.layers}"
+    moments = [args.early, (args.early + args.steps) // 2, args.steps]
     size, found, bars = Size(layers=args.layers), {}, []
     for program in PROGRAMS:
         runs = {}
         for way in ("plain", "metered"):
-            outcome = in_fresh_process(train, program, size, [args.early, args.steps], way)
+            outcome = in_fresh_process(train, program, size, moments, way)
             seen = outcome.pop("seen")
             runs[way] = {**compare(seen), **outcome}
         found[program] = runs
-        plain, metered = runs["plain"], runs["metered"]
-        more = {name: metered[name][2] - plain[name][2] for name in ("objects", "hooks", "rss_bytes")}
-        bars += [
-            record.bar(f"{program}: live objects gained, beyond plain", more["objects"], at_most=SLACK_OBJECTS),
-            record.bar(f"{program}: hooks gained, beyond plain", more["hooks"], at_most=0),
-            record.bar(f"{program}: hooks left when the meter was closed", metered["hooks_left"], at_most=0),
-            record.bar(f"{program}: resident bytes gained, beyond plain", more["rss_bytes"], at_most=SLACK_BYTES),
-        ]
-        print(f"    tables that grew: {metered['grown_tables']}", flush=True)
-    record.write("growth", command, {"layers": args.layers, "bars": bars, "programs": found}, args.out)
+        bars += gains(program, moments, runs["plain"], runs["metered"])
+        print(f"    tables that grew: {runs['metered']['grown_tables']}", flush=True)
+    record.write(
+        "growth", command, {"layers": args.layers, "moments": moments, "bars": bars, "programs": found}, args.out
+    )
 
 
 if __name__ == "__main__":

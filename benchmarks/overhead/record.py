@@ -15,7 +15,7 @@ RESULTS = Path(__file__).parents[1] / "results"
 
 def bar(what: str, figure: float, *, at_most: float) -> dict[str, Any]:
     """Set a figure beside the most that it may be."""
-    print(f"{what:<66} {figure:>8.4f}   {'within' if figure <= at_most else 'OVER'} {at_most:g}")
+    print(f"{what:<68} {figure:>12,.12g}   {'within' if figure <= at_most else 'OVER'} {at_most:,.12g}")
     return {"what": what, "figure": figure, "at_most": at_most, "is_met": figure <= at_most}
 
 

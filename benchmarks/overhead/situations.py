@@ -1,8 +1,8 @@
-"""What the meter costs, and what its figure is worth, where steps are not alike.
+"""What the meter costs, and what its figure is worth, where steps are alike and where they are not.
 
-Lengths at random (dynamic padding), experts that tokens choose, experts with room for a fixed number, generation with a
-growing cache, alone and between training steps. The overhead is taken from variants that take turns; the figure of a
-run with replay is set beside that of the same run, bit by bit, with every operator counted.
+The launch-bound training itself; lengths at random (dynamic padding), experts that tokens choose, experts with room for
+a fixed number, generation with a growing cache, alone and between training steps. The overhead is taken from variants
+that take turns; the figure of a run with replay is set beside that of the same run, bit by bit, with all counted.
 `python benchmarks/overhead/situations.py` takes about half an hour on one core; `--quick` tries whether it runs.
 """
 
@@ -75,6 +75,7 @@ def situations(layers: int) -> dict[str, Situation]:
     """Return the programs by name, with models of so many layers."""
     dense = Size(layers=layers)
     return {
+        "alike": Situation(dense, train),
         "lengths": Situation(dense, train, is_varied=True),
         "experts": Situation(Size(layers=layers, experts=8), train),
         "grouped_experts": Situation(Size(layers=layers, experts=8, is_grouped=True), train),
