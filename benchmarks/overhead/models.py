@@ -140,13 +140,14 @@ class Training:
         self.model = GPT(size)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-3)
 
-    def step(self, text: torch.Tensor) -> None:
-        """Make one optimizer update from this batch of tokens, one longer than what the model sees."""
+    def step(self, text: torch.Tensor) -> torch.Tensor:
+        """Make one optimizer update from this batch of tokens, one longer than what the model sees; return the loss."""
         logits = self.model(text[:, :-1])
         loss = cross_entropy(logits.flatten(0, 1), text[:, 1:].flatten())
         loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
+        return loss
 
 
 def batch(*, sequences: int = 2, length: int = 16, generator: torch.Generator | None = None) -> torch.Tensor:

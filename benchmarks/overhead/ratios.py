@@ -13,13 +13,13 @@ RESAMPLINGS = 500
 BLOCK = 25
 
 Figure = dict[str, Any]
-Statistic = Callable[[np.ndarray], np.ndarray]
+Statistic = Callable[[np.ndarray], float]
 
 
 def estimate(statistic: Statistic, *times: Sequence[float], seed: int = 0) -> Figure:
     """Return a statistic of some rows of times and its interval; turns are resampled, all rows alike.
 
-    The statistic takes an array of rows by turns, with any axes before, and returns one number for each.
+    The statistic takes an array of rows by turns.
     """
     rows = np.array(times, dtype=float)
     turns = rows.shape[1]
@@ -31,28 +31,28 @@ def estimate(statistic: Statistic, *times: Sequence[float], seed: int = 0) -> Fi
         begins = draws.integers(blocks, size=blocks) * block
         again.append(statistic(rows[:, (begins[:, None] + np.arange(block)).ravel()]))
     low, high = np.quantile(again, [0.025, 0.975])
-    return {"figure": round(float(statistic(rows)), 4), "interval": [round(float(low), 4), round(float(high), 4)]}
+    return {"figure": round(statistic(rows), 4), "interval": [round(float(low), 4), round(float(high), 4)]}
 
 
-def median_ratio(rows: np.ndarray) -> np.ndarray:
+def median_ratio(rows: np.ndarray) -> float:
     """Median over turns of row 1 to row 0."""
-    return np.median(rows[1] / rows[0])
+    return float(np.median(rows[1] / rows[0]))
 
 
-def median_over_control(rows: np.ndarray) -> np.ndarray:
+def median_over_control(rows: np.ndarray) -> float:
     """Median ratio of row 2 to row 0, over that of row 1, the control, to row 0."""
-    return np.median(rows[2] / rows[0]) / np.median(rows[1] / rows[0])
+    return float(np.median(rows[2] / rows[0]) / np.median(rows[1] / rows[0]))
 
 
-def tail_ratio(rows: np.ndarray) -> np.ndarray:
+def tail_ratio(rows: np.ndarray) -> float:
     """99th percentile of row 1 over that of row 0."""
     slow, base = np.quantile(rows[1], 0.99), np.quantile(rows[0], 0.99)
-    return slow / base
+    return float(slow / base)
 
 
-def sum_ratio(rows: np.ndarray) -> np.ndarray:
+def sum_ratio(rows: np.ndarray) -> float:
     """Sum of row 1 over the sum of row 0."""
-    return rows[1].sum() / rows[0].sum()
+    return float(rows[1].sum() / rows[0].sum())
 
 
 def milliseconds(times: Sequence[int], share: float) -> float:

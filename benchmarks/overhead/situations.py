@@ -23,7 +23,7 @@ import ratios
 import record
 import torch
 from models import Size, Training, batch, generate
-from turns import BUDGET, METERED, Program, Times, Turn, in_fresh_process, take_turns
+from turns import BUDGET, METERED, Program, Times, in_fresh_process, take_turns
 
 from flopmeter import Account, Meter
 
@@ -32,41 +32,45 @@ NEW = 24
 EVERY = 8
 
 
+Work = Callable[[int], torch.Tensor]
+
+
 @dataclass(frozen=True, slots=True)
 class Situation:
-    """A program: its model, and the work of one turn for these batches."""
+    """A program: its model, and the work of one turn for these batches, which returns a loss or a text."""
 
     size: Size
-    make: Callable[[Training, list[torch.Tensor]], Turn]
+    make: Callable[[Training, list[torch.Tensor]], Work]
     is_varied: bool = False
 
 
-def train(training: Training, texts: list[torch.Tensor]) -> Turn:
+def train(training: Training, texts: list[torch.Tensor]) -> Work:
     """Make one update a turn."""
     return lambda number: training.step(texts[number])
 
 
-def decode(training: Training, texts: list[torch.Tensor]) -> Turn:
+def decode(training: Training, texts: list[torch.Tensor]) -> Work:
     """Continue one text a turn."""
     training.model.eval()
 
-    def turn(number: int) -> None:
+    def turn(number: int) -> torch.Tensor:
         with torch.inference_mode():
-            generate(training.model, texts[number][:, :SHORTEST], new=NEW)
+            return generate(training.model, texts[number][:, :SHORTEST], new=NEW)
 
     return turn
 
 
-def train_and_decode(training: Training, texts: list[torch.Tensor]) -> Turn:
+def train_and_decode(training: Training, texts: list[torch.Tensor]) -> Work:
     """Make one update a turn, and continue a text now and then."""
 
-    def turn(number: int) -> None:
-        training.step(texts[number])
+    def turn(number: int) -> torch.Tensor:
+        made = training.step(texts[number])
         if number % EVERY == EVERY - 1:
             training.model.eval()
             with torch.no_grad():
-                generate(training.model, texts[number][:, :SHORTEST], new=NEW)
+                made = generate(training.model, texts[number][:, :SHORTEST], new=NEW)
             training.model.train()
+        return made
 
     return turn
 
@@ -102,9 +106,9 @@ def measure_times(name: str, layers: int, turns: int) -> Times:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a run came to: its weights' digest; with a meter, its account and what the report says of replay."""
+    """What a run came to: a digest of all it made; with a meter, its account and what the report says of replay."""
 
-    weights: str
+    made: str
     account: Account | None
     replay: dict[str, Any] | None
 
@@ -116,12 +120,13 @@ def run(name: str, layers: int, steps: int, way: str) -> Outcome:
     turn = situation.make(training, texts)
     with tempfile.TemporaryDirectory(prefix="flopmeter-overhead-") as folder:
         meter = None if way == "plain" else Meter(folder, model=training.model, exact=way == "exact")
+        digest = hashlib.sha256()
         with meter or nullcontext():
             for number, text in enumerate(texts):
-                turn(number)
+                made = turn(number)
                 if meter is not None:
                     meter.step(tokens=text.numel())
-        digest = hashlib.sha256()
+                digest.update(made.detach().numpy().tobytes())
         for parameter in training.model.parameters():
             digest.update(parameter.detach().numpy().tobytes())
         if meter is None:
@@ -170,7 +175,7 @@ def compare_outcomes(plain: Outcome, exact: Outcome, metered: Outcome) -> dict[s
         "is_equal": told.tally.labelled(**same_labels) == truth.tally.labelled(**same_labels),
         "is_inside": low <= truth.flop and (high is None or truth.flop <= high),
         "is_exact_run_exact": truth.interval == (truth.flop, truth.flop),
-        "is_bit_equal": plain.weights == exact.weights == metered.weights,
+        "is_bit_equal": plain.made == exact.made == metered.made,
         "passages": dict(told.passages),
         "replay": metered.replay,
     }

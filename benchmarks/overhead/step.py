@@ -1,6 +1,6 @@
 """What a launch-bound training step costs with the meter, against the same step without it, and what the peers cost.
 
-`python benchmarks/overhead/step.py` takes about twelve minutes on one core; `--quick` tries whether it runs.
+`python benchmarks/overhead/step.py` takes about a quarter of an hour on one core; `--quick` tries whether it runs.
 """
 
 import argparse
@@ -48,7 +48,7 @@ def compare(rounds: Sequence[Times], *, warm: int) -> tuple[dict[str, Any], list
     whole = [
         ns + (one.start_ns + one.close_ns) / len(one.steps[METERED]) for one in rounds for ns in one.steps[METERED]
     ]
-    figures = {
+    figures: dict[str, Any] = {
         "pairs": len(plain),
         "plain_step_ms": ratios.milliseconds(plain, 0.5),
         "median_ratio_control": ratios.estimate(ratios.median_ratio, plain, control),
