@@ -226,7 +226,9 @@ class Recording:
         ran = tuple(total_of.line(alike) for alike, total_of in lines)
         total += Totals(tokens=record.tokens, steps=record.count)
         for item in ran:
-            total += Totals.of(item.tally or Tally()) if item.table is None else self._tables[item.table][1] * item.times
+            total += (
+                Totals.of(item.tally or Tally()) if item.table is None else self._tables[item.table][1] * item.times
+            )
         return Steps(
             first=first,
             count=record.count,

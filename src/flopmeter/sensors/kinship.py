@@ -1,4 +1,4 @@
-"""Kinship: passages of one program that differ in sizes alone, what waits to be booked of them, and what it is booked at.
+"""Kinship: passages of one program that differ in sizes alone, and what those that wait are booked at.
 
 Not here: how a cost is foretold from sizes (`interpolation.py`), which passages are counted (`replay.py`).
 """
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 MAX_WAITING = 2048
 
 
-class Seen(Protocol):
+class Seen(Hashable, Protocol):
     """A witness: what must be equal for two passages to be of one program, and what may grow with their sizes."""
 
     @property
@@ -107,11 +107,11 @@ class Kinship:
             self._first = (sizes, witness, table)
             return None
         was_foretold = self._foretell(sizes, witness.sort) is not None
-        if self._find_family(sizes, witness).learn(sizes, table.tally, witness.numbers):
+        if self._find_family(witness).learn(sizes, table.tally, witness.numbers):
             return Verdict() if is_drawn and was_foretold else None
         return Verdict(is_miss=True, family=self.name)
 
-    def _find_family(self, sizes: tuple[int, ...], witness: Seen) -> "Family":
+    def _find_family(self, witness: Seen) -> "Family":
         """Return the family of this sort; the first count is learned when it is no longer alone."""
         from flopmeter.sensors.interpolation import Family  # most runs have one size, and no use for it
 

@@ -1,8 +1,8 @@
-"""Where a passage begins and ends, and what becomes of it: the conductor of the torch sensor.
+"""Where a passage begins and ends: the hooks of the torch sensor.
 
 Boundaries are a watched module's forward, an optimizer's step, and the meter's own calls; between two of them lies
-one passage. The mode that notes operators is on while a passage is counted, and off the stack else.
-Not here: operators (`torch_ops.py`), fingerprints (`situation.py`), the decision (`replay.py`), sums (`meter.py`).
+one passage.
+Not here: what becomes of a passage (`bookkeeper.py`), what tells it from others (`situation.py`), sums (`meter.py`).
 """
 
 import os
@@ -10,8 +10,7 @@ import threading
 import time
 import weakref
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch.nn.modules.module import (
@@ -21,78 +20,16 @@ from torch.nn.modules.module import (
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from flopmeter.formulas.book import FormulaBook
-from flopmeter.sensors.budget import Budget
+from flopmeter.sensors.bookkeeper import Bookkeeper, PassageSink
 from flopmeter.sensors.compiled import REGION, UNWATCHED, CompileWatch, adopt_compiled, is_unadopted, release_compiled
-from flopmeter.sensors.draws import Draws
 from flopmeter.sensors.guard import guarded
 from flopmeter.sensors.hook import BoundaryHook
 from flopmeter.sensors.model import devices_in_reach
-from flopmeter.sensors.kinship import Booking, Verdict
-from flopmeter.sensors.pricing import Pricer
-from flopmeter.sensors.replay import Choice, ReplayPlan
-from flopmeter.sensors.shadows import Key
-from flopmeter.sensors.situation import (
-    Situation,
-    WatchedModel,
-    WatchedOptimizer,
-    Witness,
-    count_nodes,
-    has_node_count,
-)
-from flopmeter.sensors.torch_ops import OpRecorder
+from flopmeter.sensors.situation import WatchedModel, WatchedOptimizer, has_node_count
 from flopmeter.sensors.torch_phase import PhaseTracker, is_in_backward
-from flopmeter.sensors.values import Late, Waiting
-from flopmeter.step import Table
 
-SETTLE_NS = 1_000_000_000
 MAX_OPTIMIZERS = 64
 SCRIPTED = "a scripted module takes no hooks: where its forwards begin is not known"
-INTERRUPTED = "an interrupt came between the end of one passage and the beginning of the next"
-LIFTED = "something took the counter off torch's stack of modes"
-UNKNOWN = "a passage was neither counted nor known: it was new, and counting it was beyond the overhead budget"
-
-
-class PassageSink(Protocol):
-    """What the meter offers the sensor."""
-
-    def passages_ran(self, booking: Booking) -> None:
-        """Take passages that ran."""
-
-    def passage_audited(self, verdict: Verdict) -> None:
-        """Hear of a passage that was counted by chance, or that showed others to be wrong."""
-
-    def passage_lost(self, *, reason: str, ns: int | None) -> None:
-        """Take note of a passage whose work is not known."""
-
-    def optimizer_steps(self, optimizer_id: int) -> None:
-        """Hear that an optimizer is about to step."""
-
-    def sensor_failed(self, error: Exception, *, ns: int | None = None) -> None:
-        """Hear of a failure of ours, and how long it hid the work at most; may raise in strict mode."""
-
-
-@dataclass(slots=True)
-class _Open:
-    """The passage that is running."""
-
-    choice: Choice
-    started_ns: int
-    nodes: int
-    gradients: tuple[Any, ...]
-    model: WatchedModel | None
-    inner: int = 0
-    failed: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class _Ended:
-    """A passage that was counted."""
-
-    choice: Choice
-    witness: Witness
-    ns: int
-    seen: int
-    is_fixed: bool
 
 
 class TorchSensor:
@@ -106,23 +43,15 @@ class TorchSensor:
     ) -> None:
         """Prepare; nothing is hooked before `start`."""
         self._sink = sink
-        self._budget = Budget(budget, time.perf_counter_ns)
-        self._draws = Draws(seed)
-        self._plan = ReplayPlan(budget=self._budget, draws=self._draws, exact=exact)
         self._phase = PhaseTracker()
-        self._recorder = OpRecorder(self._phase.now, self.on_failure, book)
-        self._waiting: Waiting[_Ended] = Waiting()
-        self._pricer = Pricer(book, lambda error: sink.sensor_failed(error, ns=self._ending_ns))
-        self._ending_ns: int | None = None
-        self._closed_ns: int | None = None  # since when no passage is open
+        self._books = Bookkeeper(sink, self._phase, book=book, exact=exact, budget=budget, seed=seed)
+        self._budget = self._books.budget
         self._models: dict[int, WatchedModel] = {}
         self._optimizers: dict[int, WatchedOptimizer] = {}
         self._handles: list[Any] = []
-        self._open: _Open | None = None
         self._place = 0
         self._thread = 0
         self._is_child = False
-        self._settled_ns = 0
         self._is_foreign_known = self._is_unwatched_known = self._is_adoption_due = False
         self._regions, self._compiles = 0, CompileWatch(self._compile_begins)
 
@@ -152,11 +81,11 @@ class TorchSensor:
         self._compiles.look()
         reference = weakref.ref(self)
         os.register_at_fork(after_in_child=lambda: _leave_child(reference()))
-        self._begin_other("start")
+        self._books.start()
 
     def begin_step(self, index: int) -> None:
         """Note which step of the run it is that goes on now; draws depend on it."""
-        self._draws.begin_step(index)
+        self._books.draws.begin_step(index)
 
     def watch(self, module: torch.nn.Module) -> None:
         """Make a module's forward a boundary; a second call for the same module changes nothing."""
@@ -178,9 +107,9 @@ class TorchSensor:
     def boundary(self) -> None:
         """Close the running passage, hand over what is not booked yet, and open one that belongs to nothing."""
         if self._is_ours():
-            self._end("meter")
+            self._books.end("meter")
             self._settle_all()
-            self._begin_other("meter")
+            self._books.begin_between("meter")
 
     @guarded
     def new_step(self) -> None:
@@ -191,9 +120,9 @@ class TorchSensor:
         self._phase.leave_forwards()
         self._look_again()
         self._place = 0
-        if self._open is None or self._open.choice.situation[0] != "other":
-            self._end("meter")
-            self._begin_other("step")
+        if not self._books.is_between:
+            self._books.end("meter")
+            self._books.begin_between("step")
         self._budget.hook_ns += time.perf_counter_ns() - begun
 
     @guarded
@@ -205,30 +134,25 @@ class TorchSensor:
     def stop(self) -> None:
         """Close the running passage and take every hook away; twice is fine."""
         try:
-            if (self._open is not None or self._closed_ns is not None) and self._is_ours():
-                self._end("meter")
-                self._settle_late(is_last=True)
+            if self._books.is_running and self._is_ours():
+                self._books.end("meter")
+                self._books.settle_late(is_last=True)
                 self._settle_all()
         finally:
-            self._closed_ns = None
-            self._recorder.retire()
+            self._books.stop()
             self._compiles.stop()
             for handle in self._handles:
                 handle.remove()
             self._handles.clear()
             for watched in self._models.values():
+                watched.release()
                 release_compiled(watched.module)
             self._models.clear()
             self._optimizers.clear()
 
     def on_failure(self, error: Exception) -> None:
-        """Mark the running passage as not fully known, and tell the meter; the passage's end tells how long it was."""
-        if self._open is None:
-            self._sink.sensor_failed(error, ns=self._ending_ns)
-            return
-        is_first, self._open.failed = not self._open.failed, f"{type(error).__name__}: {error}"
-        if is_first:
-            self._sink.sensor_failed(error, ns=0)
+        """Hear of a failure in a hook: the passage that is open is not fully known."""
+        self._books.on_failure(error)
 
     @guarded
     def _forward_begins(self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
@@ -238,13 +162,14 @@ class TorchSensor:
         self._phase.enter_forward()
         watched = self._models.get(id(module))
         if self._phase.forward_depth == 1 and watched is not None:
-            self._end("forward", begun)
+            self._books.end("forward", begun)
             if self._look(watched, begun):
                 adopt_compiled(self, module)
             situation, given = watched.situation(args, kwargs)
             self._place += 1
-            is_trusted = given is not None and watched.is_trusted and torch.is_grad_enabled() and has_node_count()
-            self._begin(situation, given, self._place, is_trusted=is_trusted, model=watched)
+            has_witness = (torch.is_grad_enabled() and has_node_count()) or torch.cuda.is_initialized()
+            is_trusted = given is not None and watched.is_trusted and has_witness
+            self._books.begin(situation, given, self._place, is_trusted=is_trusted, model=watched)
         if hasattr(module, "_orig_mod"):
             self._regions += 1
         self._budget.hook_ns += time.perf_counter_ns() - begun
@@ -258,8 +183,8 @@ class TorchSensor:
         if hasattr(module, "_orig_mod"):
             self._region_ran(out)
         if self._phase.forward_depth == 0 and not torch.is_grad_enabled():
-            self._end("forward-end", begun)  # nothing of it can come later: no graph was made
-            self._begin_other("forward-end")
+            self._books.end("forward-end", begun)  # nothing of it can come later: no graph was made
+            self._books.begin_between("forward-end")
         self._budget.hook_ns += time.perf_counter_ns() - begun
 
     @guarded
@@ -267,8 +192,7 @@ class TorchSensor:
         if is_in_backward():
             # No boundary: the engine restores the modes that it found. The passage's witness tells instead.
             self._phase.enter_optimizer()
-            if self._open is not None:
-                self._open.inner = hash((self._open.inner, self._watched_optimizer(optimizer).situation()))
+            self._books.note_inner(self._watched_optimizer(optimizer).situation())
             self._sink.optimizer_steps(id(optimizer))
             return
         if not self._is_ours():
@@ -276,13 +200,13 @@ class TorchSensor:
         begun = time.perf_counter_ns()
         self._phase.leave_forwards()
         self._look_again()
-        self._end("optimizer", begun)
+        self._books.end("optimizer", begun)
         self._place = 0
         self._sink.optimizer_steps(id(optimizer))
         self._phase.enter_optimizer()
         watched = self._watched_optimizer(optimizer)
         self._look(watched, begun)
-        self._begin(watched.situation(), (), 0, is_trusted=watched.is_trusted)
+        self._books.begin(watched.situation(), (), 0, is_trusted=watched.is_trusted)
         self._budget.hook_ns += time.perf_counter_ns() - begun
 
     @guarded
@@ -294,8 +218,8 @@ class TorchSensor:
             return
         begun = time.perf_counter_ns()
         self._phase.leave_optimizer()
-        self._end("optimizer-end", begun)
-        self._begin_other("optimizer-end")
+        self._books.end("optimizer-end", begun)
+        self._books.begin_between("optimizer-end")
         self._budget.hook_ns += time.perf_counter_ns() - begun
 
     def _watched_optimizer(self, optimizer: torch.optim.Optimizer) -> WatchedOptimizer:
@@ -307,12 +231,20 @@ class TorchSensor:
         return watched
 
     def _look(self, watched: WatchedModel | WatchedOptimizer, now_ns: int) -> bool:
-        """Look at some parts of what is about to run; where something is new, what ran since the last round is doubted."""
-        was_current = watched.rota.is_current
-        is_new = watched.look(now_ns)
-        if is_new:
-            self._book_waiting(doubted=None if was_current else watched.owner)
-        return is_new
+        """Look at some parts of what is about to run; say whether one is new."""
+        change = watched.look(now_ns)
+        if change is not None:
+            self._books.take_change(watched.owner, change)
+        return change is not None
+
+    def _settle_all(self) -> None:
+        """Book whatever waits; first look whether the models still are what it was booked as."""
+        now = time.perf_counter_ns()
+        for watched in self._models.values():
+            change = watched.look(now, is_whole=True)
+            if change is not None:
+                self._books.take_change(watched.owner, change)
+        self._books.book_waiting(is_last=True)
 
     def region_began(self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Take the call of a module compiled in place: a watched one's forward begins here."""
@@ -329,8 +261,8 @@ class TorchSensor:
     @guarded
     def _region_ran(self, out: Any) -> None:
         self._regions = max(0, self._regions - 1)
-        if self._is_ours() and self._open is not None and self._open.choice.is_counted:
-            self._recorder.note_region(REGION, [out] if isinstance(out, torch.Tensor) else [])
+        if self._is_ours():
+            self._books.note_region(REGION, [out] if isinstance(out, torch.Tensor) else [])
 
     @guarded
     def _compile_begins(self) -> None:
@@ -366,112 +298,6 @@ class TorchSensor:
             self._sink.passage_lost(reason=reason, ns=None)
         return False
 
-    def _begin_other(self, after: str) -> None:
-        """Open a passage of what runs between others: no witness tells one from another."""
-        self._begin(("other", after), (), 0, is_trusted=False)
-
-    def _begin(
-        self, situation: Situation, given: Any, at: int, *, is_trusted: bool, model: WatchedModel | None = None
-    ) -> None:
-        self._draws.next()
-        choice = self._plan.begin(situation, given, at, is_trusted=is_trusted)
-        is_noted = False
-        if choice.is_counted:
-            is_noted = self._recorder.switch_on()
-            self._recorder.take()  # what was noted between passages belongs to none
-        gradients = model.gradient_marks() if model is not None else ()
-        self._open = _Open(choice, time.perf_counter_ns(), count_nodes(), gradients, model)
-        self._closed_ns = None
-        if choice.is_counted and not is_noted:
-            self._open.failed = LIFTED
-
-    def _end(self, ended_by: str, now: int = 0) -> None:
-        now = now or time.perf_counter_ns()
-        (passage, self._open), closed_ns, self._closed_ns = (self._open, None), self._closed_ns, now
-        if passage is None:
-            if closed_ns is not None:
-                self._sink.passage_lost(reason=INTERRUPTED, ns=now - closed_ns)
-            return
-        ns = self._ending_ns = now - passage.started_ns
-        try:
-            if passage.choice.is_counted:
-                self._settle_late()
-            self._book(passage, ended_by, ns)
-            if now - self._settled_ns > SETTLE_NS:
-                self._settled_ns = now
-                self._book_waiting()
-        except Exception:
-            raise  # `guarded` hears of it
-        except BaseException:  # an interrupt in our own code: what was not booked must not be missing silently
-            self._sink.passage_lost(reason=INTERRUPTED, ns=ns)
-            raise
-        self._ending_ns = None
-
-    def _book(self, passage: _Open, ended_by: str, ns: int) -> None:
-        model, choice = passage.model, passage.choice
-        marks = model.gradient_marks() if model is not None else ()
-        changed = tuple([before != after for before, after in zip(passage.gradients, marks, strict=False)])
-        ended_by = "" if choice.situation[0] == "other" else ended_by  # what it is between says nothing of it
-        witness = Witness(count_nodes() - passage.nodes, changed, ended_by, passage.inner)
-        if choice.is_counted and not self._recorder.is_on:
-            passage.failed = passage.failed or LIFTED
-        if passage.failed:
-            self._sink.passage_lost(reason=passage.failed, ns=ns)
-        if not choice.is_counted:
-            self._end_uncounted(choice, witness, ns)
-            return
-        is_fixed = not (passage.failed or self._recorder.has_values)
-        late, seen = self._recorder.late, self._recorder.seen
-        ended = _Ended(choice, witness, ns, seen, is_fixed)
-        calls = self._recorder.take()
-        self._recorder.switch_off()
-        self._budget.spend(calls=seen)
-        if late:
-            self._waiting.put(calls, ended, late)
-        else:
-            self._end_counted(ended, calls, is_complete=not passage.failed)
-
-    @guarded
-    def _end_counted(self, ended: _Ended, calls: Mapping[Key, int], *, is_complete: bool = True) -> None:
-        table = self._pricer.table(calls)
-        self._sink.passages_ran(Booking("counted", 1, ended.ns, table=table))
-        if not is_complete:
-            return
-        is_fixed = ended.is_fixed and not table.holds_once
-        verdict = self._plan.end_counted(
-            ended.choice, ended.witness, table, calls=ended.seen, ns=ended.ns, is_fixed=is_fixed
-        )
-        if verdict is not None:
-            self._sink.passage_audited(verdict)
-
-    @guarded
-    def _end_uncounted(self, choice: Choice, witness: Witness, ns: int) -> None:
-        try:
-            booking = self._plan.end_uncounted(choice, witness, ns)
-        except LookupError:
-            self._sink.passage_lost(reason=UNKNOWN, ns=ns)
-            return
-        if booking is not None:
-            self._sink.passages_ran(booking)
-
-    @guarded
-    def _settle_late(self, *, is_last: bool = False) -> None:
-        """Price the passages whose integers have come meanwhile."""
-        for calls, ended in self._waiting.take(is_last=is_last):
-            self._end_counted(ended, calls)
-
-    def _settle_all(self) -> None:
-        """Book whatever waits; first look whether everything still is what it was booked as."""
-        for watched in (*self._models.values(), *self._optimizers.values()):
-            was_current = watched.rota.is_current
-            if watched.look_at_all():
-                self._book_waiting(doubted=None if was_current else watched.owner)
-        self._book_waiting(is_last=True)
-
-    def _book_waiting(self, *, doubted: Any = None, is_last: bool = False) -> None:
-        for booking in self._plan.settle(doubted=doubted, is_last=is_last):
-            self._sink.passages_ran(booking)
-
     def _adopt_wrapped(self, module: torch.nn.Module) -> None:
         """Note the runs of parts that are torch.compile's own wrappers; a watched one notes its own."""
         for part in module.modules():
@@ -490,8 +316,7 @@ class TorchSensor:
     def leave_child(self) -> None:
         """Step off the stack of a forked child (a DataLoader worker): there is nothing to meter there."""
         self._is_child = True
-        self._recorder.switch_off()
-        self._open = None
+        self._books.leave()
 
 
 def _leave_child(sensor: TorchSensor | None) -> None:

@@ -12,6 +12,7 @@ interval (`bounds.py`).
 from collections import OrderedDict
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
+from operator import le
 from typing import NamedTuple
 
 from flopmeter.sensors.budget import Budget
@@ -24,8 +25,9 @@ MAX_KINSHIPS = 256
 MAX_ROWS = 50_000
 FIRST_COUNTS = 2
 FIRST_SAMPLES, FIRST_SAMPLED_CALLS = 32, 2000
-"""How many passages of a sort that nothing vouches for are counted before they are sampled: as long as that is cheap."""
+"""How many passages that nothing vouches for are counted before they are sampled: as long as that is cheap."""
 COUNTS_AFTER_A_MISS = 4
+MAX_STRANGE_MARKS = 8
 ONE_IN_UNAFFORDABLE = 16
 """Of passages that should be counted and that the budget does not allow, one in so many is counted all the same."""
 
@@ -39,6 +41,27 @@ class Variant:
     most: int
     is_confirmed: bool = False
     waiting: Waiting = field(default_factory=Waiting)
+    counted_marks: tuple[int, ...] = ()
+    marks: tuple[int, ...] = ()
+
+    def note_marks(self, marks: tuple[int, ...]) -> None:
+        """Take the marks of a count. The next passage that is not counted shows what they are without a mode."""
+        if marks != self.counted_marks:
+            self.counted_marks, self.marks = marks, ()
+
+    def vouches_for(self, marks: tuple[int, ...]) -> bool:
+        """Say whether a passage that was not counted can be this one, by its marks.
+
+        Torch sums gradients that meet in place where no mode is on, so it never allocates more than in the count.
+        """
+        if not self.counted_marks:
+            return True
+        if not self.marks and len(marks) == len(self.counted_marks) and all(map(le, marks, self.counted_marks)):
+            self.marks = marks
+        is_same = marks == self.marks
+        if not is_same:
+            self.marks = ()
+        return is_same
 
 
 @dataclass(slots=True)
@@ -57,6 +80,8 @@ class Place:
     counted_calls: int = 0
     usual_ns: int = 0
     uncounted: int = 0
+    strange_marks: int = 0
+    booked_at: int = -1
     one_in: int = 0
 
     @property
@@ -146,7 +171,15 @@ class ReplayPlan:
         return self._budget.can_afford(calls) or self._draws.is_drawn(ONE_IN_UNAFFORDABLE)
 
     def end_counted(
-        self, choice: Choice, witness: Seen, table: Table, *, calls: int, ns: int, is_fixed: bool
+        self,
+        choice: Choice,
+        witness: Seen,
+        table: Table,
+        *,
+        calls: int,
+        ns: int,
+        is_fixed: bool,
+        marks: tuple[int, ...] = (),
     ) -> Verdict | None:
         """Take in a passage that was counted; say what an audit found, where it was one or came to the same.
 
@@ -185,6 +218,7 @@ class ReplayPlan:
         else:
             verdict = self._take_change(place, variant, table, choice)
             place.is_trusted &= is_fixed
+        variant.note_marks(marks)
         if not place.is_trusted:
             variant.is_confirmed = True
             if place.counted_calls > FIRST_SAMPLED_CALLS:
@@ -215,8 +249,10 @@ class ReplayPlan:
             return Verdict(is_miss=True, booked=booked)
         return Verdict(is_miss=is_outside) if choice.is_drawn else None
 
-    def end_uncounted(self, choice: Choice, witness: Seen, ns: int) -> Booking | None:
+    def end_uncounted(self, choice: Choice, witness: Seen, ns: int, *, marks: tuple[int, ...] = ()) -> Booking | None:
         """Book a passage that was not counted; None where that comes later (`settle`).
+
+        `marks` are what its device handed out meanwhile, empty where nobody tells.
 
         Another place of the same situation may vouch for a witness, if all of them agree (a last, shorter
         accumulation).
@@ -237,6 +273,12 @@ class ReplayPlan:
             if place.last is None:
                 raise LookupError
             return Booking("modelled", 1, ns, table=place.last.table)
+        if marks and place.strange_marks < MAX_STRANGE_MARKS and not variant.vouches_for(marks):
+            place.strange_marks += 1
+            place.owed = max(place.owed, FIRST_COUNTS)
+            if place.strange_marks == MAX_STRANGE_MARKS:
+                place.is_trusted = False  # somebody else allocates meanwhile, at times of their own
+            return Booking("modelled", 1, ns, table=variant.table)
         place.usual_ns += (ns - place.usual_ns) >> 3
         place.uncounted += 1
         if not variant.waiting.times:
@@ -249,7 +291,14 @@ class ReplayPlan:
         found = [place.variants[witness] for place in places.values() if witness in place.variants and place.is_trusted]
         return found[0] if found and len({variant.table.name for variant in found}) == 1 else None
 
-    def settle(self, *, doubted: Hashable = None, is_last: bool = False) -> Iterator[Booking]:
+    def booked_since(self, owner: Hashable, since: int) -> Iterator[str]:
+        """Name the tables at which passages of this owner were booked since then."""
+        for places in self._known.values():
+            for place in places.values():
+                if place.owner == owner and place.booked_at >= since:
+                    yield from {variant.table.name for variant in place.variants.values() if variant.is_confirmed}
+
+    def settle(self, now: int, *, doubted: Hashable = None, is_last: bool = False) -> Iterator[Booking]:
         """Hand over what ran and is not booked yet. What belongs to a `doubted` owner is a guess: it has changed.
 
         `is_last`: what is not known by now will not be.
@@ -259,6 +308,7 @@ class ReplayPlan:
         dirty, self._dirty = self._dirty, []
         for place, variant in dirty:
             if variant.waiting.times:
+                place.booked_at = now
                 yield self._book(place, variant, is_doubted=doubted is not None and place.owner == doubted)
         for kin in self._kin.values():
             yield from kin.settle(is_last=is_last, is_doubted=doubted is not None and kin.owner == doubted)

@@ -5,12 +5,20 @@ them is in the processor's caches. A change is seen after one round at the lates
 known to be in doubt. Not here: what is looked at (`situation.py`), what is in doubt (`replay.py`).
 """
 
+import itertools
 from collections.abc import Callable, Hashable, Sequence
 from operator import is_
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 Reader: TypeAlias = Callable[[], Sequence[Any]]
 """Reads one thing: always as many values, cheap, and without an operator of torch's."""
+
+
+class Change(NamedTuple):
+    """Something is new: since now, or, where `doubted_since` is a time, since then at the earliest."""
+
+    doubted_since: int | None
+
 
 MAX_VALUES = 8
 MAX_STATES = 4096
@@ -19,43 +27,60 @@ _PLAIN = frozenset({bool, int, str, type(None)})
 
 
 class Rota:
-    """The state of many things as one small number: `state` is equal when everything looks the same again.
+    """The state of many things as one number: `state` is equal when everything looks the same again.
 
+    The first `always` things are looked at each time; so when one of those changes is known. With the others it may
+    have been since the last round but one: `doubted_since` is when that began, by the caller's clock.
     A value that has been more than `MAX_VALUES` things (a counter) is looked at no more; `is_blind` tells of that.
     """
 
-    def __init__(self, readers: Sequence[Reader]) -> None:
+    def __init__(self, readers: Sequence[Reader], *, always: int = 0) -> None:
         """Look at everything once."""
         self._readers = list(readers)
+        self._always = min(always, len(self._readers))
         self._last = [tuple(read()) for read in self._readers]
         self._plain: list[tuple[Hashable, ...]] = [tuple(map(plain, values)) for values in self._last]
         self._seen: dict[tuple[int, int], set[Hashable]] = {}
         self._states: dict[Hashable, int] = {}
-        self._at = 0
+        self._numbers = itertools.count()
+        self._at = self._always
+        self._round_began = 0
         self._is_round = False
+        self.doubted_since = 0
         self.is_blind = False
         self.state = self._find_state()
 
-    @property
-    def is_current(self) -> bool:
-        """Whether the last look was at everything, so that nothing before it is in doubt."""
-        return self._is_round
-
-    def look(self, number: int = 0) -> bool:
-        """Look at the next few things, or at all where `number` is 0; say whether something is new.
+    def look(self, now: int, number: int = 0) -> Change | None:
+        """Look at the next few things, or at all where `number` is 0; say whether something is new, and since when.
 
         Where something is, everything is looked at.
         """
-        count = len(self._readers)
-        self._is_round = not 0 < number < count
-        if self._is_round:
-            return self._look(0, count)
+        count, was_round = len(self._readers), self._is_round
+        is_new = self._look(0, self._always)
+        self._is_round = not 0 < number < count - self._always
+        if is_new or self._is_round:
+            is_later = self._look(self._always, count)
+            self._begin_round(now)
+            self._begin_round(now)  # all of it was seen now: nothing before is in doubt any more
+            is_certain = is_new or was_round
+            return Change(doubted_since=None if is_certain else self.doubted_since) if is_new or is_later else None
         end = self._at + number
-        is_new = self._look(self._at, min(end, count)) or (end > count and self._look(0, end - count))
-        self._at = end % count
-        if is_new:
-            self._look(0, count)
-        return is_new
+        is_new = self._look(self._at, min(end, count))
+        if end >= count:
+            self._begin_round(now)
+            end += self._always - count
+            is_new = self._look(self._always, end) or is_new
+        self._at = end
+        if not is_new:
+            return None
+        since = self.doubted_since
+        self._look(0, count)
+        self._begin_round(now)
+        self._begin_round(now)
+        return Change(doubted_since=since)
+
+    def _begin_round(self, now: int) -> None:
+        self.doubted_since, self._round_began = self._round_began, now
 
     def _look(self, begin: int, end: int) -> bool:
         is_new = False
@@ -86,7 +111,10 @@ class Rota:
         if len(self._states) >= MAX_STATES:
             self._states.clear()
         key = tuple(self._plain)
-        return self._states.setdefault(key, hash(key))
+        known = self._states.get(key)
+        if known is None:
+            known = self._states[key] = next(self._numbers)
+        return known
 
 
 _VARIES = object()
@@ -103,4 +131,6 @@ def plain(value: Any) -> Hashable:
     shape = getattr(value, "shape", None)
     if shape is not None:
         return (type(value).__name__, tuple(shape))
-    return type(value) if getattr(value, "__hash__", None) is None or hasattr(value, "__dict__") else value
+    if isinstance(value, Hashable) and not hasattr(value, "__dict__"):
+        return value
+    return type(value)

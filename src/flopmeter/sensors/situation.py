@@ -12,10 +12,12 @@ import torch
 
 from flopmeter.sensors.fingerprint import HiddenShapeError, fingerprint
 from flopmeter.sensors.precision import is_tf32_on
-from flopmeter.sensors.rota import LEAST_LOOKS, Reader, Rota
+from flopmeter.sensors.rota import LEAST_LOOKS, Change, Reader, Rota
 
 Situation: TypeAlias = tuple[Any, ...]
 
+ALWAYS = 4
+"""How many things are looked at each time: the model itself and its first parts, the groups of an optimizer."""
 LOOK_NS = 1_000_000
 """One more thing is looked at for each millisecond that has passed: a look takes about a microsecond."""
 
@@ -39,26 +41,24 @@ _sequence_nr = getattr(torch._C._autograd, "_get_sequence_nr", None)  # noqa: SL
 class Witness(NamedTuple):
     """What was seen of a passage without looking at its operators.
 
-    `nodes` is how many autograd nodes were made, `marks` what else was counted (allocations of a device); `gradients`
-    whether those of the first and the last parameter changed; `ended_by` which boundary closed the passage; `inner`
-    marks optimizers that stepped inside its backward.
+    `nodes` is how many autograd nodes were made; `reached` how often a gradient reached the first and the last
+    parameter; `ended_by` which boundary closed the passage; `inner` marks optimizers that stepped inside its backward.
     """
 
     nodes: int
-    gradients: tuple[bool, ...]
+    reached: tuple[int, ...]
     ended_by: str
     inner: int = 0
-    marks: tuple[int, ...] = ()
 
     @property
     def sort(self) -> tuple[Any, ...]:
         """What must be equal for two passages to be of one program, whatever their sizes."""
-        return (self.gradients, self.ended_by, self.inner)
+        return (self.reached, self.ended_by, self.inner)
 
     @property
     def numbers(self) -> tuple[int, ...]:
         """What may grow with sizes."""
-        return (self.nodes, *self.marks)
+        return (self.nodes,)
 
 
 class WatchedModel:
@@ -68,6 +68,9 @@ class WatchedModel:
         """Look the parts up."""
         self.module = module
         self.version = 0
+        self.reached = [0, 0]
+        self.ends: list[torch.nn.Parameter] = []
+        self._hooks: list[Any] = []
         self._looked_ns = 0
         self._look_up()
 
@@ -76,39 +79,30 @@ class WatchedModel:
         self._parameters = list(self.module.parameters())
         readers = [_reader_of(module) for module in self._modules]
         readers += [_reader_of_parameter(parameter) for parameter in self._parameters]
-        self.rota = Rota(readers)
-        self._top = [self.module, *self.module.children()][:LEAST_LOOKS]
-        self._counts = tuple(len(part._modules) for part in self._top)  # noqa: SLF001
+        self.rota = Rota(readers, always=ALWAYS)  # the first is the model itself
         self._find_ends()
         self.is_stale = False
 
-    def look(self, now_ns: int) -> bool:
+    def look(self, now_ns: int, *, is_whole: bool = False) -> Change | None:
         """Look at some parts, at more of them the longer it was since the last look; say whether anything is new.
 
         Torch tells of parts that were added or exchanged (`is_stale`); a part that was removed is missed by the one
         that it was a part of.
         """
-        number = max(LEAST_LOOKS, (now_ns - self._looked_ns) // LOOK_NS)
+        number = 0 if is_whole else max(LEAST_LOOKS, (now_ns - self._looked_ns) // LOOK_NS)
         self._looked_ns = now_ns
-        return self._look(number)
-
-    def look_at_all(self) -> bool:
-        """Look at every part; say whether anything is new."""
-        return self._look(0)
-
-    def _look(self, number: int) -> bool:
-        is_fewer = self._counts != tuple([len(part._modules) for part in self._top])  # noqa: SLF001
-        if self.is_stale or is_fewer:
-            return self.refresh()
+        if self.is_stale:
+            return Change(None) if self._refresh() else None
         try:
-            is_new = self.rota.look(number)
+            change = self.rota.look(now_ns, number)
         except KeyError:  # an attribute was deleted
-            return self.refresh()
-        if is_new:
-            self.refresh()
-        return is_new
+            self._look_up()
+            return Change(0)
+        if change is not None:
+            self._refresh()
+        return change
 
-    def refresh(self) -> bool:
+    def _refresh(self) -> bool:
         """Look the parts up again; say whether layers or parameters were added, exchanged or removed."""
         before = [*map(id, self._modules), *map(id, self._parameters)]
         parts, parameters = list(self.module.modules()), list(self.module.parameters())
@@ -145,13 +139,34 @@ class WatchedModel:
         return (("forward", id(self.module), self.version, self.rota.state, is_clear, *ambient()), given)
 
     def _find_ends(self) -> None:
+        """Find the first and the last parameter that is trained, and hear when a gradient reaches them."""
         trainable = [parameter for parameter in self._parameters if parameter.requires_grad]
-        self.ends = [trainable[0], trainable[-1]] if trainable else []
+        ends = [trainable[0], trainable[-1]] if trainable else []
+        if [*map(id, ends)] == [*map(id, self.ends)]:
+            return
+        self.release()
+        self.ends = ends
+        # Of `torch.autograd.grad` nothing else tells: no gradient is left where it could be looked for.
+        self._hooks = [end.register_hook(_Reached(self.reached, place)) for place, end in enumerate(ends)]
 
-    def gradient_marks(self) -> tuple[Any, ...]:
-        """Return marks of the first and last gradient; a backward that reaches them changes them."""
-        grads = [parameter.grad for parameter in self.ends]
-        return tuple([None if grad is None else (id(grad), grad._version) for grad in grads])  # noqa: SLF001
+    def release(self) -> None:
+        """Take the hooks off the parameters."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
+
+
+class _Reached:
+    """Counts the gradients that reach one parameter."""
+
+    __slots__ = ("_place", "_reached")
+
+    def __init__(self, reached: list[int], place: int) -> None:
+        self._reached = reached
+        self._place = place
+
+    def __call__(self, _gradient: torch.Tensor) -> None:
+        self._reached[self._place] += 1
 
 
 class WatchedOptimizer:
@@ -168,34 +183,29 @@ class WatchedOptimizer:
         groups = self.optimizer.param_groups
         parameters = [parameter for group in groups for parameter in group["params"]]
         self._groups = [(group, len(group["params"])) for group in groups]
-        self.rota = Rota([*map(_reader_of_group, groups), *map(_reader_of_gradient, parameters)])
+        self.rota = Rota(
+            [*map(_reader_of_group, groups), *map(_reader_of_gradient, parameters)], always=min(len(groups), ALWAYS)
+        )
         self._ends = [parameters[0], parameters[-1]] if parameters else []
         # Whether a step of somebody else's does the same each time, nobody but they can know.
         self.is_standard = type(self.optimizer).__module__.startswith("torch.optim")
 
-    def look(self, now_ns: int) -> bool:
+    def look(self, now_ns: int) -> Change | None:
         """Look at some of it, at more the longer it was since the last look; say whether anything is new."""
         number = max(LEAST_LOOKS, (now_ns - self._looked_ns) // LOOK_NS)
         self._looked_ns = now_ns
-        return self._look(number)
-
-    def look_at_all(self) -> bool:
-        """Look at all of it; say whether anything is new."""
-        return self._look(0)
-
-    def _look(self, number: int) -> bool:
         groups = self.optimizer.param_groups
         known = self._groups
         if len(known) == len(groups) and all(
             group is old and len(group["params"]) == size for group, (old, size) in zip(groups, known, strict=True)
         ):
             try:
-                return self.rota.look(number)
+                return self.rota.look(now_ns, number)
             except KeyError:  # a setting was deleted
                 pass
         self._look_up()
         self.version += 1
-        return True
+        return Change(None)
 
     @property
     def owner(self) -> int:

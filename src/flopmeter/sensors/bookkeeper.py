@@ -1,0 +1,273 @@
+"""Bookkeeper: one passage after the other begins, ends, and is booked.
+
+Between `begin` and `end` lies the passage that is open; there is one at any time while the sensor runs.
+Not here: where the boundaries are (`passage.py`), what is decided (`replay.py`), what is noted (`torch_ops.py`).
+"""
+
+import time
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from operator import sub
+from typing import Any, Protocol
+
+import torch
+
+from flopmeter.formulas.book import FormulaBook
+from flopmeter.sensors.allocator import device_marks, marks_between
+from flopmeter.sensors.budget import Budget
+from flopmeter.sensors.draws import Draws
+from flopmeter.sensors.guard import guarded
+from flopmeter.sensors.kinship import Booking, Verdict
+from flopmeter.sensors.pricing import Pricer
+from flopmeter.sensors.replay import Choice, ReplayPlan
+from flopmeter.sensors.rota import Change
+from flopmeter.sensors.shadows import Key
+from flopmeter.sensors.situation import Situation, WatchedModel, Witness, count_nodes
+from flopmeter.sensors.threads import OUTLIVED, ThreadWatch
+from flopmeter.sensors.torch_ops import OpRecorder
+from flopmeter.sensors.torch_phase import PhaseTracker
+from flopmeter.sensors.values import Waiting
+
+SETTLE_NS = 1_000_000_000
+"""What ran is booked once this long has passed; until then it is added up where it costs next to nothing."""
+BETWEEN = "between"
+INTERRUPTED = "an interrupt came between the end of one passage and the beginning of the next"
+LIFTED = "something took the counter off torch's stack of modes"
+UNKNOWN = "a passage was neither counted nor known: it was new, and counting it was beyond the overhead budget"
+
+
+class PassageSink(Protocol):
+    """What the meter offers the sensor."""
+
+    def passages_ran(self, booking: Booking) -> None:
+        """Take passages that ran."""
+
+    def passage_audited(self, verdict: Verdict) -> None:
+        """Hear of a passage that was counted by chance, or that showed others to be wrong."""
+
+    def passage_lost(self, *, reason: str, ns: int | None) -> None:
+        """Take note of a passage whose work is not known."""
+
+    def optimizer_steps(self, optimizer_id: int) -> None:
+        """Hear that an optimizer is about to step."""
+
+    def sensor_failed(self, error: Exception, *, ns: int | None = None) -> None:
+        """Hear of a failure of ours, and how long it hid the work at most; may raise in strict mode."""
+
+
+@dataclass(slots=True)
+class _Open:
+    """The passage that is running."""
+
+    choice: Choice
+    started_ns: int
+    nodes: int
+    marks: tuple[int, ...]
+    reached: tuple[int, ...]
+    model: WatchedModel | None
+    inner: int = 0
+    failed: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Counted:
+    """A passage that was counted."""
+
+    choice: Choice
+    witness: Witness
+    marks: tuple[int, ...]
+    ns: int
+    seen: int
+    is_fixed: bool
+
+
+class Bookkeeper:
+    """Books the passages of one thread."""
+
+    def __init__(
+        self, sink: PassageSink, phase: PhaseTracker, *, book: FormulaBook, exact: bool, budget: float, seed: int
+    ) -> None:
+        """Prepare; no passage is open yet."""
+        self._sink = sink
+        self.budget = Budget(budget, time.perf_counter_ns)
+        self.draws = Draws(seed)
+        self._plan = ReplayPlan(budget=self.budget, draws=self.draws, exact=exact)
+        self.recorder = OpRecorder(phase.now, self.on_failure, book)
+        self._threads = ThreadWatch(lambda: OpRecorder(phase.now, self.on_failure, book))
+        self._late: Waiting[_Counted] = Waiting()
+        self._pricer = Pricer(book, lambda error: sink.sensor_failed(error, ns=self._ending_ns))
+        self._open: _Open | None = None
+        self._ending_ns: int | None = None
+        self._closed_ns: int | None = None  # since when no passage is open
+        self._settled_ns = 0
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a passage is open, or one was closed and none was opened after it."""
+        return self._open is not None or self._closed_ns is not None
+
+    @property
+    def is_between(self) -> bool:
+        """Whether the open passage is one that runs between others."""
+        return self._open is not None and self._open.choice.situation[0] == BETWEEN
+
+    def start(self) -> None:
+        """Open the first passage."""
+        self._threads.start()
+        self.begin_between("start")
+
+    def stop(self) -> None:
+        """Let go of the stack of modes, and of new threads."""
+        self._closed_ns = None
+        self.recorder.retire()
+        self._threads.stop()
+
+    def leave(self) -> None:
+        """Step off the stack of a forked child: what is open there is its parent's."""
+        self.recorder.switch_off()
+        self._open = None
+
+    def on_failure(self, error: Exception) -> None:
+        """Mark the running passage as not fully known, and tell the meter; the passage's end tells how long it was."""
+        if self._open is None:
+            self._sink.sensor_failed(error, ns=self._ending_ns)
+            return
+        is_first, self._open.failed = not self._open.failed, f"{type(error).__name__}: {error}"
+        if is_first:
+            self._sink.sensor_failed(error, ns=0)
+
+    def note_inner(self, situation: Situation) -> None:
+        """Note that something with a situation of its own ran inside the open passage."""
+        if self._open is not None:
+            self._open.inner = hash((self._open.inner, situation))
+
+    def note_region(self, name: str, outs: Sequence[torch.Tensor]) -> None:
+        """Note work in the open passage whose inside is not seen."""
+        if self._open is not None and self._open.choice.is_counted:
+            self.recorder.note_region(name, outs)
+
+    def begin_between(self, after: str) -> None:
+        """Open a passage of what runs between others: nothing tells one from another."""
+        self.begin((BETWEEN, after), (), 0, is_trusted=False)
+
+    def begin(
+        self, situation: Situation, given: Any, at: int, *, is_trusted: bool, model: WatchedModel | None = None
+    ) -> None:
+        """Open a passage."""
+        self.draws.next()
+        choice = self._plan.begin(situation, given, at, is_trusted=is_trusted)
+        is_noted = False
+        if choice.is_counted:
+            is_noted = self.recorder.switch_on()
+            self.recorder.take()  # what was noted between passages belongs to none
+            self._threads.follow()
+        reached = tuple(model.reached) if model is not None else ()
+        marks = device_marks() if situation[0] != BETWEEN else ()
+        self._open = _Open(choice, time.perf_counter_ns(), count_nodes(), marks, reached, model)
+        self._closed_ns = None
+        if choice.is_counted and not is_noted:
+            self._open.failed = LIFTED
+
+    def end(self, ended_by: str, now: int = 0) -> None:
+        """Close the open passage and book it."""
+        now = now or time.perf_counter_ns()
+        (passage, self._open), closed_ns, self._closed_ns = (self._open, None), self._closed_ns, now
+        if passage is None:
+            if closed_ns is not None:
+                self._sink.passage_lost(reason=INTERRUPTED, ns=now - closed_ns)
+            return
+        ns = self._ending_ns = now - passage.started_ns
+        try:
+            self._end(passage, ended_by, ns)
+            if now - self._settled_ns > SETTLE_NS:
+                self._settled_ns = now
+                self.book_waiting()
+        except Exception:
+            raise  # `guarded` hears of it
+        except BaseException:  # an interrupt in our own code: what was not booked must not be missing silently
+            self._sink.passage_lost(reason=INTERRUPTED, ns=ns)
+            raise
+        self._ending_ns = None
+
+    def _end(self, passage: _Open, ended_by: str, ns: int) -> None:
+        choice, model = passage.choice, passage.model
+        reached = tuple(map(sub, model.reached, passage.reached)) if model is not None else ()
+        ended_by = "" if choice.situation[0] == BETWEEN else ended_by  # what it is between says nothing of it
+        witness = Witness(count_nodes() - passage.nodes, reached, ended_by, passage.inner)
+        marks = marks_between(passage.marks, device_marks()) if passage.marks else ()
+        if choice.is_counted:
+            self.settle_late()
+            self._take_counted(passage, witness, marks, ns)
+            return
+        if passage.failed:
+            self._sink.passage_lost(reason=passage.failed, ns=ns)
+        self._end_uncounted(choice, witness, marks, ns)
+
+    def _take_counted(self, passage: _Open, witness: Witness, marks: tuple[int, ...], ns: int) -> None:
+        recorder = self.recorder
+        if not recorder.is_on:
+            passage.failed = passage.failed or LIFTED
+        late, seen, has_values = recorder.late, recorder.seen, recorder.has_values
+        calls = recorder.take()
+        recorder.switch_off()
+        gathered = self._threads.gather(calls)
+        if not gathered.is_done:
+            passage.failed = passage.failed or OUTLIVED
+        if passage.failed:
+            self._sink.passage_lost(reason=passage.failed, ns=ns)
+        self.budget.spend(calls=seen)
+        is_fixed = not (passage.failed or has_values or gathered.has_values)
+        counted = _Counted(passage.choice, witness, marks, ns, seen, is_fixed)
+        if late:
+            self._late.put(calls, counted, late)
+        else:
+            self._end_counted(counted, calls, is_complete=not passage.failed)
+
+    @guarded
+    def _end_counted(self, counted: _Counted, calls: Mapping[Key, int], *, is_complete: bool = True) -> None:
+        table = self._pricer.table(calls)
+        self._sink.passages_ran(Booking("counted", 1, counted.ns, table=table))
+        if not is_complete:
+            return
+        verdict = self._plan.end_counted(
+            counted.choice,
+            counted.witness,
+            table,
+            calls=counted.seen,
+            ns=counted.ns,
+            is_fixed=counted.is_fixed and not table.holds_once,
+            marks=counted.marks,
+        )
+        if verdict is not None:
+            self._sink.passage_audited(verdict)
+
+    @guarded
+    def _end_uncounted(self, choice: Choice, witness: Witness, marks: tuple[int, ...], ns: int) -> None:
+        try:
+            booking = self._plan.end_uncounted(choice, witness, ns, marks=marks)
+        except LookupError:
+            self._sink.passage_lost(reason=UNKNOWN, ns=ns)
+            return
+        if booking is not None:
+            self._sink.passages_ran(booking)
+
+    @guarded
+    def settle_late(self, *, is_last: bool = False) -> None:
+        """Price the passages whose integers have come meanwhile."""
+        for calls, counted in self._late.take(is_last=is_last):
+            self._end_counted(counted, calls)
+
+    def take_change(self, owner: int, change: Change) -> None:
+        """Book what waits; where a change may be older than that, what waits is in doubt, and what was just booked."""
+        if change.doubted_since is None:
+            self.book_waiting()
+            return
+        for name in self._plan.booked_since(owner, change.doubted_since):
+            self._sink.passage_audited(Verdict(is_miss=True, booked=name))
+        self.book_waiting(doubted=owner)
+
+    def book_waiting(self, *, doubted: Hashable = None, is_last: bool = False) -> None:
+        """Book what has ended and waits; as a guess where what it belongs to is in doubt."""
+        now = time.perf_counter_ns()
+        for booking in self._plan.settle(now, doubted=doubted, is_last=is_last):
+            self._sink.passages_ran(booking)
