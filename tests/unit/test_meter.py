@@ -260,7 +260,7 @@ def test_a_formula_that_refuses_stops_a_strict_run(tmp_path, trainer):
         "situation.WatchedModel.gradient_marks",
         "situation.optimizer_situation",
         "pricing.Pricer.table",
-        "torch_ops.shadow",
+        "torch_ops.spell",
         "replay.ReplayPlan.learn",
         "replay.ReplayPlan.find",
     ],

@@ -1,5 +1,7 @@
 """The dispatch hook: what it notes, and that it comes and goes between the user's own modes."""
 
+import time
+
 import pytest
 import torch
 from torch import nn
@@ -9,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from flopmeter.formulas.book import FormulaBook
 from flopmeter.formulas.call import AnyNumber, TensorSpec
+from flopmeter.sensors import torch_ops
 from flopmeter.sensors.shadows import rows_of
 from flopmeter.sensors.torch_ops import OpRecorder
 from flopmeter.sensors.torch_phase import PhaseTracker
@@ -232,15 +235,15 @@ def test_an_operator_that_raises_is_the_users_affair(recorder):
     assert all(row.call.op != "aten::mm" for row in rows_of(recorder.take()))
 
 
-def test_a_call_that_cannot_be_noted_reaches_the_meter_and_not_the_run(monkeypatch):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.complex64], ids=["the short way", "the long way"])
+def test_a_call_that_cannot_be_noted_reaches_the_meter_and_not_the_run(dtype):
     heard = []
-    recorder = OpRecorder(PhaseTracker().now, heard.append)
-    monkeypatch.setattr("flopmeter.sensors.torch_ops.flatten", lambda _out: 1 / 0)
+    recorder = OpRecorder(lambda: 1 / 0, heard.append)
     with recorder:
-        out = torch.ones(2) + 1
+        out = torch.ones(2, dtype=dtype) + 1
     assert out.tolist() == [2, 2]
-    assert all(isinstance(error, ZeroDivisionError) for error in heard)
-    assert heard
+    assert [type(error) for error in heard] == [ZeroDivisionError] * 2
+    assert recorder.take() == {}
 
 
 def test_a_region_is_noted_with_the_size_of_what_came_out(recorder):
@@ -259,3 +262,52 @@ def test_precisions_have_the_contracts_names(recorder, dtype, name):
     tally = tally_of(recorder)
     assert "aten::add" in tally.select(precision=name).by("op")
     assert (tally.int_op, tally.flop) == ((2, 0) if name == "int8" else (0, 2))
+
+
+def test_how_many_calls_were_noted_is_known_at_any_time(recorder):
+    """If this failed, the meter could not know what counting costs before the passage has ended."""
+    x = torch.ones(3)
+    with recorder:
+        for _ in range(5):
+            x.mul(2.0)
+        assert recorder.seen == 5
+        torch.ones(3, dtype=torch.complex64)  # the long way
+        assert recorder.seen > 5
+    before = recorder.seen
+    assert sum(recorder.take().values()) == before
+    assert recorder.seen == 0
+
+
+def test_calls_are_added_up_before_they_are_too_many(recorder, monkeypatch):
+    """If this failed, a passage of a million calls would keep a million of them."""
+    monkeypatch.setattr(torch_ops, "MAX_PENDING", 100)
+    x = torch.ones(3)
+    with recorder:
+        for _ in range(1000):
+            x.mul(2.0)
+    assert len(recorder._pending) < 100 + torch_ops.WEIGHED
+    assert recorder.seen == 1000
+    assert list(recorder.take().values()) == [1000]
+
+
+def test_time_in_our_own_code_is_told(recorder):
+    x = torch.ones(3)
+    with recorder:
+        begun = time.perf_counter_ns()
+        for _ in range(500):
+            x.mul(2.0)
+        whole = time.perf_counter_ns() - begun
+    recorder.take()
+    assert 0 < recorder.own_ns < whole
+
+
+def test_an_operator_that_we_fail_to_look_up_runs_and_is_told_of_each_time(monkeypatch):
+    """If this failed, a bug of ours would end a training, or hide the work of one operator for good."""
+    heard = []
+    recorder = OpRecorder(PhaseTracker().now, heard.append)
+    monkeypatch.setattr("flopmeter.sensors.operators.decides_shapes", lambda _func: 1 / 0)
+    x = torch.ones(2)
+    with recorder:
+        outs = [x + 1, x + 1]
+    assert [out.tolist() for out in outs] == [[2, 2]] * 2
+    assert [type(error) for error in heard] == [ZeroDivisionError] * 2
