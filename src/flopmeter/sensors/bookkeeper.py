@@ -19,7 +19,7 @@ from flopmeter.sensors.draws import Draws
 from flopmeter.sensors.guard import guarded
 from flopmeter.sensors.kinship import Booking, Verdict
 from flopmeter.sensors.pricing import Pricer
-from flopmeter.sensors.replay import Choice, ReplayPlan
+from flopmeter.sensors.replay import Choice, Place, ReplayPlan
 from flopmeter.sensors.rota import Change
 from flopmeter.sensors.shadows import Key
 from flopmeter.sensors.situation import Situation, WatchedModel, Witness, count_nodes
@@ -57,14 +57,19 @@ class PassageSink(Protocol):
 
 @dataclass(slots=True)
 class _Open:
-    """The passage that is running."""
+    """The passage that is running. Of one that is known and not counted, `place` says what is known."""
 
-    choice: Choice
-    started_ns: int
-    nodes: int
+    situation: Situation
+    given: Any
+    at: int
+    is_trusted: bool
+    place: Place | None
+    choice: Choice | None
+    model: WatchedModel | None
     marks: tuple[int, ...]
     reached: tuple[int, ...]
-    model: WatchedModel | None
+    nodes: int
+    started_ns: int
     inner: int = 0
     failed: str = ""
 
@@ -109,7 +114,7 @@ class Bookkeeper:
     @property
     def is_between(self) -> bool:
         """Whether the open passage is one that runs between others."""
-        return self._open is not None and self._open.choice.situation[0] == BETWEEN
+        return self._open is not None and self._open.situation[0] == BETWEEN
 
     def start(self) -> None:
         """Open the first passage."""
@@ -143,7 +148,7 @@ class Bookkeeper:
 
     def note_region(self, name: str, outs: Sequence[torch.Tensor]) -> None:
         """Note work in the open passage whose inside is not seen."""
-        if self._open is not None and self._open.choice.is_counted:
+        if self._open is not None and self._open.choice is not None and self._open.choice.is_counted:
             self.recorder.note_region(name, outs)
 
     def begin_between(self, after: str) -> None:
@@ -155,18 +160,28 @@ class Bookkeeper:
     ) -> None:
         """Open a passage."""
         self.draws.next()
-        choice = self._plan.begin(situation, given, at, is_trusted=is_trusted)
-        is_noted = False
-        if choice.is_counted:
-            is_noted = self.recorder.switch_on()
-            self.recorder.take()  # what was noted between passages belongs to none
-            self._threads.follow()
-        reached = tuple(model.reached) if model is not None else ()
-        marks = device_marks() if situation[0] != BETWEEN else ()
-        self._open = _Open(choice, time.perf_counter_ns(), count_nodes(), marks, reached, model)
+        place, choice, failed = self._plan.pass_by(situation, given, at), None, ""
+        if place is None:
+            choice = self._plan.begin(situation, given, at, is_trusted=is_trusted)
+            if choice.is_counted:
+                failed = "" if self.recorder.switch_on() else LIFTED
+                self.recorder.take()  # what was noted between passages belongs to none
+                self._threads.follow()
+        self._open = _Open(
+            situation,
+            given,
+            at,
+            is_trusted,
+            place,
+            choice,
+            model,
+            device_marks() if situation[0] != BETWEEN else (),
+            tuple(model.reached) if model is not None else (),
+            count_nodes(),
+            time.perf_counter_ns(),
+            failed=failed,
+        )
         self._closed_ns = None
-        if choice.is_counted and not is_noted:
-            self._open.failed = LIFTED
 
     def end(self, ended_by: str, now: int = 0) -> None:
         """Close the open passage and book it."""
@@ -190,20 +205,29 @@ class Bookkeeper:
         self._ending_ns = None
 
     def _end(self, passage: _Open, ended_by: str, ns: int) -> None:
-        choice, model = passage.choice, passage.model
+        nodes, model, place, choice = count_nodes() - passage.nodes, passage.model, passage.place, passage.choice
         reached = tuple(map(sub, model.reached, passage.reached)) if model is not None else ()
-        ended_by = "" if choice.situation[0] == BETWEEN else ended_by  # what it is between says nothing of it
-        witness = Witness(count_nodes() - passage.nodes, reached, ended_by, passage.inner)
+        if passage.situation[0] == BETWEEN:
+            ended_by = ""  # what it is between says nothing of it
         marks = marks_between(passage.marks, device_marks()) if passage.marks else ()
-        if choice.is_counted:
+        seen = (nodes, reached, ended_by, passage.inner)
+        if place is not None and not passage.failed and self._plan.wait(place, seen, ns, marks):
+            return
+        if choice is not None and choice.is_counted:
             self.settle_late()
-            self._take_counted(passage, witness, marks, ns)
+            self._take_counted(passage, choice, Witness(*seen), marks, ns)
             return
         if passage.failed:
             self._sink.passage_lost(reason=passage.failed, ns=ns)
-        self._end_uncounted(choice, witness, marks, ns)
+        if choice is None:
+            choice = Choice(
+                passage.situation, passage.given, passage.at, passage.is_trusted, is_counted=False, place=place
+            )
+        self._end_uncounted(choice, Witness(*seen), marks, ns)
 
-    def _take_counted(self, passage: _Open, witness: Witness, marks: tuple[int, ...], ns: int) -> None:
+    def _take_counted(
+        self, passage: _Open, choice: Choice, witness: Witness, marks: tuple[int, ...], ns: int
+    ) -> None:
         recorder = self.recorder
         if not recorder.is_on:
             passage.failed = passage.failed or LIFTED
@@ -217,7 +241,7 @@ class Bookkeeper:
             self._sink.passage_lost(reason=passage.failed, ns=ns)
         self.budget.spend(calls=seen)
         is_fixed = not (passage.failed or has_values or gathered.has_values)
-        counted = _Counted(passage.choice, witness, marks, ns, seen, is_fixed)
+        counted = _Counted(choice, witness, marks, ns, seen, is_fixed)
         if late:
             self._late.put(calls, counted, late)
         else:

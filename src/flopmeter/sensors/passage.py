@@ -25,7 +25,7 @@ from flopmeter.sensors.compiled import REGION, UNWATCHED, CompileWatch, adopt_co
 from flopmeter.sensors.guard import guarded
 from flopmeter.sensors.hook import BoundaryHook
 from flopmeter.sensors.model import devices_in_reach
-from flopmeter.sensors.situation import WatchedModel, WatchedOptimizer, has_node_count
+from flopmeter.sensors.situation import HAS_NODE_COUNT, WatchedModel, WatchedOptimizer
 from flopmeter.sensors.torch_phase import PhaseTracker, is_in_backward
 
 MAX_OPTIMIZERS = 64
@@ -167,7 +167,7 @@ class TorchSensor:
                 adopt_compiled(self, module)
             situation, given = watched.situation(args, kwargs)
             self._place += 1
-            has_witness = (torch.is_grad_enabled() and has_node_count()) or torch.cuda.is_initialized()
+            has_witness = (torch.is_grad_enabled() and HAS_NODE_COUNT) or torch.cuda.is_initialized()
             is_trusted = given is not None and watched.is_trusted and has_witness
             self._books.begin(situation, given, self._place, is_trusted=is_trusted, model=watched)
         if hasattr(module, "_orig_mod"):
