@@ -24,7 +24,7 @@ from flopmeter.sensors.rota import Change
 from flopmeter.sensors.shadows import Key
 from flopmeter.sensors.situation import Situation, WatchedModel, Witness, count_nodes
 from flopmeter.sensors.threads import OUTLIVED, ThreadWatch
-from flopmeter.sensors.torch_ops import OpRecorder
+from flopmeter.sensors.torch_ops import OpRecorder, is_heard
 from flopmeter.sensors.torch_phase import PhaseTracker
 from flopmeter.sensors.values import Waiting
 
@@ -98,13 +98,17 @@ class Bookkeeper:
         self.draws = Draws(seed)
         self._plan = ReplayPlan(budget=self.budget, draws=self.draws, exact=exact)
         self.recorder = OpRecorder(phase.now, self.on_failure, book)
-        self._threads = ThreadWatch(lambda: OpRecorder(phase.now, self.on_failure, book))
+        self._threads = ThreadWatch(
+            lambda: OpRecorder(phase.now, self.on_failure, book),
+            lambda: sink.passage_lost(reason=OUTLIVED, ns=None),
+        )
         self._late: Waiting[_Counted] = Waiting()
         self._pricer = Pricer(book, lambda error: sink.sensor_failed(error, ns=self._ending_ns))
         self._open: _Open | None = None
         self._ending_ns: int | None = None
         self._closed_ns: int | None = None  # since when no passage is open
         self._settled_ns = 0
+        self._is_on_between = False
 
     @property
     def is_running(self) -> bool:
@@ -115,6 +119,10 @@ class Bookkeeper:
     def is_between(self) -> bool:
         """Whether the open passage is one that runs between others."""
         return self._open is not None and self._open.situation[0] == BETWEEN
+
+    @property
+    def _is_counting(self) -> bool:
+        return self._open is not None and self._open.choice is not None and self._open.choice.is_counted
 
     def start(self) -> None:
         """Open the first passage."""
@@ -148,21 +156,37 @@ class Bookkeeper:
 
     def note_region(self, name: str, outs: Sequence[torch.Tensor]) -> None:
         """Note work in the open passage whose inside is not seen."""
-        if self._open is not None and self._open.choice is not None and self._open.choice.is_counted:
+        if self._is_counting:
             self.recorder.note_region(name, outs)
 
     def begin_between(self, after: str) -> None:
-        """Open a passage of what runs between others: nothing tells one from another."""
-        self.begin((BETWEEN, after), (), 0, is_trusted=False)
+        """Open a passage of what runs between others: nothing tells one from another.
+
+        The end of `torch.inference_mode` puts back what its beginning found, the hook's key with it. So the mode has
+        to be on the stack there if it was before, and must not if it was not.
+        """
+        is_kept = torch.is_inference_mode_enabled()
+        self.begin((BETWEEN, after), (), 0, is_trusted=False, is_counted=self._is_on_between if is_kept else None)
+        self._is_on_between = self._is_counting
 
     def begin(
-        self, situation: Situation, given: Any, at: int, *, is_trusted: bool, model: WatchedModel | None = None
+        self,
+        situation: Situation,
+        given: Any,
+        at: int,
+        *,
+        is_trusted: bool,
+        model: WatchedModel | None = None,
+        is_counted: bool | None = None,
     ) -> None:
-        """Open a passage."""
+        """Open a passage; `is_counted` takes the choice away whether it is counted."""
         self.draws.next()
-        place, choice, failed = self._plan.pass_by(situation, given, at), None, ""
+        place = self._plan.pass_by(situation, given, at) if is_counted is None else None
+        choice, failed = None, ""
         if place is None:
             choice = self._plan.begin(situation, given, at, is_trusted=is_trusted)
+            if is_counted is not None:
+                choice = choice._replace(is_counted=is_counted, is_drawn=False)
             if choice.is_counted:
                 failed = "" if self.recorder.switch_on() else LIFTED
                 self.recorder.take()  # what was noted between passages belongs to none
@@ -229,7 +253,7 @@ class Bookkeeper:
         self, passage: _Open, choice: Choice, witness: Witness, marks: tuple[int, ...], ns: int
     ) -> None:
         recorder = self.recorder
-        if not recorder.is_on:
+        if not (recorder.is_on and is_heard()):
             passage.failed = passage.failed or LIFTED
         late, seen, has_values = recorder.late, recorder.seen, recorder.has_values
         calls = recorder.take()

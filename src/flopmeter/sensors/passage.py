@@ -163,7 +163,9 @@ class TorchSensor:
         watched = self._models.get(id(module))
         if self._phase.forward_depth == 1 and watched is not None:
             self._books.end("forward", begun)
-            if self._look(watched, begun):
+            version = watched.version
+            self._look(watched, begun)
+            if watched.version != version:
                 adopt_compiled(self, module)
             situation, given = watched.situation(args, kwargs)
             self._place += 1
@@ -230,12 +232,11 @@ class TorchSensor:
             watched = self._optimizers[id(optimizer)] = WatchedOptimizer(optimizer)
         return watched
 
-    def _look(self, watched: WatchedModel | WatchedOptimizer, now_ns: int) -> bool:
-        """Look at some parts of what is about to run; say whether one is new."""
+    def _look(self, watched: WatchedModel | WatchedOptimizer, now_ns: int) -> None:
+        """Look at some parts of what is about to run."""
         change = watched.look(now_ns)
         if change is not None:
             self._books.take_change(watched.owner, change)
-        return change is not None
 
     def _settle_all(self) -> None:
         """Book whatever waits; first look whether the models still are what it was booked as."""

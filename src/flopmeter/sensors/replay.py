@@ -229,6 +229,7 @@ class ReplayPlan:
         if place is None:
             place = self._keep(choice)
         is_fixed = is_fixed and choice.is_trusted
+        was_trusted = place.is_trusted
         if place.uncounted > _ENOUGH:
             self._budget.compare(calls=calls, counted_ns=ns, usual_ns=place.usual_ns)
         place.calls = calls
@@ -252,6 +253,7 @@ class ReplayPlan:
         variant.note_marks(marks)
         if not place.is_trusted:
             variant.is_confirmed = True
+            place.owed += FIRST_SAMPLES - FIRST_COUNTS if was_trusted else 0
             if place.counted_calls > FIRST_SAMPLED_CALLS:
                 place.owed = 0
         place.last = variant
@@ -298,8 +300,8 @@ class ReplayPlan:
             return choice.kin.wait(choice.sizes, witness, ns)
         variant = place.variants.get(witness)
         if variant is None or not variant.is_confirmed:
-            variant = self._find_elsewhere(choice, witness) or variant
-        if variant is None or not variant.is_confirmed:
+            variant = self._find_elsewhere(choice, witness)
+        if variant is None:
             place.owed = max(place.owed, COUNTS_AFTER_A_MISS)
             if place.last is None:
                 raise LookupError

@@ -9,6 +9,7 @@ from operator import itemgetter
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
+from torch.nn.parameter import UninitializedParameter
 
 from flopmeter.sensors.fingerprint import HiddenShapeError, fingerprint
 from flopmeter.sensors.precision import is_tf32_on
@@ -139,7 +140,11 @@ class WatchedModel:
 
     def _find_ends(self) -> None:
         """Find the first and the last parameter that is trained, and hear when a gradient reaches them."""
-        trainable = [parameter for parameter in self._parameters if parameter.requires_grad]
+        trainable = [
+            parameter
+            for parameter in self._parameters
+            if parameter.requires_grad and not isinstance(parameter, UninitializedParameter)
+        ]
         ends = [trainable[0], trainable[-1]] if trainable else []
         if [*map(id, ends)] == [*map(id, self.ends)]:
             return

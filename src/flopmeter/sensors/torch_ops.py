@@ -22,6 +22,7 @@ from flopmeter.formulas.book import FormulaBook
 from flopmeter.sensors import autocast, composite, foreign
 from flopmeter.sensors.guard import guarded
 from flopmeter.sensors.higher_order import is_open, run_open
+from flopmeter.sensors.hook import CAN_HIDE, hide_from_dynamo
 from flopmeter.sensors.operators import Operator, Path
 from flopmeter.sensors.shadows import Key, Looks, flatten, shadow, shadow_nested, spell, spell_results
 from flopmeter.sensors.values import INDEXING, Late, has_mask, read_values
@@ -38,8 +39,7 @@ _INFRA_KEYS = (
 _Tensor = torch.Tensor
 _depth = torch._C._len_torch_dispatch_stack  # noqa: SLF001
 _mode_at = torch._C._get_dispatch_stack_at  # noqa: SLF001
-_frames = torch._C._dynamo.eval_frame  # noqa: SLF001
-_CAN_HIDE = all(hasattr(_frames, name) for name in ("set_code_exec_strategy", "_FrameExecStrategy", "_FrameAction"))
+_is_included = torch._C._dispatch_tls_is_dispatch_key_included  # noqa: SLF001
 
 
 class OpRecorder(TorchDispatchMode):
@@ -61,7 +61,7 @@ class OpRecorder(TorchDispatchMode):
     ) -> None:
         """Start with nothing noted."""
         super().__init__()  # type: ignore[no-untyped-call]
-        _hide_from_dynamo(OpRecorder.__torch_dispatch__)
+        hide_from_dynamo(OpRecorder.__torch_dispatch__)
         self._phase_now = phase_now
         self.on_failure = on_failure
         self._book = book
@@ -75,6 +75,7 @@ class OpRecorder(TorchDispatchMode):
         self.has_values = False
         self._was_put_on = False
         self._is_retired = False
+        self._then: Callable[[], None] | None = None
         self._is_below_autograd = False
         self._inside: tuple[str, ...] = ()
         self._casting: autocast.Keys | None = None
@@ -88,7 +89,7 @@ class OpRecorder(TorchDispatchMode):
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
         """Have torch keep Dynamo away at each call only where it cannot be told once for all."""
-        return not _CAN_HIDE
+        return not CAN_HIDE
 
     def __torch_dispatch__(  # torch's own name
         self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -132,6 +133,9 @@ class OpRecorder(TorchDispatchMode):
         self, operator: Operator, types: Sequence[type], args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> Any:
         if self._is_retired:
+            then, self._then = self._then, None
+            if then is not None:
+                then()
             return operator.run(*args, **kwargs)
         for kind in types:
             if hasattr(kind, "__tensor_flatten__") and not _is_fake(kind):
@@ -340,25 +344,23 @@ class OpRecorder(TorchDispatchMode):
                 if mode is not self:
                     _push_mode(mode)
 
-    def retire(self) -> None:
-        """Leave for good; if someone puts us back later, calls pass through unseen."""
+    def retire(self, then: Callable[[], None] | None = None) -> None:
+        """Leave for good; if we are on a stack later, calls pass through unseen, and the first is told to `then`."""
         self.switch_off()
-        self._is_retired = True
+        self._is_retired, self._then = True, then
 
 
 def _shadow_only(value: Any, _place: int | str, _paths: Sequence[Path]) -> Any:
     return shadow(value)
 
 
+def is_heard() -> bool:
+    """Say whether torch asks the modes on this thread's stack: the end of an inference mode can have put that off."""
+    return _depth() > 0 and _is_included(torch._C.DispatchKey.Python)  # noqa: SLF001
+
+
 def _is_fake(kind: type) -> bool:
     return kind.__name__ in ("FakeTensor", "FunctionalTensor")
-
-
-def _hide_from_dynamo(function: Any) -> None:
-    """Have Dynamo run a function, and all that it calls, as it stands; said once, it costs nothing at each call."""
-    if _CAN_HIDE:
-        skip = _frames._FrameAction.SKIP  # noqa: SLF001
-        _frames.set_code_exec_strategy(function.__code__, _frames._FrameExecStrategy(skip, skip))  # noqa: SLF001
 
 
 @contextmanager

@@ -23,9 +23,9 @@ class Sink:
     def __init__(self):
         self.tally = Tally()
 
-    def passage_ran(self, table, *, basis, ns):
-        assert basis == "counted"
-        self.tally += table.tally
+    def passages_ran(self, booking):
+        assert booking.basis == "counted"
+        self.tally += booking.table.tally
 
     def passage_lost(self, *, reason, ns):
         raise AssertionError(reason)

@@ -37,7 +37,7 @@ def test_a_meter_closed_while_modes_are_lifted_stays_silent(tmp_path):
     """If this failed, a closed meter would go on noting calls for ever."""
     meter = Meter(tmp_path).start()
     depth = torch._C._len_torch_dispatch_stack()
-    recorder = meter._sensor._recorder
+    recorder = meter._sensor._books.recorder
     with _disable_current_modes():
         meter.close()
     torch.ones(2) + 1
