@@ -35,6 +35,9 @@ _INFRA_KEYS = (
 _Tensor = torch.Tensor
 _depth = torch._C._len_torch_dispatch_stack  # noqa: SLF001
 _mode_at = torch._C._get_dispatch_stack_at  # noqa: SLF001
+# What `_push_mode` and `_pop_mode` come to for a mode of ours; they stand at every boundary, replayed or not.
+_push = torch._C._push_on_torch_dispatch_stack  # noqa: SLF001
+_pop = torch._C._pop_torch_dispatch_stack  # noqa: SLF001
 _frames = torch._C._dynamo.eval_frame  # noqa: SLF001
 _CAN_HIDE = all(hasattr(_frames, name) for name in ("set_code_exec_strategy", "_FrameExecStrategy", "_FrameAction"))
 
@@ -304,7 +307,7 @@ class OpRecorder(TorchDispatchMode):
         if self._was_put_on:
             return False
         if not _depth():
-            _push_mode(self)
+            _push(self)
         else:
             with _user_modes_lifted():
                 _push_mode(self)
@@ -313,6 +316,10 @@ class OpRecorder(TorchDispatchMode):
 
     def switch_off(self) -> None:
         """Leave the stack, wherever on it we are, and however often."""
+        if _depth() == 1 and _mode_at(0) is self:
+            self._was_put_on = False
+            _pop(None)
+            return
         lifted: list[Any] = []
         try:
             while self.is_on:
