@@ -62,8 +62,11 @@ class Operator:
         self.decides = decides_shapes(func)
         self.paths = _paths(self.name, book)
         """Where in the arguments the integers stand that its formula reads."""
-        self.is_plain = not (self.is_higher_order or self.is_composite or self.is_foreign or self.decides or self.paths)
-        """It has a kernel of its own, and what it costs is told by shapes and scalars."""
+        is_reshaping = torch.Tag.inplace_view in getattr(func, "tags", ()) or "resize" in self.name
+        self.is_plain = not any(
+            (self.is_higher_order, self.is_composite, self.is_foreign, self.decides, self.paths, is_reshaping)
+        )
+        """It has a kernel of its own, shapes and scalars tell what it costs, and no operand changes its shape."""
         self.is_quiet = _is_quiet(func, self.name, calls_others=self.calls_others)
         """It calls nothing that minds autocast, or makes lazy signs where its operands are real."""
         self.is_skipped = _is_skipped(func)

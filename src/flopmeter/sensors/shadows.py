@@ -20,6 +20,7 @@ Key: TypeAlias = tuple[Any, ...]
 
 EXACT_SCALARS = (-1, 0, 1, 2, 3, 0.5, -0.5)
 """Scalars whose value can change a cost (a factor of 1, an exponent of 2); all others are kept as `*`."""
+_EXACT = frozenset(EXACT_SCALARS)
 
 ANY_NUMBER = AnyNumber()
 _Tensor = torch.Tensor
@@ -29,7 +30,8 @@ _SPARSE = frozenset({torch.sparse_coo, torch.sparse_csr, torch.sparse_csc, torch
 
 MAX_SEEN = 4096
 """How many kinds of tensor are known at a time; past it they are learned anew."""
-_read: Callable[[torch.Tensor], tuple[Any, ...]] = attrgetter("shape", "dtype", "layout", "device")
+read_tensor: Callable[[torch.Tensor], tuple[Any, ...]] = attrgetter("shape", "dtype", "layout", "device")
+"""What tells a kind of tensor; in C, because it is asked thousands of times a step."""
 
 
 class _NotPlainError(Exception):
@@ -66,15 +68,16 @@ class _Tensors(dict[tuple[Any, ...], Seen]):
 class Looks(dict[type, Callable[[Any], Any]]):
     """How to look at a value quickly, by its type: `looks[type(value)](value)` is hashable and holds no tensor.
 
-    `spell` turns what was seen into shadows. `at_results` looks at what came out, where only tensors matter.
+    For a tensor that is `tensors[read_tensor(value)]`. `at_results` looks at what came out, where only tensors matter.
+    `spell` turns what was seen into shadows.
     """
 
     def __init__(self, tensors: _Tensors | None = None) -> None:
         """Start with the types that operators are given again and again."""
-        known = _Tensors() if tensors is None else tensors
+        known = self.tensors = _Tensors() if tensors is None else tensors
 
         def look_at_tensor(tensor: torch.Tensor) -> Seen:
-            return known[_read(tensor)]
+            return known[read_tensor(tensor)]
 
         def look_at_items(items: Sequence[Any]) -> tuple[Any, ...]:
             return tuple([self[type(item)](item) for item in items])
@@ -98,8 +101,7 @@ class Looks(dict[type, Callable[[Any], Any]]):
 
 
 def _look_at_float(value: float) -> Any:
-    kept = shadow(value)
-    return _ANY_NUMBER if kept is ANY_NUMBER else kept
+    return value if value in _EXACT else str(value) if math.isinf(value) else _ANY_NUMBER
 
 
 def _look_at_nothing(_value: Any) -> tuple[()]:

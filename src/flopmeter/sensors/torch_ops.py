@@ -10,7 +10,6 @@ Not here: when it is switched on (`passage.py`), what is known of an operator (`
 """
 
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -24,11 +23,9 @@ from flopmeter.sensors.guard import guarded
 from flopmeter.sensors.higher_order import is_open, run_open
 from flopmeter.sensors.hook import CAN_HIDE, hide_from_dynamo
 from flopmeter.sensors.operators import Operator, Path
-from flopmeter.sensors.shadows import Key, Looks, flatten, shadow, shadow_nested, spell, spell_results
+from flopmeter.sensors.shadows import Key, Looks, flatten, read_tensor, shadow, shadow_nested, spell, spell_results
 from flopmeter.sensors.values import INDEXING, Late, has_mask, read_values
 
-MAX_PENDING = 4096
-"""About so many calls are kept one by one before they are added up."""
 WEIGHED = 64
 """One in so many calls that take the short way is looked at once more, with a watch in hand."""
 _INFRA_KEYS = (
@@ -40,6 +37,9 @@ _Tensor = torch.Tensor
 _depth = torch._C._len_torch_dispatch_stack  # noqa: SLF001
 _mode_at = torch._C._get_dispatch_stack_at  # noqa: SLF001
 _is_included = torch._C._dispatch_tls_is_dispatch_key_included  # noqa: SLF001
+# What `_push_mode` and `_pop_mode` come to for a mode of ours; they stand at every boundary, replayed or not.
+_push = torch._C._push_on_torch_dispatch_stack  # noqa: SLF001
+_pop = torch._C._pop_torch_dispatch_stack  # noqa: SLF001
 
 
 class OpRecorder(TorchDispatchMode):
@@ -48,7 +48,7 @@ class OpRecorder(TorchDispatchMode):
     `phase_now` is asked at each call; `on_failure` hears of a call that could not be noted; the `book` says which
     operators have a formula, and which of their arguments to look into. What is found there on a device comes later:
     `late` holds the promises since the last `take`, and `has_values` says that the costs since then hold for these
-    values alone.
+    values alone. `noted` is the number of calls since then.
     """
 
     supports_higher_order_operators = True
@@ -67,10 +67,9 @@ class OpRecorder(TorchDispatchMode):
         self._book = book
         self._operators: dict[int, Operator] = {}
         self._looks = Looks()
-        self._looks_at_results = self._looks.at_results
-        self._pending: list[tuple[Any, ...]] = []
+        self._short: dict[tuple[Any, ...], int] = {}
         self._calls: dict[Key, int] = {}
-        self._added_up = 0
+        self.noted = 0
         self.late: list[Late] = []
         self.has_values = False
         self._was_put_on = False
@@ -79,7 +78,7 @@ class OpRecorder(TorchDispatchMode):
         self._is_below_autograd = False
         self._inside: tuple[str, ...] = ()
         self._casting: autocast.Keys | None = None
-        self._own_ns = self._weighed_ns = self._weighed = self._passed = 0
+        self._own_ns = self._passed = 0
 
     @classmethod
     def ignore_compile_internals(cls) -> bool:
@@ -100,9 +99,12 @@ class OpRecorder(TorchDispatchMode):
         if operator.is_skipped:
             self._passed += 1
             return operator.run(*args, **kwargs) if kwargs else operator.run(*args)
-        looks = self._looks
+        looks, tensors = self._looks, self._looks.tensors
         try:
-            given = tuple([looks[type(arg)](arg) for arg in args])
+            given = []
+            for arg in args:
+                kind = type(arg)
+                given.append(tensors[read_tensor(arg)] if kind is _Tensor else looks[kind](arg))
             options = tuple([(name, looks[type(value)](value)) for name, value in kwargs.items()]) if kwargs else ()
         except Exception:  # noqa: BLE001  # no plain tensors; or a fault of ours, which comes up again over there
             return self._go_the_long_way(operator, types, args, kwargs or {})
@@ -111,9 +113,12 @@ class OpRecorder(TorchDispatchMode):
         else:
             out = operator.run(*args, **kwargs) if kwargs else operator.run(*args)
         try:
-            results = self._looks_at_results[type(out)](out)
-            self._pending.append((operator, self._phase_now(), given, options, results, self._inside))
-            if not len(self._pending) % WEIGHED:
+            is_in_place = args and out is args[0]
+            results = given[0] if is_in_place else looks.at_results[type(out)](out)
+            key = (operator, self._phase_now(), *given, options, results, self._inside)
+            self._short[key] = self._short.get(key, 0) + 1
+            self.noted += 1
+            if not self.noted % WEIGHED:
                 self._weigh(args, out)
         except Exception:  # noqa: BLE001  # as above
             self.note(operator, types, args, kwargs or {}, out)
@@ -226,27 +231,15 @@ class OpRecorder(TorchDispatchMode):
 
     def _add(self, key: Key) -> None:
         self._calls[key] = self._calls.get(key, 0) + 1
-        self._added_up += 1
-
-    def _add_up(self) -> None:
-        """Spell out the calls that took the short way; most of them were made several times."""
-        pending, self._pending = self._pending, []
-        for (operator, phase, given, options, results, inside), times in Counter(pending).items():
-            outs, device = spell_results(results)
-            key = (operator.func, phase, spell(given), spell(options), outs, device, inside)
-            self._calls[key] = self._calls.get(key, 0) + times
-        self._added_up += len(pending)
-        self._own_ns += len(pending) * self._weighed_ns // max(1, self._weighed)
+        self.noted += 1
 
     @guarded
     def _weigh(self, args: Sequence[Any], out: Any) -> None:
-        """Look at a call once more, to know how long that takes; and see that the calls do not grow too many."""
+        """Look at a call once more, to know how long that takes."""
         begun, looks = time.perf_counter_ns(), self._looks
-        _ = [looks[type(arg)](arg) for arg in args], self._looks_at_results[type(out)](out), self._phase_now()
-        self._weighed_ns += time.perf_counter_ns() - begun
-        self._weighed += 1
-        if len(self._pending) >= MAX_PENDING:
-            self._add_up()
+        given = tuple([looks[type(arg)](arg) for arg in args])
+        hash((given, looks.at_results[type(out)](out), self._phase_now()))
+        self._own_ns += WEIGHED * (time.perf_counter_ns() - begun)
 
     def _look(self, value: Any, place: int | str, paths: Sequence[Path]) -> Any:
         """Return what may be kept of an argument, with the integers in those of its tensors that a path leads to."""
@@ -282,9 +275,13 @@ class OpRecorder(TorchDispatchMode):
 
     def take(self) -> dict[Key, int]:
         """Return what was noted since the last take."""
-        self._add_up()
-        calls, self._calls, self.late, self.has_values, self._added_up = self._calls, {}, [], False, 0
+        calls, short = self._calls, self._short
+        self._calls, self._short, self.noted, self.late, self.has_values = {}, {}, 0, [], False
         self._passed = 0
+        for (operator, phase, *given, options, results, inside), times in short.items():
+            outs, device = spell_results(results)
+            key = (operator.func, phase, spell(tuple(given)), spell(options), outs, device, inside)
+            calls[key] = calls.get(key, 0) + times
         return calls
 
     @property
@@ -293,11 +290,11 @@ class OpRecorder(TorchDispatchMode):
 
         Units: calls.
         """
-        return self._added_up + len(self._pending) + self._passed
+        return self.noted + self._passed
 
     @property
     def own_ns(self) -> int:
-        """Time spent in noting calls until the last take.
+        """Time spent in noting calls.
 
         Units: nanoseconds.
         Basis: `measured` for calls that take the long way, and for one in `WEIGHED` of the others, which stands for
@@ -324,7 +321,7 @@ class OpRecorder(TorchDispatchMode):
         if self._was_put_on:
             return False
         if not _depth():
-            _push_mode(self)
+            _push(self)
         else:
             with _user_modes_lifted():
                 _push_mode(self)
@@ -333,6 +330,10 @@ class OpRecorder(TorchDispatchMode):
 
     def switch_off(self) -> None:
         """Leave the stack, wherever on it we are, and however often."""
+        if _depth() == 1 and _mode_at(0) is self:
+            self._was_put_on = False
+            _pop(None)
+            return
         lifted: list[Any] = []
         try:
             while self.is_on:

@@ -74,7 +74,7 @@ class PhaseTracker:
         if self._optimizer_task == task and not has_gradients and not self._forwards:
             return "optimizer"
         if task != -1:
-            return _phase_below(sys._getframe(1))  # noqa: SLF001
+            return _phase_in_backward()
         if has_gradients:
             return "forward"
         if self._forwards:
@@ -89,8 +89,16 @@ def is_in_backward() -> bool:
     return bool(_graph_task() != -1)
 
 
-def _phase_below(frame: FrameType | None) -> str:
-    """Return which part of a backward the nearest caller that tells is at; on a thread of the engine none may tell."""
+def _phase_in_backward() -> str:
+    """Return which part of a backward the nearest caller that tells is at; on a thread of the engine's none may tell.
+
+    The search begins where the hook was called from: most operators of a backward are called by the engine itself, and
+    to look at the frames of our own functions would cost more than all the rest.
+    """
+    try:
+        frame: FrameType | None = sys._getframe(3)  # noqa: SLF001
+    except ValueError:  # a thread of the engine's, where nobody calls
+        return "backward"
     while frame is not None:
         code = frame.f_code
         phase = _TELLING_FRAMES.get((code.co_filename, code.co_name))

@@ -23,6 +23,7 @@ def known(func) -> Operator:
         (ATEN.linear.default, False),  # composite
         (ATEN.nonzero.default, False),  # its values decide how large its result is
         (ATEN._grouped_mm.default, False),  # its formula reads the offsets
+        (ATEN.resize_.default, False),  # what comes out is its operand, in another shape
         (torch.ops.higher_order.cond, False),
     ],
 )

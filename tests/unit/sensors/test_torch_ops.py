@@ -11,7 +11,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from flopmeter.formulas.book import FormulaBook
 from flopmeter.formulas.call import AnyNumber, TensorSpec
-from flopmeter.sensors import torch_ops
 from flopmeter.sensors.shadows import rows_of
 from flopmeter.sensors.torch_ops import OpRecorder
 from flopmeter.sensors.torch_phase import PhaseTracker
@@ -278,16 +277,26 @@ def test_how_many_calls_were_noted_is_known_at_any_time(recorder):
     assert recorder.seen == 0
 
 
-def test_calls_are_added_up_before_they_are_too_many(recorder, monkeypatch):
+def test_calls_that_are_alike_are_kept_once(recorder):
     """If this failed, a passage of a million calls would keep a million of them."""
-    monkeypatch.setattr(torch_ops, "MAX_PENDING", 100)
     x = torch.ones(3)
     with recorder:
         for _ in range(1000):
             x.mul(2.0)
-    assert len(recorder._pending) < 100 + torch_ops.WEIGHED
+    assert len(recorder._short) == 1
     assert recorder.seen == 1000
     assert list(recorder.take().values()) == [1000]
+
+
+def test_an_operand_that_changes_its_shape_comes_out_as_it_is_then(recorder):
+    """If this failed, what an operator returned would be written down as it was before it ran."""
+    x = torch.ones(2, 3)
+    with recorder:
+        x.resize_(4, 5)
+        x.mul_(2.0)
+        x.squeeze_().t_()
+    outs = {row.call.op: row.call.out[0].shape for row in rows_of(recorder.take())}
+    assert outs == {"aten::resize_": (4, 5), "aten::mul_": (4, 5), "aten::squeeze_": (4, 5), "aten::t_": (5, 4)}
 
 
 def test_time_in_our_own_code_is_told(recorder):
