@@ -1,0 +1,123 @@
+"""Replay tells the truth about random training programs, or says between what it lies.
+
+`make test` draws a few; `make sweep` draws ten thousand, as `benchmarks/replay/run.py` does for the published result.
+"""
+
+import logging
+import os
+import secrets
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+FOLDER = Path(__file__).parents[2] / "benchmarks" / "replay"
+sys.path.insert(0, str(FOLDER))  # scripts find their neighbours by the folder that they lie in
+import programs  # noqa: E402
+import run  # noqa: E402
+from programs import Program  # noqa: E402
+
+sys.path.remove(str(FOLDER))
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+ALWAYS, FRESH, WHOLE = 70, 50, 10_000
+LEAST_SHARE = 0.95  # of programs with changes that no witness sees
+
+# Programs that went wrong once, and what was wrong.
+KEPT = {
+    "is_causal is an attribute": Program(blocks=("attention",), events=((4, "causal", True),)),
+}
+
+
+@pytest.fixture
+def bench(tmp_path, monkeypatch):
+    """One thread, as many tiny programs want it, and ledgers in memory where there is such a folder."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    monkeypatch.setattr(logging.getLogger("flopmeter"), "disabled", True)
+    yield run.Bench(tmp_path)
+    torch.set_num_threads(threads)
+
+
+def faults_of(outcomes):
+    """What must never be: said with the program, as Python that makes it."""
+    return [
+        f"{one.verdict} {one.flop} for {one.exact_flop} in {one.lower} … {one.upper} {one.faults}: {one.program}"
+        for one in outcomes
+        if one.faults or (one.is_seen and one.verdict == "missed")
+    ]
+
+
+def share_of_unseen(outcomes):
+    unseen = [one.verdict != "missed" for one in outcomes if not one.is_seen]
+    return sum(unseen) / len(unseen)
+
+
+@pytest.mark.parametrize(
+    ("seed", "count"),
+    [
+        pytest.param("0", ALWAYS, id="the same programs each time"),
+        pytest.param("", FRESH, id="programs never seen before"),
+    ],
+)
+def test_replay_tells_what_counting_tells_or_an_interval_that_holds_it(bench, seed, count):
+    """Else a run is billed for work that it did not do, or a threshold is passed unseen."""
+    seed = seed or secrets.token_hex(8)
+    outcomes = [bench.compare(programs.draw(f"{seed}-{index}"), index=index) for index in range(count)]
+    assert faults_of(outcomes) == []
+    missed = [one.program for one in outcomes if one.verdict == "missed"]
+    assert len(missed) <= 1 or share_of_unseen(outcomes) >= LEAST_SHARE, "\n".join(missed)
+
+
+@pytest.mark.sweep
+def test_ten_thousand_programs_are_told_truly(tmp_path):
+    """Else what `make test` draws is right by luck."""
+    jobs = os.cpu_count() or 1
+    outcomes = list(run.run_all(0, range(WHOLE), jobs=jobs, folder=tmp_path))
+    assert len(outcomes) == WHOLE
+    assert faults_of(outcomes) == []
+    assert share_of_unseen(outcomes) >= LEAST_SHARE
+
+
+@pytest.mark.parametrize("reason", KEPT)
+def test_what_went_wrong_once_stays_right(bench, reason):
+    assert faults_of([bench.compare(KEPT[reason])]) == []
+
+
+def test_a_program_is_what_it_prints():
+    """Else a failure cannot be kept as a test."""
+    for index in range(50):
+        program = programs.draw(f"print-{index}")
+        assert eval(repr(program), {"Program": Program}) == program  # noqa: S307  # our own repr
+        assert programs.draw(f"print-{index}") == program
+
+
+def test_every_change_is_known_to_be_seen_or_unseen():
+    """Else a miss could be laid to a class that nobody thought about."""
+    assert not programs.SEEN.keys() & programs.UNSEEN.keys()
+    words = programs.SWITCHES.keys() | programs.MOMENTS.keys() | programs.VARYING | set(programs.EXPERTS)
+    assert words <= programs.SEEN.keys() | programs.UNSEEN.keys()
+    for index in range(2000):
+        assert programs.find_changes(programs.draw(f"known-{index}")) <= programs.SEEN.keys() | programs.UNSEEN.keys()
+
+
+def test_every_word_is_drawn():
+    """Else a kind of program is promised and never tried."""
+    drawn = {word for index in range(2000) for word in programs.draw(f"drawn-{index}").words()}
+    drawn |= {word for index in range(2000) for word in programs.find_changes(programs.draw(f"drawn-{index}"))}
+    assert drawn >= programs.SEEN.keys() | programs.UNSEEN.keys() | programs.HABITS.keys()
+
+
+def test_a_failure_is_made_smaller():
+    """Else whoever mends a miss has to find the cause in a dozen things that happen."""
+    large = programs.Program(
+        steps=12,
+        width=8,
+        blocks=("mlp", "attention"),
+        habits=(("clip", True),),
+        events=((1, "batch", 3), (4, "causal", True), (7, "length", 2)),
+    )
+    small = programs.shrink(large, lambda one: "causal" in one.words() and "attention" in one.words())
+    assert small == Program(steps=5, blocks=("attention",), events=((4, "causal", True),))
