@@ -93,7 +93,7 @@ class _Loop:
         self.handles: dict[str, list[Any]] = {}
         self.optimizers: list[torch.optim.Optimizer] = []
         self.of_other = torch.optim.SGD(self.other.parameters(), lr=0.01)
-        self.held_out = torch.empty(0)
+        self.held_out = self.real = torch.empty(0)
         self.average: dict[nn.Parameter, torch.Tensor] = {}
         self._watch()
         for word in self.now:
@@ -229,6 +229,7 @@ class _Loop:
         is_whole = True
         with self._cast("step"):
             self.held_out = torch.randn(2, int(self.now["length"]), self.program.width)
+            self.real = torch.randn(2, CLASSES)
             for x in [self._data(index) for _ in range(times)]:
                 is_whole &= self._micro_batch(x)
             if is_whole:
@@ -329,7 +330,7 @@ class _Loop:
 
     def _teach_judge(self, x: torch.Tensor) -> None:
         made = self.net(x)
-        loss = self.other(torch.randn(2, CLASSES)).mean() - self.other(made.detach().float()).mean()
+        loss = self.other(self.real).mean() - self.other(made.detach().float()).mean()
         loss.backward()
         self.of_other.step()
         self.of_other.zero_grad()

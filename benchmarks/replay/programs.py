@@ -236,6 +236,7 @@ def find_changes(program: Program) -> frozenset[str]:
     keeps = changes | habits.keys()
     optimizers = {habits.get("optimizer"), *(value for _, word, value in program.events if word == "optimizer")}
     leaves = any(value == "leave" for _, _, value in program.events)
+    has_open_evaluation = any(word == "evaluation" and value == "grad" for _, word, value in program.events)
     has_no_end = leaves or "in_backward" in optimizers
     found = {
         "layers_of_several_kinds": changes & LEAVE_LAYERS_OUT and len({*program.blocks, *added}) > 1,
@@ -247,11 +248,11 @@ def find_changes(program: Program) -> frozenset[str]:
         "casts_kept": habits.get("autocast") == "step"
         and changes & {*LEAVE_LAYERS_OUT, "branches"}
         and "evaluation_amid" in changes,
-        "alike_without_backward": len(changes & NO_GRADIENT_CHANGES) > 1,
+        "alike_without_backward": len(changes & NO_GRADIENT_CHANGES) + has_open_evaluation > 1,
         "alike_with_half_a_backward": len(changes & LAST_GRADIENT_CHANGES) > 1,
         "after_without_end": changes & AFTER and has_no_end,
         "steps_without_end": "meter_step" in keeps
-        and (has_no_end or any(word == "evaluation" and value == "grad" for _, word, value in program.events)),
+        and (has_no_end or has_open_evaluation),
     }
     return frozenset(changes | {word for word, holds in found.items() if holds})
 

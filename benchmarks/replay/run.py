@@ -50,7 +50,7 @@ class Outcome:
     """What became of one program.
 
     `verdict` is equal, held or missed; `faults` are what must never be. `is_silent` says that the tallies differ and
-    yet the replayed run called no figure of it a guess. `gaps` are the reasons of the gaps of the replayed run.
+    yet the replayed run called no figure of it a guess, and named no gap. `gaps` are the reasons of the gaps of the replayed run.
     Units: `flop`, `exact_flop`, `lower` and `upper` are FLOP; `width` is a share of `exact_flop`, None where nothing
     bounds the figure.
     """
@@ -128,7 +128,7 @@ class Bench:
             found,
             verdict="missed" if not is_held else "equal" if is_equal else "held",
             faults=tuple(faults),
-            is_silent=not is_equal and set(ours.passages) <= {"counted", "replayed"},
+            is_silent=not (is_equal or ours.gaps) and set(ours.passages) <= {"counted", "replayed"},
             gaps=tuple(sorted({gap.detail for gap in ours.gaps})),
             flop=ours.flop,
             exact_flop=exact.flop,
