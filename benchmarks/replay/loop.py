@@ -30,6 +30,18 @@ OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
     "in_backward": partial(torch.optim.SGD, lr=0.01),
     "closure": partial(torch.optim.SGD, lr=0.01),
 }
+# Words that are attributes of the network, and words that it is told behind its modules' backs.
+OF_NET = {
+    **{word: word for word in ("layer_drop", "early_exit", "iterations", "branches", "checkpointing", "casts")},
+    "thread": "has_thread",
+    "tensor_hook": "hooks_tensors",
+}
+ELSEWHERE = {
+    "causal_elsewhere": "causal",
+    "selective_elsewhere": "selective",
+    "iterations_elsewhere": "iterations",
+    "twin": "twin",
+}
 
 
 class Watcher(Protocol):
@@ -135,32 +147,29 @@ class _Loop:
     # Switches.
 
     def _apply(self, word: str) -> None:
-        """Carry a setting to where it is read."""
+        """Carry a setting to where it is read; the others are read at each step."""
         value: Any = self.now[word]
-        plain = {
-            "layer_drop": "layer_drop", "early_exit": "early_exit", "iterations": "iterations", "branches": "branches",
-            "checkpointing": "checkpointing", "thread": "has_thread", "casts": "casts", "tensor_hook": "hooks_tensors",
-        }  # fmt: skip
-        elsewhere = {"causal_elsewhere": "causal", "selective_elsewhere": "selective", "twin": "twin"}
-        elsewhere |= {"iterations_elsewhere": "iterations"}
-        if word in plain:
-            setattr(self.net, plain[word], value)
-        elif word in elsewhere:
-            setattr(self.outside, elsewhere[word], value)
+        if word in OF_NET:
+            setattr(self.net, OF_NET[word], value)
+        elif word in ELSEWHERE:
+            setattr(self.outside, ELSEWHERE[word], value)
+        elif word in ("forward_hook", "hook_swapped", "parameter_hook"):
+            self._hook(word, value)
+        elif word in ("optimizer", "schulz"):
+            self._make_optimizers(word, value)
         elif word == "training":
             self.net.train(value)
+        elif word == "frozen":
+            self._freeze(value)
         elif word in ("dropout", "causal"):
             self._set_parts("p" if word == "dropout" else "causal", value)
         elif word == "merged":
-            for part in self.net.modules():
-                if isinstance(part, Lora):
-                    part.merge(merged=value)
-        elif word == "frozen":
-            self._freeze(value)
-        elif word in ("optimizer", "schulz"):
-            self._make_optimizers(word, value)
-        elif word in ("forward_hook", "hook_swapped", "parameter_hook"):
-            self._hook(word, value)
+            self._merge(merged=value)
+
+    def _merge(self, *, merged: bool) -> None:
+        for part in self.net.modules():
+            if isinstance(part, Lora):
+                part.merge(merged=merged)
 
     def _set_parts(self, name: str, value: Any) -> None:
         for part in self.net.modules():
@@ -408,7 +417,7 @@ class _Loop:
         with around(), self.meter.purpose("evaluation") if is_apart else nullcontext():
             x = torch.randn(2, int(self.now["length"]), self.program.width) if given is None else given
             try:
-                out = self.net.extra(x) if mode == "method" else self.net(x)
+                out = self.net.spare(x) if mode == "method" else self.net(x)
                 self.trace.losses.append(out.float().square().mean().item())
             except TroubleError:
                 pass

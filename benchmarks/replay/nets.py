@@ -192,7 +192,7 @@ class Net(nn.Module):
         self.iterations = 0
         self.branches = self.has_thread = self.casts = self.hooks_tensors = False
         self.blocks = nn.ModuleList(make_block(kind, width, outside) for kind in kinds)
-        self.extra = nn.Linear(width, width)
+        self.spare = nn.Linear(width, width)
         self.narrow, self.broad = nn.Linear(width, 2), nn.Linear(width, 3 * width)
         self.head = nn.Linear(width, CLASSES)
         self.ask = lambda: outside
@@ -243,7 +243,7 @@ class Net(nn.Module):
         with torch.no_grad():
             vector = torch.ones_like(self.head.weight[0])
             for _ in range(self.iterations + outside.iterations):
-                vector = functional.normalize(self.extra.weight @ vector, dim=0)
+                vector = functional.normalize(self.spare.weight @ vector, dim=0)
         if self.has_thread:
             copy = hidden.detach().clone()
             thread = threading.Thread(target=lambda: torch.sin(copy @ copy.transpose(-1, -2)).sum())
@@ -254,7 +254,7 @@ class Net(nn.Module):
     def _branch(self, hidden: torch.Tensor, outside: Outside) -> torch.Tensor:
         """Go on as the data say: through one layer more, or through one of two that make as many nodes."""
         if self.branches and hidden.detach().float().sum().item() > 0:
-            hidden = hidden + functional.silu(self.extra(hidden))
+            hidden = hidden + functional.silu(self.spare(hidden))
         if outside.twin:
             side = self.broad if hidden.detach().float().sum().item() > 0 else self.narrow
             hidden = hidden * side(hidden).mean(-1, keepdim=True)

@@ -251,8 +251,7 @@ def find_changes(program: Program) -> frozenset[str]:
         "alike_without_backward": len(changes & NO_GRADIENT_CHANGES) + has_open_evaluation > 1,
         "alike_with_half_a_backward": len(changes & LAST_GRADIENT_CHANGES) > 1,
         "after_without_end": changes & AFTER and has_no_end,
-        "steps_without_end": "meter_step" in keeps
-        and (has_no_end or has_open_evaluation),
+        "steps_without_end": "meter_step" in keeps and (has_no_end or has_open_evaluation),
     }
     return frozenset(changes | {word for word, holds in found.items() if holds})
 

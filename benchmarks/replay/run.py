@@ -35,10 +35,12 @@ from flopmeter import Account, FormulaBook, Meter
 from flopmeter.tally import Tally
 
 RESULTS = Path(__file__).parents[1] / "results"
-FAST = Path("/dev/shm")  # noqa: S108 # memory, where there is such a folder: ledgers are made durable line by line
+# In memory, where there is such a folder: ledgers are made durable line by line.
+FAST = Path("/dev/shm")  # noqa: S108
 PLAIN = 4  # one program of so many runs without a meter, too
 HOOKS = (
-    *("_global_forward_hooks", "_global_forward_pre_hooks", "_global_backward_hooks", "_global_backward_pre_hooks"),
+    *("_global_forward_hooks", "_global_forward_pre_hooks"),
+    *("_global_backward_hooks", "_global_backward_pre_hooks"),
     *("_global_module_registration_hooks", "_global_parameter_registration_hooks"),
     "_global_buffer_registration_hooks",
 )
@@ -137,7 +139,6 @@ class Bench:
             passages=dict(ours.passages),
             seconds=round(time.perf_counter() - begun, 3),
         )
-
 
     def _find_culprit(self, program: Program, error: Exception) -> dict[str, Any]:
         """Say whether a program that raised does so without a meter, too; then torch refuses it."""

@@ -7,6 +7,7 @@ import logging
 import os
 import secrets
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -28,16 +29,39 @@ LEAST_SHARE = 0.95  # of programs with changes that no witness sees
 # Programs that went wrong once, and what was wrong.
 KEPT = {
     "is_causal is an attribute": Program(blocks=("attention",), events=((4, "causal", True),)),
+    "work without gradients is switched by an attribute": Program(events=((4, "iterations", 4),)),
+    "the backward of one model runs in the passage of another": Program(
+        blocks=("attention",), habits=(("second", "gan"),), events=((4, "causal_argument", True),)
+    ),
+    "the same with dropout": Program(habits=(("second", "gan"),), events=((4, "dropout", 0.2),)),
+    "the same with a layer more": Program(habits=(("second", "gan"),), events=((4, "branches", True),)),
+    "the same with packed sequences": Program(
+        blocks=("recurrent",), habits=(("packed", "sequence"), ("second", "gan"))
+    ),
+    "inference mode was entered in a replayed passage and left in a counted one": Program(
+        seed=297778,
+        steps=5,
+        blocks=("attention",),
+        events=((1, "grad_on_head", True), (2, "evaluation_amid", "no_grad"), (4, "evaluation_amid", "inference_mode")),
+    ),
+    "the same, and selective checkpoints broke over it": Program(
+        seed=248294,
+        steps=6,
+        blocks=("mlp", "mlp"),
+        habits=(("checkpointing", "selective"),),
+        events=((5, "evaluation_amid", "inference_mode"),),
+    ),
 }
 
 
 @pytest.fixture
-def bench(tmp_path, monkeypatch):
+def bench(monkeypatch):
     """One thread, as many tiny programs want it, and ledgers in memory where there is such a folder."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     monkeypatch.setattr(logging.getLogger("flopmeter"), "disabled", True)
-    yield run.Bench(tmp_path)
+    with tempfile.TemporaryDirectory(dir=run.FAST if run.FAST.is_dir() else None) as folder:
+        yield run.Bench(Path(folder))
     torch.set_num_threads(threads)
 
 
@@ -65,7 +89,10 @@ def share_of_unseen(outcomes):
 def test_replay_tells_what_counting_tells_or_an_interval_that_holds_it(bench, seed, count):
     """Else a run is billed for work that it did not do, or a threshold is passed unseen."""
     seed = seed or secrets.token_hex(8)
-    outcomes = [bench.compare(programs.draw(f"{seed}-{index}"), index=index) for index in range(count)]
+    outcomes = [
+        bench.compare(programs.draw(f"{seed}-{index}"), index=index, has_plain=index % run.PLAIN == 0)
+        for index in range(count)
+    ]
     assert faults_of(outcomes) == []
     missed = [one.program for one in outcomes if one.verdict == "missed"]
     assert len(missed) <= 1 or share_of_unseen(outcomes) >= LEAST_SHARE, "\n".join(missed)
@@ -83,12 +110,15 @@ def test_ten_thousand_programs_are_told_truly(tmp_path):
 
 @pytest.mark.parametrize("reason", KEPT)
 def test_what_went_wrong_once_stays_right(bench, reason):
-    assert faults_of([bench.compare(KEPT[reason])]) == []
+    """An interval that is wide enough is not enough here: a figure that is off has to be called a guess."""
+    outcome = bench.compare(KEPT[reason])
+    assert faults_of([outcome]) == []
+    assert not outcome.is_silent, f"{outcome.flop} for {outcome.exact_flop}: {outcome.passages}"
 
 
 def test_a_program_is_what_it_prints():
     """Else a failure cannot be kept as a test."""
-    for index in range(50):
+    for index in range(20):
         program = programs.draw(f"print-{index}")
         assert eval(repr(program), {"Program": Program}) == program  # noqa: S307  # our own repr
         assert programs.draw(f"print-{index}") == program
@@ -99,15 +129,15 @@ def test_every_change_is_known_to_be_seen_or_unseen():
     assert not programs.SEEN.keys() & programs.UNSEEN.keys()
     words = programs.SWITCHES.keys() | programs.MOMENTS.keys() | programs.VARYING | set(programs.EXPERTS)
     assert words <= programs.SEEN.keys() | programs.UNSEEN.keys()
-    for index in range(2000):
+    for index in range(500):
         assert programs.find_changes(programs.draw(f"known-{index}")) <= programs.SEEN.keys() | programs.UNSEEN.keys()
 
 
 def test_every_word_is_drawn():
     """Else a kind of program is promised and never tried."""
-    drawn = {word for index in range(2000) for word in programs.draw(f"drawn-{index}").words()}
-    drawn |= {word for index in range(2000) for word in programs.find_changes(programs.draw(f"drawn-{index}"))}
-    assert drawn >= programs.SEEN.keys() | programs.UNSEEN.keys() | programs.HABITS.keys()
+    drawn = {word for index in range(1500) for word in programs.draw(f"drawn-{index}").words()}
+    words = programs.SWITCHES.keys() | programs.MOMENTS.keys() | programs.HABITS.keys()
+    assert drawn >= words | {*programs.BLOCKS, *programs.EXPERTS}
 
 
 def test_a_failure_is_made_smaller():
