@@ -52,7 +52,7 @@ class Outcome:
     """What became of one program.
 
     `verdict` is equal, held or missed; `faults` are what must never be. `is_silent` says that the tallies differ and
-    yet the replayed run called no figure of it a guess, and named no gap. `gaps` are the reasons of the gaps of the replayed run.
+    yet the replayed run called no figure of it a guess, and named no gap. `gaps` are the reasons of its gaps.
     Units: `flop`, `exact_flop`, `lower` and `upper` are FLOP; `width` is a share of `exact_flop`, None where nothing
     bounds the figure.
     """
