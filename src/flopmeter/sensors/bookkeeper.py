@@ -8,7 +8,7 @@ import time
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import sub
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
@@ -30,7 +30,8 @@ from flopmeter.sensors.values import Waiting
 
 SETTLE_NS = 1_000_000_000
 """What ran is booked once this long has passed; until then it is added up where it costs next to nothing."""
-BETWEEN = "between"
+MAX_GRAPHS = 8
+BETWEEN, FORWARD_END = "between", "forward-end"
 INTERRUPTED = "an interrupt came between the end of one passage and the beginning of the next"
 LIFTED = "something took the counter off torch's stack of modes"
 UNKNOWN = "a passage was neither counted nor known: it was new, and counting it was beyond the overhead budget"
@@ -57,7 +58,10 @@ class PassageSink(Protocol):
 
 @dataclass(slots=True)
 class _Open:
-    """The passage that is running. Of one that is known and not counted, `place` says what is known."""
+    """The passage that is running. Of one that is known and not counted, `place` says what is known.
+
+    `alone` is what its own forward was given, without the graphs that were open then.
+    """
 
     situation: Situation
     given: Any
@@ -70,8 +74,18 @@ class _Open:
     reached: tuple[int, ...]
     nodes: int
     started_ns: int
+    alone: Any
     inner: int = 0
     failed: str = ""
+
+
+class _Graph(NamedTuple):
+    """A forward that ended before any gradient reached its model."""
+
+    model: WatchedModel
+    reached: tuple[int, ...]
+    passage: _Open
+    nodes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +122,8 @@ class Bookkeeper:
         self._ending_ns: int | None = None
         self._closed_ns: int | None = None  # since when no passage is open
         self._settled_ns = 0
-        self._is_on_between = False
+        self._was_on = self._was_on_before = False  # in the passage that ended last, and in that before a forward
+        self._graphs: list[_Graph] = []
 
     @property
     def is_running(self) -> bool:
@@ -165,9 +180,10 @@ class Bookkeeper:
         The end of `torch.inference_mode` puts back what its beginning found, the hook's key with it. So the mode has
         to be on the stack there if it was before, and must not if it was not.
         """
-        is_kept = torch.is_inference_mode_enabled()
-        self.begin((BETWEEN, after), (), 0, is_trusted=False, is_counted=self._is_on_between if is_kept else None)
-        self._is_on_between = self._is_counting
+        is_counted = None
+        if torch.is_inference_mode_enabled():
+            is_counted = self._was_on_before if after == FORWARD_END else self._was_on
+        self.begin((BETWEEN, after), (), 0, is_trusted=False, is_counted=is_counted)
 
     def begin(
         self,
@@ -181,6 +197,11 @@ class Bookkeeper:
     ) -> None:
         """Open a passage; `is_counted` takes the choice away whether it is counted."""
         self.draws.next()
+        alone = given
+        if model is not None:
+            self._was_on_before = self._was_on
+            if self._graphs and given is not None:
+                given = (given, self._open_graphs())
         place = self._plan.pass_by(situation, given, at) if is_counted is None else None
         choice, failed = None, ""
         if place is None:
@@ -203,6 +224,7 @@ class Bookkeeper:
             tuple(model.reached) if model is not None else (),
             count_nodes(),
             time.perf_counter_ns(),
+            alone,
             failed=failed,
         )
         self._closed_ns = None
@@ -216,6 +238,7 @@ class Bookkeeper:
                 self._sink.passage_lost(reason=INTERRUPTED, ns=now - closed_ns)
             return
         ns = self._ending_ns = now - passage.started_ns
+        self._was_on = passage.choice is not None and passage.choice.is_counted
         try:
             self._end(passage, ended_by, ns)
             if now - self._settled_ns > SETTLE_NS:
@@ -235,6 +258,8 @@ class Bookkeeper:
             ended_by = ""  # what it is between says nothing of it
         marks = marks_between(passage.marks, device_marks()) if passage.marks else ()
         seen = (nodes, reached, ended_by, passage.inner)
+        if model is not None and nodes and not any(reached):
+            self._graphs = [*self._graphs[1 - MAX_GRAPHS :], _Graph(model, tuple(model.reached), passage, nodes)]
         if place is not None and not passage.failed and self._plan.wait(place, seen, ns, marks):
             return
         if choice is not None and choice.is_counted:
@@ -304,6 +329,16 @@ class Bookkeeper:
         """Price the passages whose integers have come meanwhile."""
         for calls, counted in self._late.take(is_last=is_last):
             self._end_counted(counted, calls)
+
+    def close_graphs(self) -> None:
+        """Forget the graphs that no backward has gone through: an optimizer has stepped, or a step has ended."""
+        if self._graphs:
+            self._graphs = []
+
+    def _open_graphs(self) -> tuple[Any, ...]:
+        """Return what tells of forwards whose backward is still to come: it will run in the passage that begins now."""
+        self._graphs = [graph for graph in self._graphs if tuple(graph.model.reached) == graph.reached]
+        return tuple([(graph.passage.situation, graph.passage.alone, graph.nodes) for graph in self._graphs])
 
     def take_change(self, owner: int, change: Change) -> None:
         """Book what waits; where a change may be older than that, what waits is in doubt, and what was just booked."""

@@ -20,7 +20,7 @@ from torch.nn.modules.module import (
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from flopmeter.formulas.book import FormulaBook
-from flopmeter.sensors.bookkeeper import Bookkeeper, PassageSink
+from flopmeter.sensors.bookkeeper import FORWARD_END, Bookkeeper, PassageSink
 from flopmeter.sensors.compiled import REGION, UNWATCHED, CompileWatch, adopt_compiled, is_unadopted, release_compiled
 from flopmeter.sensors.guard import guarded
 from flopmeter.sensors.hook import BoundaryHook
@@ -123,6 +123,7 @@ class TorchSensor:
         if not self._books.is_between:
             self._books.end("meter")
             self._books.begin_between("step")
+        self._books.close_graphs()
         self._budget.hook_ns += time.perf_counter_ns() - begun
 
     @guarded
@@ -185,8 +186,9 @@ class TorchSensor:
         if hasattr(module, "_orig_mod"):
             self._region_ran(out)
         if self._phase.forward_depth == 0 and not torch.is_grad_enabled():
-            self._books.end("forward-end", begun)  # nothing of it can come later: no graph was made
-            self._books.begin_between("forward-end")
+            # Nothing of it can come later: no graph was made. A forward that raised has no output.
+            self._books.end(FORWARD_END if out is not None else "forward-failed", begun)
+            self._books.begin_between(FORWARD_END)
         self._budget.hook_ns += time.perf_counter_ns() - begun
 
     @guarded
@@ -203,6 +205,7 @@ class TorchSensor:
         self._phase.leave_forwards()
         self._look_again()
         self._books.end("optimizer", begun)
+        self._books.close_graphs()
         self._place = 0
         self._sink.optimizer_steps(id(optimizer))
         self._phase.enter_optimizer()
