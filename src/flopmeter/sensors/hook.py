@@ -18,7 +18,6 @@ class BoundaryHook:
 
     def __init__(self, call: Callable[..., None]) -> None:
         """Wrap what is to be called; like any hook that is a function, it has a name."""
-        hide_from_dynamo(BoundaryHook.__call__)
         self._call = call
         self.__name__ = getattr(call, "__name__", "boundary")
 

@@ -273,8 +273,9 @@ class TorchSensor:
         if self._regions or is_in_backward():
             return
         if any(is_unadopted(watched.module) for watched in self._models.values()):
+            if not self._is_adoption_due:  # our hooks on it are a frame of their own
+                self._region_ran(None)
             self._is_adoption_due = True  # compiled in place since it was watched: this call is noted here
-            self._region_ran(None)
         elif not self._is_unwatched_known:
             self._is_unwatched_known = True
             self._sink.passage_lost(reason=UNWATCHED, ns=None)
