@@ -22,8 +22,8 @@ def run(tmp_path):
 
 
 def replayed(segment, *tables, times=10**6, chance=CHANCE, **fields) -> None:
-    """Count a table 20,000 times, each of them an audit, and replay it `times` times."""
-    segment.run(*tables, times=20_000, audits=20_000)
+    """Count tables 20,000 times, each of them an audit, and replay them `times` times."""
+    segment.run(*tables, times=20_000, audits=20_000 * len(tables))
     segment.run(*tables, times=times, basis="replayed", chance=chance, **fields)
 
 
@@ -86,14 +86,14 @@ def test_a_miss_of_a_family_opens_that_family_of_that_segment_alone(run):
     ]  # fmt: skip
     for rank in range(2):
         with ScriptedSegment(run, rank=rank) as segment:
-            segment.run(TABLE, times=20_000, audits=20_000)
+            segment.run(TABLE, times=40_000, audits=40_000)
             segment.record(families)
             if rank == 0:
                 segment.note("miss", {"booked": None, "family": "1"})
             segment.end()
     account = Account.of(run)
     assert account.unsure_passages == 10**6 + 2 * 192
-    assert account.lower == 2 * 20_000 * 60 + 3 * 10**6 * 60 - 2 * 192 * 60
+    assert account.lower == 2 * 40_000 * 60 + 3 * 10**6 * 60 - 2 * 192 * 60
 
 
 @pytest.mark.parametrize("body", [{}, {"booked": None, "family": None}, {"booked": "0" * 64, "family": "1"},
