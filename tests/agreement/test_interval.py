@@ -82,7 +82,7 @@ class ByThePage:
 
     def is_missed(self, rank, place) -> bool:
         return any(
-            place in (booked, (*life, family))
+            (place is not None and place in (booked, (*life, family)))
             or (place is None and life[0] == rank and bool(booked) and (life, booked) not in self.tables)
             for life, booked, family in self.missed
         )
