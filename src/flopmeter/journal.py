@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
 from flopmeter import wire
-from flopmeter.account import Account
 from flopmeter.errors import LedgerError
 from flopmeter.ledger.file import LedgerFile
 from flopmeter.recording import OpenGaps, Recording
@@ -22,6 +21,7 @@ from flopmeter.usage import Usage
 if TYPE_CHECKING:
     from flopmeter.alarm import Alarm
     from flopmeter.attestation.signers.signer import Signer
+    from flopmeter.ledger.merge import RunLedger
     from flopmeter.regimes.regime import Regime
 
 _log = logging.getLogger("flopmeter")
@@ -166,7 +166,7 @@ class Journal:
         ledger = LedgerFile(self._run_dir, rank=self._rank, header=self._header)
         former = ledger.former
         own = tuple(s for s in former.segments if s.rank == self._rank) if former is not None else ()
-        done = Account.of(replace(former, segments=own)).steps if former is not None and own else 0
+        done = _steps_of(replace(former, segments=own)) if former is not None and own else 0
         self.recording.begin_segment(first=done)
         if self._alarm is not None:
             self._alarm.start(former, own_file=ledger.path)
@@ -210,6 +210,12 @@ class Journal:
         if not self._is_failing:
             _log.error("%s; %s", error, consequence)
         self._is_failing = True
+
+
+def _steps_of(ledger: "RunLedger") -> int:
+    from flopmeter.account import Account  # for runs that go on
+
+    return Account.of(ledger).steps
 
 
 def make_alarm(

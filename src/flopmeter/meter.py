@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from flopmeter import wire
-from flopmeter.account import Account
 from flopmeter.devices.peaks import bound_cpu
 from flopmeter.errors import FlopmeterError, MeterError, UncountedOpError
 from flopmeter.formulas.book import CONVENTION, FormulaBook
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
 
     import torch
 
+    from flopmeter.account import Account
     from flopmeter.attestation.signers.signer import Signer
     from flopmeter.regimes.regime import Regime
     from flopmeter.sensors.kinship import Booking, Verdict
@@ -264,8 +264,10 @@ class Meter:
             self._flush()
         return digests
 
-    def account(self) -> Account:
+    def account(self) -> "Account":
         """Return what the run adds up to until now, read back from its files."""
+        from flopmeter.account import Account  # few runs ask for it
+
         if self._sensor is not None:
             self._sensor.boundary()
             self._flush()

@@ -257,12 +257,14 @@ def test_a_formula_that_refuses_stops_a_strict_run(tmp_path, trainer):
     "place",
     [
         "situation.WatchedModel.situation",
-        "situation.WatchedModel.gradient_marks",
-        "situation.optimizer_situation",
+        "situation.WatchedModel.look",
+        "situation.WatchedOptimizer.situation",
         "pricing.Pricer.table",
-        "torch_ops.shadow",
-        "replay.ReplayPlan.learn",
-        "replay.ReplayPlan.find",
+        "torch_ops.spell",
+        "replay.ReplayPlan.begin",
+        "replay.ReplayPlan.wait",
+        "replay.ReplayPlan.end_counted",
+        "replay.ReplayPlan.settle",
     ],
 )
 def test_a_sensor_that_fails_anywhere_is_a_gap_and_the_run_goes_on(tmp_path, trainer, monkeypatch, place):

@@ -240,7 +240,7 @@ def test_two_thousand_steps_leave_nothing_behind(tmp_path, exact):
 
 def test_ever_new_shapes_stay_within_their_room(tmp_path, monkeypatch):
     monkeypatch.setattr("flopmeter.sensors.pricing.MAX_TABLES", 20)
-    monkeypatch.setattr("flopmeter.sensors.replay.MAX_PLACES", 20)
+    monkeypatch.setattr("flopmeter.sensors.replay.MAX_SITUATIONS", 20)
     monkeypatch.setattr("flopmeter.recording.MAX_TABLES", 20)
     model = nn.Linear(4, 4, bias=False)
     with Meter(tmp_path, model=model, interval_s=0.02) as meter:
@@ -248,10 +248,9 @@ def test_ever_new_shapes_stay_within_their_room(tmp_path, monkeypatch):
             model(torch.ones(1 + index, 4))
             meter.step()
         sensor, recording = meter._sensor, meter._journal.recording
-        assert len(sensor._pricer._by_calls) <= 20
-        assert len(sensor._pricer._tables) <= 20
-        assert len(sensor._plan._places) <= 20
-        assert len(sensor._plan._variants) <= 20
+        assert len(sensor._books._pricer._by_calls) <= 20
+        assert len(sensor._books._plan._known) <= 20
+        assert len(sensor._books._plan._kin) <= 20
         assert len(recording._tables) <= 20
     account = meter.account()
     assert account.tally.contraction_flop == sum(2 * 16 * (1 + index) for index in range(300)), "and nothing is lost"

@@ -7,13 +7,13 @@ Not here: the formulas themselves, one family per file beside this one.
 import functools
 import inspect
 import logging
-from collections.abc import Callable, Iterable, Mapping
+import pkgutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import entry_points
-from importlib.resources import files
-from types import FunctionType
-from typing import Any, Self, TypeAlias
+from types import FunctionType, ModuleType
+from typing import Any, Self, TypeAlias, cast
 
 from flopmeter import wire
 from flopmeter.errors import FormulaError
@@ -80,6 +80,8 @@ by position, keyword or path into a list, whose values its formula reads.
 """
 SHARED = ("book", "call", "cost", "lapack", "pairs", "rates")
 """The other files beside this one; a digest covers them all."""
+INDEX = "index.txt"
+"""Which family prices an operator, one a line: a run imports the families of the operators that it meets, no others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,65 @@ class Entry:
         return f"{named.__module__}.{named.__qualname__}"
 
 
+class Shelf(Mapping[str, Entry]):
+    """The rows of a book, by operator; a family is imported when one of its operators is first asked for.
+
+    `brought` are rows that somebody gave, over those of the families; `index` says which family prices an operator, and
+    `sources` what the digest of each file was. A family whose file has become another one meanwhile (an upgrade under a
+    program that runs) is not imported, because the book's digest is not about it: its operators then have no row.
+    """
+
+    def __init__(self, brought: Mapping[str, Entry], index: str = "", sources: Mapping[str, str] | None = None) -> None:
+        """Import nothing yet."""
+        self.brought = brought
+        self._index = index
+        self._sources = sources or {}
+        self._families: dict[str, ModuleType | None] = {}
+        self._rows: dict[str, Entry | None] = dict(brought)
+
+    def __getitem__(self, op: str) -> Entry:
+        if op not in self._rows:
+            self._rows[op] = self._look_up(op)
+        row = self._rows[op]
+        if row is None:
+            raise KeyError(op)
+        return row
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(dict.fromkeys([*(line.split()[0] for line in self._index.splitlines()), *self.brought]))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def with_row(self, op: str, row: Entry) -> "Shelf":
+        """Return these rows with one more, or another one."""
+        return Shelf({**self.brought, op: row}, self._index, self._sources)
+
+    def _look_up(self, op: str) -> Entry | None:
+        # In the text, because a table of two thousand operators costs more time and room than a run's few searches.
+        _, _, rest = f"\n{self._index}".partition(f"\n{op} ")
+        family = rest.partition("\n")[0]
+        if not family:
+            return None
+        if family not in self._families:
+            self._families[family] = self._import(family)
+        module = self._families[family]
+        if module is None:
+            return None
+        kind, formula = module.FORMULAS[op]
+        return Entry(kind, formula, frozenset(getattr(module, "READS", {}).get(op, ())))
+
+    def _import(self, family: str) -> ModuleType | None:
+        try:
+            if wire.digest(_read(f"{family}.py")) != self._sources[family]:
+                msg = "the file has changed since this book was opened"
+                raise ImportError(msg)
+            return import_module(f"flopmeter.formulas.{family}")
+        except (ImportError, OSError) as error:
+            _log.error("operators of formulas/%s.py are left uncounted: %s", family, error)
+            return None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FormulaBook:
     """Which formula prices which operator; a value.
@@ -110,24 +171,24 @@ class FormulaBook:
     entries: Mapping[str, Entry]
     digest: str
 
+    def __post_init__(self) -> None:
+        """Put rows that came in another mapping on a shelf, all of them as rows that somebody brought."""
+        if not isinstance(self.entries, Shelf):
+            object.__setattr__(self, "entries", Shelf(self.entries))
+
+    @property
+    def _shelf(self) -> Shelf:
+        return cast("Shelf", self.entries)
+
     @classmethod
     def standard(cls) -> Self:
         """Return the book of convention fm-1, all families."""
-        entries: dict[str, Entry] = {}
-        for family in FAMILIES:
-            module = import_module(f"flopmeter.formulas.{family}")
-            for op, (kind, formula) in module.FORMULAS.items():
-                if op in entries:
-                    msg = f"two families price it: {entries[op].name} and {family}"
-                    raise FormulaError(msg, where=op)
-                reads = getattr(module, "READS", {}).get(op, ())
-                entries[op] = Entry(kind, formula, frozenset(reads))
-        folder = files("flopmeter.formulas")
-        sources = [
-            wire.digest(folder.joinpath(f"{name}.py").read_bytes().replace(b"\r\n", b"\n"))
-            for name in (*FAMILIES, *SHARED)
-        ]
-        return cls(entries=entries, digest=_digest(entries, sources))
+        for name in SHARED:
+            import_module(f"flopmeter.formulas.{name}")  # so that no family imports another one later than its digest
+        sources = {name: wire.digest(_read(f"{name}.py")) for name in (*FAMILIES, *SHARED)}
+        index = _read(INDEX)
+        parts: dict[str, wire.Wire] = {"convention": CONVENTION, "index": wire.digest(index), "sources": sources}
+        return cls(entries=Shelf({}, index.decode("ascii"), sources), digest=wire.digest(wire.encode(parts)))
 
     @classmethod
     def installed(cls) -> "FormulaBook":
@@ -171,8 +232,10 @@ class FormulaBook:
         if op.count("::") != 1:
             msg = f"{op!r} is not of the form namespace::op"
             raise ValueError(msg)
-        entries = {**self.entries, op: Entry(kind, formula, frozenset(reads))}
-        return FormulaBook(entries=entries, digest=_digest({op: entries[op]}, [self.digest, _source(formula)]))
+        row = Entry(kind, formula, frozenset(reads))
+        return FormulaBook(
+            entries=self._shelf.with_row(op, row), digest=_digest(op, row, [self.digest, _source(formula)])
+        )
 
     def find(self, op: str) -> Entry | None:
         """Return the row of an operator, or of its out-of-place twin; None where the book has neither."""
@@ -185,7 +248,8 @@ class FormulaBook:
     def foreign(self) -> dict[str, str]:
         """Operators whose formula is not flopmeter's own, and where theirs is written down."""
         own = "flopmeter.formulas."
-        return {op: entry.name for op, entry in sorted(self.entries.items()) if not entry.name.startswith(own)}
+        brought = sorted(self._shelf.brought.items())
+        return {op: entry.name for op, entry in brought if not entry.name.startswith(own)}
 
     def reads(self, op: str) -> frozenset[Place]:
         """Return the arguments of an operator whose integers its formula reads."""
@@ -265,11 +329,14 @@ def _count_part(part: Part, call: OpCall, *, phase: str, times: int, is_first: b
     )
 
 
-def _digest(entries: Mapping[str, Entry], sources: list[str]) -> str:
-    rows: dict[str, wire.Wire] = {
-        op: [entry.kind, entry.name, *sorted(map(str, entry.reads))] for op, entry in entries.items()
-    }
-    return wire.digest(wire.encode({"convention": CONVENTION, "entries": rows, "sources": sources}))
+def _digest(op: str, row: Entry, sources: list[str]) -> str:
+    words: dict[str, wire.Wire] = {op: [row.kind, row.name, *sorted(map(str, row.reads))]}
+    return wire.digest(wire.encode({"convention": CONVENTION, "entries": words, "sources": sources}))
+
+
+def _read(name: str) -> bytes:
+    """Return a file of this folder, with the ends of line that it has in its repository."""
+    return (pkgutil.get_data(__package__, name) or b"").replace(b"\r\n", b"\n")
 
 
 def _source(formula: Formula) -> str:

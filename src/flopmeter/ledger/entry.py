@@ -26,6 +26,8 @@ KINDS = (
     "close",
 )
 GENESIS = "0" * 64
+RUN_FILE = "run"
+"""The file beside the ledger files that holds the id of their run."""
 _FIELDS = {"at", "body", "kind", "prev", "seq", "sha256"}
 
 

@@ -12,11 +12,14 @@ import weakref
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flopmeter import wire
 from flopmeter.errors import LedgerError, LedgerLockedError, LedgerMissingError
-from flopmeter.ledger.entry import FORMAT, GENESIS, Entry
-from flopmeter.ledger.merge import RUN_FILE, continues, read_run
+from flopmeter.ledger.entry import FORMAT, GENESIS, RUN_FILE, Entry
+
+if TYPE_CHECKING:
+    from flopmeter.ledger.merge import RunLedger
 
 
 class LedgerFile:
@@ -67,14 +70,13 @@ class LedgerFile:
 
     def _open(self, run_dir: Path, rank: int, header: Mapping[str, wire.Wire]) -> None:
         self.segment, before = 0, None
-        try:
-            former = read_run(run_dir)
-        except LedgerMissingError:
-            former = None
+        former = _read_former(run_dir) if any(self._folder.glob("*.jsonl")) else None
         self.run = former.run if former is not None else _agree_on_run(self._folder)
         if former is not None:
             own = [segment for segment in former.segments if segment.rank == rank]
             if own:
+                from flopmeter.ledger.merge import continues
+
                 self.segment, before = own[-1].number + 1, continues(own[-1])
         self.former = former
         self.path = self._folder / f"{rank}-{self.segment}.jsonl"
@@ -168,6 +170,15 @@ class LedgerFile:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+def _read_former(run_dir: Path) -> "RunLedger | None":
+    from flopmeter.ledger.merge import read_run  # for runs that go on
+
+    try:
+        return read_run(run_dir)
+    except LedgerMissingError:
+        return None
 
 
 def is_being_written(run_dir: Path | str) -> bool:

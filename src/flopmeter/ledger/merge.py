@@ -10,9 +10,7 @@ from pathlib import Path
 from flopmeter import wire
 from flopmeter.errors import LedgerBrokenError, LedgerMissingError, LedgerUnreadableError, MalformedError
 from flopmeter.ledger.chain import Segment, read_segment
-from flopmeter.ledger.entry import Entry
-
-RUN_FILE = "run"
+from flopmeter.ledger.entry import RUN_FILE, Entry
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

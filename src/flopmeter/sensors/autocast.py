@@ -6,8 +6,7 @@ on the tensor; an operator that calls others may set such a mark, and the next o
 Not here: which operators call others (`composite.py`).
 """
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeAlias
 
 import torch
@@ -22,12 +21,16 @@ _OFF_INSIDE = frozenset({"aten::_cdist_forward", "aten::_euclidean_dist"})
 """What an operator that is done in fp32 under autocast (`cdist`) calls with autocast off, and nobody else calls."""
 
 _AS_IT_IS = nullcontext()
+_OuterState = torch._C._RestorePythonTLSSnapshot  # type: ignore[attr-defined]  # noqa: SLF001
+_is_any_on = torch._C._is_any_autocast_enabled  # noqa: SLF001
+_is_off = torch._C._dispatch_tls_is_dispatch_key_excluded  # noqa: SLF001
+_set_off = torch._C._dispatch_tls_set_dispatch_key_excluded  # noqa: SLF001
 
 
 def keys_outside() -> Keys:
     """Return the dispatch keys of the devices for which autocast was on when the running operator was called."""
-    with torch._C._RestorePythonTLSSnapshot():  # type: ignore[attr-defined]  # noqa: SLF001
-        if not torch._C._is_any_autocast_enabled():  # noqa: SLF001
+    with _OuterState():
+        if not _is_any_on():
             return ()
         off = torch._C._dispatch_tls_local_exclude_set()  # noqa: SLF001
         return tuple([key for key in _ALL if not off.has(key)])
@@ -42,13 +45,22 @@ def keys_inside(func: Any, outside: Keys) -> Keys:
 
 def switched_on(keys: Keys) -> AbstractContextManager[None]:
     """Have these keys on, as below no mode."""
-    return _switched_on(keys) if keys else _AS_IT_IS
+    return _SwitchedOn(keys) if keys else _AS_IT_IS
 
 
-@contextmanager
-def _switched_on(keys: Keys) -> Iterator[None]:
-    off = torch._C._dispatch_tls_local_exclude_set()  # noqa: SLF001
-    for key in keys:
-        off = off.remove(key)
-    with torch._C._ForceDispatchKeyGuard(torch._C._dispatch_tls_local_include_set(), off):  # noqa: SLF001
-        yield
+class _SwitchedOn:
+    """A class, because a generator would cost as much as the operator."""
+
+    __slots__ = ("_keys",)
+
+    def __init__(self, keys: Keys) -> None:
+        self._keys = keys
+
+    def __enter__(self) -> None:
+        self._keys = tuple([key for key in self._keys if _is_off(key)])
+        for key in self._keys:
+            _set_off(key, False)  # noqa: FBT003  # torch's own signature
+
+    def __exit__(self, *_raised: object) -> None:
+        for key in self._keys:
+            _set_off(key, True)  # noqa: FBT003

@@ -8,7 +8,7 @@ import time
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import sub
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
@@ -19,18 +19,19 @@ from flopmeter.sensors.draws import Draws
 from flopmeter.sensors.guard import guarded
 from flopmeter.sensors.kinship import Booking, Verdict
 from flopmeter.sensors.pricing import Pricer
-from flopmeter.sensors.replay import Choice, ReplayPlan
+from flopmeter.sensors.replay import Choice, Place, ReplayPlan
 from flopmeter.sensors.rota import Change
 from flopmeter.sensors.shadows import Key
 from flopmeter.sensors.situation import Situation, WatchedModel, Witness, count_nodes
 from flopmeter.sensors.threads import OUTLIVED, ThreadWatch
-from flopmeter.sensors.torch_ops import OpRecorder
+from flopmeter.sensors.torch_ops import OpRecorder, is_heard
 from flopmeter.sensors.torch_phase import PhaseTracker
 from flopmeter.sensors.values import Waiting
 
 SETTLE_NS = 1_000_000_000
 """What ran is booked once this long has passed; until then it is added up where it costs next to nothing."""
-BETWEEN = "between"
+MAX_GRAPHS = 8
+BETWEEN, FORWARD_END = "between", "forward-end"
 INTERRUPTED = "an interrupt came between the end of one passage and the beginning of the next"
 LIFTED = "something took the counter off torch's stack of modes"
 UNKNOWN = "a passage was neither counted nor known: it was new, and counting it was beyond the overhead budget"
@@ -57,16 +58,34 @@ class PassageSink(Protocol):
 
 @dataclass(slots=True)
 class _Open:
-    """The passage that is running."""
+    """The passage that is running. Of one that is known and not counted, `place` says what is known.
 
-    choice: Choice
-    started_ns: int
-    nodes: int
+    `alone` is what its own forward was given, without the graphs that were open then.
+    """
+
+    situation: Situation
+    given: Any
+    at: int
+    is_trusted: bool
+    place: Place | None
+    choice: Choice | None
+    model: WatchedModel | None
     marks: tuple[int, ...]
     reached: tuple[int, ...]
-    model: WatchedModel | None
+    nodes: int
+    started_ns: int
+    alone: Any
     inner: int = 0
     failed: str = ""
+
+
+class _Graph(NamedTuple):
+    """A forward that ended before any gradient reached its model."""
+
+    model: WatchedModel
+    reached: tuple[int, ...]
+    passage: _Open
+    nodes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,13 +112,18 @@ class Bookkeeper:
         self.draws = Draws(seed)
         self._plan = ReplayPlan(budget=self.budget, draws=self.draws, exact=exact)
         self.recorder = OpRecorder(phase.now, self.on_failure, book)
-        self._threads = ThreadWatch(lambda: OpRecorder(phase.now, self.on_failure, book))
+        self._threads = ThreadWatch(
+            lambda: OpRecorder(phase.now, self.on_failure, book),
+            lambda: sink.passage_lost(reason=OUTLIVED, ns=None),
+        )
         self._late: Waiting[_Counted] = Waiting()
         self._pricer = Pricer(book, lambda error: sink.sensor_failed(error, ns=self._ending_ns))
         self._open: _Open | None = None
         self._ending_ns: int | None = None
         self._closed_ns: int | None = None  # since when no passage is open
         self._settled_ns = 0
+        self._was_on = self._was_on_before = False  # in the passage that ended last, and in that before a forward
+        self._graphs: list[_Graph] = []
 
     @property
     def is_running(self) -> bool:
@@ -109,7 +133,11 @@ class Bookkeeper:
     @property
     def is_between(self) -> bool:
         """Whether the open passage is one that runs between others."""
-        return self._open is not None and self._open.choice.situation[0] == BETWEEN
+        return self._open is not None and self._open.situation[0] == BETWEEN
+
+    @property
+    def _is_counting(self) -> bool:
+        return self._open is not None and self._open.choice is not None and self._open.choice.is_counted
 
     def start(self) -> None:
         """Open the first passage."""
@@ -143,30 +171,63 @@ class Bookkeeper:
 
     def note_region(self, name: str, outs: Sequence[torch.Tensor]) -> None:
         """Note work in the open passage whose inside is not seen."""
-        if self._open is not None and self._open.choice.is_counted:
+        if self._is_counting:
             self.recorder.note_region(name, outs)
 
     def begin_between(self, after: str) -> None:
-        """Open a passage of what runs between others: nothing tells one from another."""
-        self.begin((BETWEEN, after), (), 0, is_trusted=False)
+        """Open a passage of what runs between others: nothing tells one from another.
+
+        The end of `torch.inference_mode` puts back what its beginning found, the hook's key with it. So the mode has
+        to be on the stack there if it was before, and must not if it was not.
+        """
+        is_counted = None
+        if torch.is_inference_mode_enabled():
+            is_counted = self._was_on_before if after == FORWARD_END else self._was_on
+        self.begin((BETWEEN, after), (), 0, is_trusted=False, is_counted=is_counted)
 
     def begin(
-        self, situation: Situation, given: Any, at: int, *, is_trusted: bool, model: WatchedModel | None = None
+        self,
+        situation: Situation,
+        given: Any,
+        at: int,
+        *,
+        is_trusted: bool,
+        model: WatchedModel | None = None,
+        is_counted: bool | None = None,
     ) -> None:
-        """Open a passage."""
+        """Open a passage; `is_counted` takes the choice away whether it is counted."""
         self.draws.next()
-        choice = self._plan.begin(situation, given, at, is_trusted=is_trusted)
-        is_noted = False
-        if choice.is_counted:
-            is_noted = self.recorder.switch_on()
-            self.recorder.take()  # what was noted between passages belongs to none
-            self._threads.follow()
-        reached = tuple(model.reached) if model is not None else ()
-        marks = device_marks() if situation[0] != BETWEEN else ()
-        self._open = _Open(choice, time.perf_counter_ns(), count_nodes(), marks, reached, model)
+        alone = given
+        if model is not None:
+            self._was_on_before = self._was_on
+            if self._graphs and given is not None:
+                given = (given, self._open_graphs())
+        place = self._plan.pass_by(situation, given, at) if is_counted is None else None
+        choice, failed = None, ""
+        if place is None:
+            choice = self._plan.begin(situation, given, at, is_trusted=is_trusted)
+            if is_counted is not None:
+                choice = choice._replace(is_counted=is_counted, is_drawn=False)
+            if choice.is_counted:
+                failed = "" if self.recorder.switch_on() else LIFTED
+                self.recorder.take()  # what was noted between passages belongs to none
+                self._threads.follow()
+        self._open = _Open(
+            situation,
+            given,
+            at,
+            is_trusted,
+            place,
+            choice,
+            model,
+            device_marks() if situation[0] != BETWEEN else (),
+            tuple(model.reached) if model is not None else (),
+            count_nodes(),
+            time.perf_counter_ns(),
+            alone,
+            failed=failed,
+        )
         self._closed_ns = None
-        if choice.is_counted and not is_noted:
-            self._open.failed = LIFTED
 
     def end(self, ended_by: str, now: int = 0) -> None:
         """Close the open passage and book it."""
@@ -177,6 +238,7 @@ class Bookkeeper:
                 self._sink.passage_lost(reason=INTERRUPTED, ns=now - closed_ns)
             return
         ns = self._ending_ns = now - passage.started_ns
+        self._was_on = passage.choice is not None and passage.choice.is_counted
         try:
             self._end(passage, ended_by, ns)
             if now - self._settled_ns > SETTLE_NS:
@@ -190,22 +252,33 @@ class Bookkeeper:
         self._ending_ns = None
 
     def _end(self, passage: _Open, ended_by: str, ns: int) -> None:
-        choice, model = passage.choice, passage.model
+        nodes, model, place, choice = count_nodes() - passage.nodes, passage.model, passage.place, passage.choice
         reached = tuple(map(sub, model.reached, passage.reached)) if model is not None else ()
-        ended_by = "" if choice.situation[0] == BETWEEN else ended_by  # what it is between says nothing of it
-        witness = Witness(count_nodes() - passage.nodes, reached, ended_by, passage.inner)
+        if passage.situation[0] == BETWEEN:
+            ended_by = ""  # what it is between says nothing of it
         marks = marks_between(passage.marks, device_marks()) if passage.marks else ()
-        if choice.is_counted:
+        seen = (nodes, reached, ended_by, passage.inner)
+        if model is not None and nodes and not any(reached):
+            self._graphs = [*self._graphs[1 - MAX_GRAPHS :], _Graph(model, tuple(model.reached), passage, nodes)]
+        if place is not None and not passage.failed and self._plan.wait(place, seen, ns, marks):
+            return
+        if choice is not None and choice.is_counted:
             self.settle_late()
-            self._take_counted(passage, witness, marks, ns)
+            self._take_counted(passage, choice, Witness(*seen), marks, ns)
             return
         if passage.failed:
             self._sink.passage_lost(reason=passage.failed, ns=ns)
-        self._end_uncounted(choice, witness, marks, ns)
+        if choice is None:
+            choice = Choice(
+                passage.situation, passage.given, passage.at, passage.is_trusted, is_counted=False, place=place
+            )
+        self._end_uncounted(choice, Witness(*seen), marks, ns)
 
-    def _take_counted(self, passage: _Open, witness: Witness, marks: tuple[int, ...], ns: int) -> None:
+    def _take_counted(
+        self, passage: _Open, choice: Choice, witness: Witness, marks: tuple[int, ...], ns: int
+    ) -> None:
         recorder = self.recorder
-        if not recorder.is_on:
+        if not (recorder.is_on and is_heard()):
             passage.failed = passage.failed or LIFTED
         late, seen, has_values = recorder.late, recorder.seen, recorder.has_values
         calls = recorder.take()
@@ -217,7 +290,7 @@ class Bookkeeper:
             self._sink.passage_lost(reason=passage.failed, ns=ns)
         self.budget.spend(calls=seen)
         is_fixed = not (passage.failed or has_values or gathered.has_values)
-        counted = _Counted(passage.choice, witness, marks, ns, seen, is_fixed)
+        counted = _Counted(choice, witness, marks, ns, seen, is_fixed)
         if late:
             self._late.put(calls, counted, late)
         else:
@@ -256,6 +329,16 @@ class Bookkeeper:
         """Price the passages whose integers have come meanwhile."""
         for calls, counted in self._late.take(is_last=is_last):
             self._end_counted(counted, calls)
+
+    def close_graphs(self) -> None:
+        """Forget the graphs that no backward has gone through: an optimizer has stepped, or a step has ended."""
+        if self._graphs:
+            self._graphs = []
+
+    def _open_graphs(self) -> tuple[Any, ...]:
+        """Return what tells of forwards whose backward is still to come: it will run in the passage that begins now."""
+        self._graphs = [graph for graph in self._graphs if tuple(graph.model.reached) == graph.reached]
+        return tuple([(graph.passage.situation, graph.passage.alone, graph.nodes) for graph in self._graphs])
 
     def take_change(self, owner: int, change: Change) -> None:
         """Book what waits; where a change may be older than that, what waits is in doubt, and what was just booked."""

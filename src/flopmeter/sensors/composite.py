@@ -23,15 +23,19 @@ unless torch's state is the outer one. Never for an operator that may return a v
 
 def is_composite(func: Any) -> bool:
     """Say whether torch's own kernel of an operator only calls other operators."""
-    if not hasattr(func, "_op_dk") or func.name() in _ASK_FOR_MODES:
-        return False
-    return bool(torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), _COMPOSITE))  # noqa: SLF001
+    return hasattr(func, "_op_dk") and func.name() not in _ASK_FOR_MODES and _has_kernel(func, _COMPOSITE)
 
 
 def calls_others(func: Any) -> bool:
     """Say whether a kernel of an operator may call other operators."""
-    has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key  # noqa: SLF001
-    return any(has_kernel(func.name(), key) for key in (_EXPLICIT, _COMPOSITE))
+    return any(_has_kernel(func, key) for key in (_EXPLICIT, _COMPOSITE))
+
+
+def _has_kernel(func: Any, key: torch._C.DispatchKey) -> bool:
+    """Say so of an operator that torch's dispatcher knows; `prim::device`, which asks a tensor, is none."""
+    name = func.name()
+    known = torch._C._dispatch_has_kernel(name)  # noqa: SLF001
+    return bool(known and torch._C._dispatch_has_kernel_for_dispatch_key(name, key))  # noqa: SLF001
 
 
 def is_below_autograd() -> bool:

@@ -9,6 +9,9 @@ from typing import Any
 
 import torch
 
+_frames = torch._C._dynamo.eval_frame  # noqa: SLF001
+CAN_HIDE = all(hasattr(_frames, name) for name in ("set_code_exec_strategy", "_FrameExecStrategy", "_FrameAction"))
+
 
 class BoundaryHook:
     """A hook on a watched module that never travels: copies and pickles of the module get one that does nothing."""
@@ -27,3 +30,10 @@ class BoundaryHook:
     def __reduce__(self) -> tuple[Any, ...]:
         """Turn into a standard-library callable that takes anything and returns None."""
         return (getattr, (contextlib.nullcontext(), "__exit__"))
+
+
+def hide_from_dynamo(function: Any) -> None:
+    """Have Dynamo run a function, and all that it calls, as it stands; said once, it costs nothing at each call."""
+    if CAN_HIDE:
+        skip = _frames._FrameAction.SKIP  # noqa: SLF001
+        _frames.set_code_exec_strategy(function.__code__, _frames._FrameExecStrategy(skip, skip))  # noqa: SLF001

@@ -20,12 +20,12 @@ from torch.nn.modules.module import (
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from flopmeter.formulas.book import FormulaBook
-from flopmeter.sensors.bookkeeper import Bookkeeper, PassageSink
+from flopmeter.sensors.bookkeeper import FORWARD_END, Bookkeeper, PassageSink
 from flopmeter.sensors.compiled import REGION, UNWATCHED, CompileWatch, adopt_compiled, is_unadopted, release_compiled
 from flopmeter.sensors.guard import guarded
 from flopmeter.sensors.hook import BoundaryHook
 from flopmeter.sensors.model import devices_in_reach
-from flopmeter.sensors.situation import WatchedModel, WatchedOptimizer, has_node_count
+from flopmeter.sensors.situation import HAS_NODE_COUNT, WatchedModel, WatchedOptimizer
 from flopmeter.sensors.torch_phase import PhaseTracker, is_in_backward
 
 MAX_OPTIMIZERS = 64
@@ -123,6 +123,7 @@ class TorchSensor:
         if not self._books.is_between:
             self._books.end("meter")
             self._books.begin_between("step")
+        self._books.close_graphs()
         self._budget.hook_ns += time.perf_counter_ns() - begun
 
     @guarded
@@ -163,11 +164,13 @@ class TorchSensor:
         watched = self._models.get(id(module))
         if self._phase.forward_depth == 1 and watched is not None:
             self._books.end("forward", begun)
-            if self._look(watched, begun):
+            version = watched.version
+            self._look(watched, begun)
+            if watched.version != version:
                 adopt_compiled(self, module)
             situation, given = watched.situation(args, kwargs)
             self._place += 1
-            has_witness = (torch.is_grad_enabled() and has_node_count()) or torch.cuda.is_initialized()
+            has_witness = (torch.is_grad_enabled() and HAS_NODE_COUNT) or torch.cuda.is_initialized()
             is_trusted = given is not None and watched.is_trusted and has_witness
             self._books.begin(situation, given, self._place, is_trusted=is_trusted, model=watched)
         if hasattr(module, "_orig_mod"):
@@ -183,8 +186,9 @@ class TorchSensor:
         if hasattr(module, "_orig_mod"):
             self._region_ran(out)
         if self._phase.forward_depth == 0 and not torch.is_grad_enabled():
-            self._books.end("forward-end", begun)  # nothing of it can come later: no graph was made
-            self._books.begin_between("forward-end")
+            # Nothing of it can come later: no graph was made. A forward that raised has no output.
+            self._books.end(FORWARD_END if out is not None else "forward-failed", begun)
+            self._books.begin_between(FORWARD_END)
         self._budget.hook_ns += time.perf_counter_ns() - begun
 
     @guarded
@@ -201,6 +205,7 @@ class TorchSensor:
         self._phase.leave_forwards()
         self._look_again()
         self._books.end("optimizer", begun)
+        self._books.close_graphs()
         self._place = 0
         self._sink.optimizer_steps(id(optimizer))
         self._phase.enter_optimizer()
@@ -230,12 +235,11 @@ class TorchSensor:
             watched = self._optimizers[id(optimizer)] = WatchedOptimizer(optimizer)
         return watched
 
-    def _look(self, watched: WatchedModel | WatchedOptimizer, now_ns: int) -> bool:
-        """Look at some parts of what is about to run; say whether one is new."""
+    def _look(self, watched: WatchedModel | WatchedOptimizer, now_ns: int) -> None:
+        """Look at some parts of what is about to run."""
         change = watched.look(now_ns)
         if change is not None:
             self._books.take_change(watched.owner, change)
-        return change is not None
 
     def _settle_all(self) -> None:
         """Book whatever waits; first look whether the models still are what it was booked as."""
@@ -269,8 +273,9 @@ class TorchSensor:
         if self._regions or is_in_backward():
             return
         if any(is_unadopted(watched.module) for watched in self._models.values()):
+            if not self._is_adoption_due:  # our hooks on it are a frame of their own
+                self._region_ran(None)
             self._is_adoption_due = True  # compiled in place since it was watched: this call is noted here
-            self._region_ran(None)
         elif not self._is_unwatched_known:
             self._is_unwatched_known = True
             self._sink.passage_lost(reason=UNWATCHED, ns=None)

@@ -14,8 +14,8 @@ from flopmeter.step import Row, Table
 from flopmeter.tally import Tally
 
 MAX_ROWS = 4096
-MAX_TABLES = 4096
-MAX_KEYS = 200_000
+MAX_TABLES = 1024
+MAX_KEYS = 50_000
 """Room for the signatures by which tables are recognised, in operator calls of all of them together."""
 
 
@@ -29,13 +29,8 @@ class Pricer:
         """Start with no table."""
         self._book = book
         self._on_refusal = on_refusal
-        self._tables: OrderedDict[str, Table] = OrderedDict()
         self._by_calls: OrderedDict[frozenset[tuple[Key, int]], Table] = OrderedDict()
         self._keys = 0
-
-    def find(self, name: str | None) -> Table | None:
-        """Return the table of this name while it is kept."""
-        return self._tables.get(name or "")
 
     def table(self, calls: Mapping[Key, int]) -> Table:
         """Return the table of these calls."""
@@ -50,12 +45,10 @@ class Pricer:
         self._report_refusals(table, rows)
         if table.holds_once:
             return table  # never asked for again
-        self._by_calls[signature] = self._tables[table.name] = table
+        self._by_calls[signature] = table
         self._keys += len(signature)
         while self._by_calls and (len(self._by_calls) > MAX_TABLES or self._keys > MAX_KEYS):
             self._keys -= len(self._by_calls.popitem(last=False)[0])
-        while len(self._tables) > MAX_TABLES:
-            self._tables.popitem(last=False)
         return table
 
     def _price(self, rows: tuple[Row, ...]) -> Tally:

@@ -126,6 +126,39 @@ class ReplayPlan:
         self._families = 0
         self._evicted: list[Booking] = []
 
+    def pass_by(self, situation: tuple[Hashable, ...], given: Hashable, at: int) -> Place | None:
+        """Return what is known of a passage that starts now, where that is enough not to count it."""
+        if self._exact:
+            return None
+        key = (situation, given)
+        places = self._known.get(key)
+        place = places.get(at) if places is not None else None
+        if place is None or place.owed > 0 or self._draws.is_drawn(place.one_in):
+            return None
+        self._known.move_to_end(key)
+        return place
+
+    def wait(self, place: Place, seen: tuple[Hashable, ...], ns: int, marks: tuple[int, ...]) -> bool:
+        """Keep a passage until it is booked, where its witness vouches for it; say whether it does."""
+        variant = place.variants.get(seen)
+        if variant is None or not variant.is_confirmed or (marks and not self._has_usual_marks(place, variant, marks)):
+            return False
+        place.usual_ns += (ns - place.usual_ns) >> 3
+        place.uncounted += 1
+        if not variant.waiting.times:
+            self._dirty.append((place, variant))
+        variant.waiting.add(ns)
+        return True
+
+    def _has_usual_marks(self, place: Place, variant: Variant, marks: tuple[int, ...]) -> bool:
+        if place.strange_marks >= MAX_STRANGE_MARKS or variant.vouches_for(marks):
+            return True
+        place.strange_marks += 1
+        place.owed = max(place.owed, FIRST_COUNTS)
+        if place.strange_marks == MAX_STRANGE_MARKS:
+            place.is_trusted = False  # somebody else allocates meanwhile, at times of their own
+        return False
+
     def begin(
         self,
         situation: tuple[Hashable, ...],
@@ -137,8 +170,6 @@ class ReplayPlan:
         """Decide whether the passage that starts now is counted. The owner of a situation is its second entry."""
         places = self._known.get((situation, given))
         place = places.get(at) if places is not None else None
-        if places is not None:
-            self._known.move_to_end((situation, given))
         if self._exact:
             return Choice(situation, given, at, is_trusted, True, place=place)  # noqa: FBT003
         if place is None:
@@ -198,6 +229,7 @@ class ReplayPlan:
         if place is None:
             place = self._keep(choice)
         is_fixed = is_fixed and choice.is_trusted
+        was_trusted = place.is_trusted
         if place.uncounted > _ENOUGH:
             self._budget.compare(calls=calls, counted_ns=ns, usual_ns=place.usual_ns)
         place.calls = calls
@@ -221,6 +253,7 @@ class ReplayPlan:
         variant.note_marks(marks)
         if not place.is_trusted:
             variant.is_confirmed = True
+            place.owed += FIRST_SAMPLES - FIRST_COUNTS if was_trusted else 0
             if place.counted_calls > FIRST_SAMPLED_CALLS:
                 place.owed = 0
         place.last = variant
@@ -267,20 +300,14 @@ class ReplayPlan:
             return choice.kin.wait(choice.sizes, witness, ns)
         variant = place.variants.get(witness)
         if variant is None or not variant.is_confirmed:
-            variant = self._find_elsewhere(choice, witness) or variant
-        if variant is None or not variant.is_confirmed:
+            variant = self._find_elsewhere(choice, witness)
+        if variant is None:
             place.owed = max(place.owed, COUNTS_AFTER_A_MISS)
             if place.last is None:
                 raise LookupError
             return Booking("modelled", 1, ns, table=place.last.table)
-        if marks and place.strange_marks < MAX_STRANGE_MARKS and not variant.vouches_for(marks):
-            place.strange_marks += 1
-            place.owed = max(place.owed, FIRST_COUNTS)
-            if place.strange_marks == MAX_STRANGE_MARKS:
-                place.is_trusted = False  # somebody else allocates meanwhile, at times of their own
+        if marks and variant.marks != marks:
             return Booking("modelled", 1, ns, table=variant.table)
-        place.usual_ns += (ns - place.usual_ns) >> 3
-        place.uncounted += 1
         if not variant.waiting.times:
             self._dirty.append((place, variant))
         variant.waiting.add(ns)

@@ -22,7 +22,7 @@ class Change(NamedTuple):
 
 MAX_VALUES = 8
 MAX_STATES = 4096
-LEAST_LOOKS = 16
+LEAST_LOOKS = 8
 _PLAIN = frozenset({bool, int, str, type(None)})
 
 
@@ -133,4 +133,4 @@ def plain(value: Any) -> Hashable:
         return (type(value).__name__, tuple(shape))
     if isinstance(value, Hashable) and not hasattr(value, "__dict__"):
         return value
-    return type(value)
+    return type(value).__qualname__

@@ -5,7 +5,8 @@ Not here: the hook that sees the calls (`torch_ops.py`), integers inside of tens
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter
 from typing import Any, TypeAlias
 
 import torch
@@ -19,11 +20,114 @@ Key: TypeAlias = tuple[Any, ...]
 
 EXACT_SCALARS = (-1, 0, 1, 2, 3, 0.5, -0.5)
 """Scalars whose value can change a cost (a factor of 1, an exponent of 2); all others are kept as `*`."""
+_EXACT = frozenset(EXACT_SCALARS)
 
 ANY_NUMBER = AnyNumber()
 _Tensor = torch.Tensor
 _STRIDED = torch.strided
 _SPARSE = frozenset({torch.sparse_coo, torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc})
+
+
+MAX_SEEN = 4096
+"""How many kinds of tensor are known at a time; past it they are learned anew."""
+read_tensor: Callable[[torch.Tensor], tuple[Any, ...]] = attrgetter("shape", "dtype", "layout", "device")
+"""What tells a kind of tensor; in C, because it is asked thousands of times a step."""
+
+
+class _NotPlainError(Exception):
+    """A tensor is not strided, real, and there: what is to be kept of it takes a longer look."""
+
+
+class Seen:
+    """Stands for a shadow: one object for all values that have the same one, so that to compare them costs nothing."""
+
+    __slots__ = ("device", "shadow")
+
+    def __init__(self, shadow: Any, device: str = "") -> None:
+        """Keep the shadow, and for a tensor the kind of device that it is on."""
+        self.shadow = shadow
+        self.device = device
+
+
+_ANY_NUMBER = Seen(ANY_NUMBER)
+
+
+class _Tensors(dict[tuple[Any, ...], Seen]):
+    """Every kind of plain tensor met lately."""
+
+    def __missing__(self, read: tuple[Any, ...]) -> Seen:
+        shape, dtype, layout, device = read
+        if layout is not _STRIDED or dtype.is_complex or device.type == "meta":
+            raise _NotPlainError
+        if len(self) >= MAX_SEEN:
+            self.clear()
+        seen = self[read] = Seen((shape, dtype), device.type)
+        return seen
+
+
+class Looks(dict[type, Callable[[Any], Any]]):
+    """How to look at a value quickly, by its type: `looks[type(value)](value)` is hashable and holds no tensor.
+
+    For a tensor that is `tensors[read_tensor(value)]`. `at_results` looks at what came out, where only tensors matter.
+    `spell` turns what was seen into shadows.
+    """
+
+    def __init__(self, tensors: _Tensors | None = None) -> None:
+        """Start with the types that operators are given again and again."""
+        known = self.tensors = _Tensors() if tensors is None else tensors
+
+        def look_at_tensor(tensor: torch.Tensor) -> Seen:
+            return known[read_tensor(tensor)]
+
+        def look_at_items(items: Sequence[Any]) -> tuple[Any, ...]:
+            return tuple([self[type(item)](item) for item in items])
+
+        super().__init__({_Tensor: look_at_tensor, torch.nn.Parameter: look_at_tensor})
+        self.update(dict.fromkeys((list, tuple), look_at_items))
+        if tensors is None:
+            self.update({int: int, bool: bool, str: str, float: _look_at_float})
+            self.at_results = Looks(known)
+        self._look_at_rest: Callable[[Any], Any] = shadow if tensors is None else _look_at_nothing
+
+    def __missing__(self, kind: type) -> Callable[[Any], Any]:
+        if not issubclass(kind, _Tensor):
+            look: Callable[[Any], Any] = self._look_at_rest
+        elif kind.__torch_dispatch__ == _Tensor.__torch_dispatch__:
+            look = self[_Tensor]
+        else:
+            raise _NotPlainError
+        self[kind] = look
+        return look
+
+
+def _look_at_float(value: float) -> Any:
+    return value if value in _EXACT else str(value) if math.isinf(value) else _ANY_NUMBER
+
+
+def _look_at_nothing(_value: Any) -> tuple[()]:
+    return ()
+
+
+def spell(seen: Any) -> Any:
+    """Return the shadow of what was seen quickly."""
+    if type(seen) is Seen:
+        return seen.shadow
+    return tuple([spell(item) for item in seen]) if type(seen) is tuple else seen
+
+
+def spell_results(seen: Any) -> tuple[tuple[Any, ...], str]:
+    """Return the shadows of the tensors that came out, and the kind of device that the first of them is on."""
+    found: list[Seen] = []
+    _gather_seen(seen, found)
+    return tuple([one.shadow for one in found]), found[0].device if found else ""
+
+
+def _gather_seen(seen: Any, found: list[Seen]) -> None:
+    if type(seen) is Seen:
+        found.append(seen)
+        return
+    for item in seen:
+        _gather_seen(item, found)
 
 
 def rows_of(calls: Mapping[Key, int]) -> tuple[Row, ...]:

@@ -4,11 +4,12 @@ A situation is known when a passage starts, a witness when it has ended. Both ar
 runs no operator. Not here: arguments (`fingerprint.py`), what is decided from them (`replay.py`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from operator import itemgetter
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
+from torch.nn.parameter import UninitializedParameter
 
 from flopmeter.sensors.fingerprint import HiddenShapeError, fingerprint
 from flopmeter.sensors.precision import is_tf32_on
@@ -16,10 +17,10 @@ from flopmeter.sensors.rota import LEAST_LOOKS, Change, Reader, Rota
 
 Situation: TypeAlias = tuple[Any, ...]
 
-ALWAYS = 4
+ALWAYS = 2
 """How many things are looked at each time: the model itself and its first parts, the groups of an optimizer."""
-LOOK_NS = 1_000_000
-"""One more thing is looked at for each millisecond that has passed: a look takes about a microsecond."""
+LOOK_NS = 4_000_000
+"""One more thing is looked at for each 4 ms that have passed: a look takes one or two microseconds."""
 
 _SETTINGS = tuple(
     getattr(torch._C, name)  # noqa: SLF001
@@ -35,7 +36,6 @@ _SETTINGS = tuple(
 )
 _INTERNAL = frozenset(vars(torch.nn.Module())) - {"training"}
 _PLAIN = (bool, int, float, str, type(None), torch.dtype)
-_sequence_nr = getattr(torch._C._autograd, "_get_sequence_nr", None)  # noqa: SLF001
 
 
 class Witness(NamedTuple):
@@ -140,7 +140,11 @@ class WatchedModel:
 
     def _find_ends(self) -> None:
         """Find the first and the last parameter that is trained, and hear when a gradient reaches them."""
-        trainable = [parameter for parameter in self._parameters if parameter.requires_grad]
+        trainable = [
+            parameter
+            for parameter in self._parameters
+            if parameter.requires_grad and not isinstance(parameter, UninitializedParameter)
+        ]
         ends = [trainable[0], trainable[-1]] if trainable else []
         if [*map(id, ends)] == [*map(id, self.ends)]:
             return
@@ -221,7 +225,8 @@ class WatchedOptimizer:
         """Return what a step that is about to run can be told by."""
         is_clear = tuple([parameter.grad is None for parameter in self._ends])
         size = len(self.optimizer.state)
-        return ("optimizer", id(self.optimizer), self.version, self.rota.state, is_clear, size, *ambient())
+        modes = (torch.is_grad_enabled(), torch.is_inference_mode_enabled())
+        return ("optimizer", id(self.optimizer), self.version, self.rota.state, is_clear, size, modes)
 
 
 def ambient() -> Situation:
@@ -241,14 +246,9 @@ def ambient() -> Situation:
     )
 
 
-def count_nodes() -> int:
-    """Return torch's running number of autograd nodes made on this thread; 0 where the build does not tell."""
-    return int(_sequence_nr()) if _sequence_nr is not None else 0
-
-
-def has_node_count() -> bool:
-    """Say whether this build tells how many autograd nodes were made."""
-    return _sequence_nr is not None
+HAS_NODE_COUNT = hasattr(torch._C._autograd, "_get_sequence_nr")  # noqa: SLF001
+count_nodes: Callable[[], int] = getattr(torch._C._autograd, "_get_sequence_nr", lambda: 0)  # noqa: SLF001
+"""Torch's running number of autograd nodes made on this thread; 0 where the build does not tell."""
 
 
 def _reader_of(module: torch.nn.Module) -> Reader:

@@ -28,9 +28,10 @@ class ThreadWatch:
     `make` makes a recorder. Whoever else asked Python to be told of new threads is told as before.
     """
 
-    def __init__(self, make: Callable[[], OpRecorder]) -> None:
-        """Prepare; nothing is hooked before `start`."""
+    def __init__(self, make: Callable[[], OpRecorder], on_latecomer: Callable[[], None]) -> None:
+        """Prepare; nothing is hooked before `start`. `on_latecomer` hears of a thread that goes on to run operators."""
         self._make = make
+        self._on_latecomer = on_latecomer
         self._before: Any = None
         self._is_following = False
         self._followed: list[tuple[threading.Thread, OpRecorder]] = []
@@ -56,12 +57,12 @@ class ThreadWatch:
         if not self._followed:
             return Gathered(is_done=True, has_values=False)
         followed, self._followed = self._followed, []
-        is_done = not any(thread.is_alive() for thread, _ in followed)
+        is_done = not any(thread.is_alive() and recorder.seen for thread, recorder in followed)
         has_values = any(recorder.has_values or recorder.late for _, recorder in followed)
         for _, recorder in followed:
             for key, times in recorder.take().items():
                 calls[key] = calls.get(key, 0) + times
-            recorder.retire()
+            recorder.retire(self._on_latecomer)
         return Gathered(is_done=is_done, has_values=has_values)
 
     def _thread_begins(self, frame: Any, event: str, arg: Any) -> None:

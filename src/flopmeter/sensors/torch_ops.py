@@ -3,35 +3,43 @@
 `OpRecorder` is a dispatch mode that notes each operator call of a passage: name, shapes, precisions, scalars that
 change a cost, integers that a formula asks for, phase. It changes no result, draws no random number and lets compiled
 code stay compiled.
-Not here: when it is switched on (`passage.py`), phases (`torch_phase.py`), costs (`formulas`).
+Most calls are plain: ordinary tensors, given to an operator with a kernel of its own. They take the short way, which
+stands as a whole in `__torch_dispatch__` because each line of it runs thousands of times a step.
+Not here: when it is switched on (`passage.py`), what is known of an operator (`operators.py`), phases
+(`torch_phase.py`), costs (`formulas`).
 """
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
-from torch._ops import HigherOrderOperator
 from torch.utils._python_dispatch import TorchDispatchMode, _pop_mode, _push_mode
 
 from flopmeter.formulas.book import FormulaBook
 from flopmeter.sensors import autocast, composite, foreign
 from flopmeter.sensors.guard import guarded
 from flopmeter.sensors.higher_order import is_open, run_open
-from flopmeter.sensors.shadows import Key, flatten, schema_of, shadow, shadow_nested
-from flopmeter.sensors.values import INDEXING, Late, decides_shapes, has_mask, read_values
+from flopmeter.sensors.hook import CAN_HIDE, hide_from_dynamo
+from flopmeter.sensors.operators import Operator, Path
+from flopmeter.sensors.shadows import Key, Looks, flatten, read_tensor, shadow, shadow_nested, spell, spell_results
+from flopmeter.sensors.values import INDEXING, Late, has_mask, read_values
 
-Path: TypeAlias = tuple[int | str, ...]
-
-_SKIPPED_NAMESPACES = frozenset({"profiler"})
-_VIEW_NAMESPACES = frozenset({"aten", "prims"})
+WEIGHED = 64
+"""One in so many calls that take the short way is looked at once more, with a watch in hand."""
 _INFRA_KEYS = (
     torch._C._TorchDispatchModeKey.FAKE,  # noqa: SLF001
     torch._C._TorchDispatchModeKey.PROXY,  # noqa: SLF001
     torch._C._TorchDispatchModeKey.FUNCTIONAL,  # noqa: SLF001
 )
 _Tensor = torch.Tensor
+_depth = torch._C._len_torch_dispatch_stack  # noqa: SLF001
+_mode_at = torch._C._get_dispatch_stack_at  # noqa: SLF001
+_is_included = torch._C._dispatch_tls_is_dispatch_key_included  # noqa: SLF001
+# What `_push_mode` and `_pop_mode` come to for a mode of ours; they stand at every boundary, replayed or not.
+_push = torch._C._push_on_torch_dispatch_stack  # noqa: SLF001
+_pop = torch._C._pop_torch_dispatch_stack  # noqa: SLF001
 
 
 class OpRecorder(TorchDispatchMode):
@@ -40,7 +48,7 @@ class OpRecorder(TorchDispatchMode):
     `phase_now` is asked at each call; `on_failure` hears of a call that could not be noted; the `book` says which
     operators have a formula, and which of their arguments to look into. What is found there on a device comes later:
     `late` holds the promises since the last `take`, and `has_values` says that the costs since then hold for these
-    values alone.
+    values alone. `noted` is the number of calls since then.
     """
 
     supports_higher_order_operators = True
@@ -53,128 +61,164 @@ class OpRecorder(TorchDispatchMode):
     ) -> None:
         """Start with nothing noted."""
         super().__init__()  # type: ignore[no-untyped-call]
+        hide_from_dynamo(OpRecorder.__torch_dispatch__)
         self._phase_now = phase_now
         self.on_failure = on_failure
         self._book = book
-        self._foreign: dict[Any, bool] = {}
-        self._calls_others: dict[Any, bool] = {}
-        self._decides: dict[Any, bool] = {}
-        self._places: dict[Any, tuple[Path, ...]] = {}
+        self._operators: dict[int, Operator] = {}
+        self._looks = Looks()
+        self._short: dict[tuple[Any, ...], int] = {}
+        self._calls: dict[Key, int] = {}
+        self.noted = 0
         self.late: list[Late] = []
         self.has_values = False
-        self._calls: dict[Key, int] = {}
-        self._skipped: dict[Any, bool] = {}
-        self._composite: dict[Any, bool] = {}
         self._was_put_on = False
         self._is_retired = False
+        self._then: Callable[[], None] | None = None
         self._is_below_autograd = False
         self._inside: tuple[str, ...] = ()
         self._casting: autocast.Keys | None = None
-        self.own_ns = self.seen = 0
+        self._own_ns = self._passed = 0
 
     @classmethod
     def ignore_compile_internals(cls) -> bool:
         """Tell Dynamo to go on compiling and running compiled code under this mode."""
         return True
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Have torch keep Dynamo away at each call only where it cannot be told once for all."""
+        return not CAN_HIDE
+
     def __torch_dispatch__(  # torch's own name
         self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
+        operator = self._operators.get(id(func)) or self._meet(func)
+        if types or self._is_retired or not operator.is_plain:
+            return self._go_the_long_way(operator, types, args, kwargs or {})
+        if operator.is_skipped:
+            self._passed += 1
+            return operator.run(*args, **kwargs) if kwargs else operator.run(*args)
+        looks, tensors = self._looks, self._looks.tensors
+        try:
+            given = []
+            for arg in args:
+                kind = type(arg)
+                given.append(tensors[read_tensor(arg)] if kind is _Tensor else looks[kind](arg))
+            options = tuple([(name, looks[type(value)](value)) for name, value in kwargs.items()]) if kwargs else ()
+        except Exception:  # noqa: BLE001  # no plain tensors; or a fault of ours, which comes up again over there
+            return self._go_the_long_way(operator, types, args, kwargs or {})
+        if not operator.is_quiet:
+            out = self._run(operator, types, args, kwargs or {})
+        else:
+            out = operator.run(*args, **kwargs) if kwargs else operator.run(*args)
+        try:
+            is_in_place = args and out is args[0]
+            results = given[0] if is_in_place else looks.at_results[type(out)](out)
+            key = (operator, self._phase_now(), *given, options, results, self._inside)
+            self._short[key] = self._short.get(key, 0) + 1
+            self.noted += 1
+            if not self.noted % WEIGHED:
+                self._weigh(args, out)
+        except Exception:  # noqa: BLE001  # as above
+            self.note(operator, types, args, kwargs or {}, out)
+        return out
+
+    def _meet(self, func: Any) -> Operator:
+        operator = Operator(func)
+        self._get_to_know(operator)
+        return operator
+
+    @guarded
+    def _get_to_know(self, operator: Operator) -> None:
+        operator.ask(self._book)
+        self._operators[id(operator.func)] = operator  # which holds the function, so that no other has its id
+
+    def _go_the_long_way(
+        self, operator: Operator, types: Sequence[type], args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> Any:
         if self._is_retired:
-            return func(*args, **(kwargs or {}))
-        self.seen += 1
+            then, self._then = self._then, None
+            if then is not None:
+                then()
+            return operator.run(*args, **kwargs)
         for kind in types:
             if hasattr(kind, "__tensor_flatten__") and not _is_fake(kind):
                 return NotImplemented  # a wrapper such as DTensor: its own local operators come back here
-        if isinstance(func, HigherOrderOperator):
-            if is_open(func, args, kwargs or {}):
-                return run_open(self, func, args, kwargs or {})
-            out = func(*args, **(kwargs or {}))
-        elif (self._is_below_autograd or torch.is_inference_mode_enabled()) and self._is_composite(func):
-            return self._run_composite(func, args, kwargs or {})
+        if operator.is_higher_order:
+            if is_open(operator.func, args, kwargs):
+                return run_open(self, operator.func, args, kwargs)
+            out = operator.run(*args, **kwargs)
+        elif operator.is_composite and (self._is_below_autograd or torch.is_inference_mode_enabled()):
+            return self._run_composite(operator, args, kwargs)
         else:
-            out = self._run(func, types, args, kwargs or {})
+            out = self._run(operator, types, args, kwargs)
         begun = time.perf_counter_ns()
-        skip = self._skipped.get(func)
-        if skip is None:
-            skip = self._skipped[func] = _is_skipped(func)
-        if not skip:
-            self.note(func, types, args, kwargs, out)
-        self.own_ns += time.perf_counter_ns() - begun
+        if not operator.is_skipped:
+            self.note(operator, types, args, kwargs, out)
+        self._own_ns += time.perf_counter_ns() - begun
         return out
 
-    def _run(self, func: Any, types: Sequence[type], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    def _run(self, operator: Operator, types: Sequence[type], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """Run an operator as it would run without us; one that the book does not know, with us inside."""
-        casting = self._autocast_inside(func)
-        switched = casting if types else self._lazy_inside(func, args) + casting
-        keys = foreign.keys_of(func, types, args) if self._is_foreign(func) else None
+        casting = self._autocast_inside(operator)
+        switched = casting if types else self._lazy_inside(operator, args) + casting
+        keys = foreign.keys_of(operator.func, types, args) if operator.is_foreign else None
         if keys is not None:
-            before, self._inside = self._inside, (*self._inside, schema_of(func)[0])
+            before, self._inside = self._inside, (*self._inside, operator.name)
             try:
                 with self._again(casting, is_below_autograd=True), autocast.switched_on(switched):
-                    return func.redispatch(keys, *args, **kwargs)
+                    return operator.func.redispatch(keys, *args, **kwargs)
             finally:
                 self._inside = before
         if switched:
             with autocast.switched_on(switched):
-                return func(*args, **kwargs)
-        return func(*args, **kwargs)
+                return operator.run(*args, **kwargs)
+        return operator.run(*args, **kwargs)
 
-    def _run_composite(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    def _run_composite(self, operator: Operator, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """Take an operator apart that arrives whole because autograd's layer is not there."""
-        casting = self._autocast_inside(func)
-        state = composite.state_of(func) or autocast.switched_on(self._lazy_inside(func, args) + casting)
+        casting = self._autocast_inside(operator)
+        state = composite.state_of(operator.func) or autocast.switched_on(self._lazy_inside(operator, args) + casting)
         with self._again(casting, is_below_autograd=self._is_below_autograd), state:
-            return composite.take_apart(func, args, kwargs)
+            return composite.take_apart(operator.func, args, kwargs)
 
-    def _autocast_inside(self, func: Any) -> autocast.Keys:
+    def _autocast_inside(self, operator: Operator) -> autocast.Keys:
         outside = autocast.keys_outside() if self._casting is None else self._casting
-        return outside and autocast.keys_inside(func, outside)
+        return outside and autocast.keys_inside(operator.func, outside)
 
-    def _lazy_inside(self, func: Any, args: Sequence[Any]) -> autocast.Keys:
-        calls_others = self._calls_others.get(func)
-        if calls_others is None:
-            calls_others = self._calls_others[func] = composite.calls_others(func)
-        is_needed = calls_others or any(isinstance(arg, _Tensor) and arg.is_complex() for arg in args)
+    def _lazy_inside(self, operator: Operator, args: Sequence[Any]) -> autocast.Keys:
+        is_needed = operator.calls_others or any(isinstance(arg, _Tensor) and arg.is_complex() for arg in args)
         # Something that traces comes after us: it keeps the marks itself, and torch dies of another state there.
-        return autocast.LAZY if is_needed and not torch._C._len_torch_dispatch_stack() else ()  # noqa: SLF001
+        return autocast.LAZY if is_needed and not _depth() else ()
 
     @guarded
     def note(
-        self, func: Any, types: Sequence[type], args: Sequence[Any], kwargs: Mapping[str, Any] | None, out: Any
+        self, operator: Operator, types: Sequence[type], args: Sequence[Any], kwargs: Mapping[str, Any], out: Any
     ) -> None:
-        """Remember one call. Calls on meta and fake tensors are no work and are left out."""
+        """Remember one call, whatever it was given. On meta and fake tensors it is no work and is left out."""
         if any(_is_fake(kind) for kind in types):
             return
         outs = flatten(out)
         if outs and (outs[0].device.type == "meta" or _is_fake(type(outs[0]))):
             return
         if any(tensor.is_nested for tensor in (*flatten(args), *outs)):
-            self._note_nested(func, args, outs)
+            self._note_nested(operator, args, outs)
             return
-        decides = self._decides.get(func)
-        if decides is None:
-            decides = self._decides[func] = decides_shapes(func)
-        self.has_values |= decides and (func not in INDEXING or has_mask(args))
-        paths = self._paths(func) if self._book else ()
+        self.has_values |= operator.decides and (operator.func not in INDEXING or has_mask(args))
+        paths = operator.paths
         look = self._look if paths else _shadow_only
-        key = (
-            func,
-            self._phase_now(),
-            tuple([look(arg, index, paths) for index, arg in enumerate(args)]),
-            tuple([(name, look(value, name, paths)) for name, value in kwargs.items()]) if kwargs else (),
-            tuple([shadow(tensor) for tensor in outs]),
-            outs[0].device.type if outs else "",
-            self._inside,
-        )
-        self._calls[key] = self._calls.get(key, 0) + 1
+        given = tuple([look(arg, index, paths) for index, arg in enumerate(args)])
+        options = tuple([(name, look(value, name, paths)) for name, value in kwargs.items()])
+        device = outs[0].device.type if outs else ""
+        self._add((operator.func, self._phase_now(), given, options, tuple(map(shadow, outs)), device, self._inside))
 
     def note_region(self, name: str, outs: Sequence[torch.Tensor]) -> None:
         """Remember a call of something whose inside cannot be seen: it will be listed as uncounted."""
-        key = (name, self._phase_now(), (), (), tuple([(tensor.shape, tensor.dtype) for tensor in outs]), "", ())
-        self._calls[key] = self._calls.get(key, 0) + 1
+        sizes = tuple([(tensor.shape, tensor.dtype) for tensor in outs])
+        self._add((name, self._phase_now(), (), (), sizes, "", ()))
 
-    def _note_nested(self, func: Any, args: Sequence[Any], outs: Sequence[torch.Tensor]) -> None:
+    def _note_nested(self, operator: Operator, args: Sequence[Any], outs: Sequence[torch.Tensor]) -> None:
         """Remember a call on nested tensors, which have no one shape: each is kept as the list of its tensors.
 
         Their sizes stand on the host, whatever device they are on, and may be others at the next step.
@@ -182,24 +226,20 @@ class OpRecorder(TorchDispatchMode):
         self.has_values = True
         sizes = tuple([((tensor.numel(),), tensor.dtype) for tensor in outs])
         shadows = tuple([shadow_nested(arg) for arg in args])
-        key = (
-            f"nested::{schema_of(func)[0].replace('::', '.')}",
-            self._phase_now(),
-            shadows,
-            (),
-            sizes,
-            "",
-            self._inside,
-        )
-        self._calls[key] = self._calls.get(key, 0) + 1
+        name = f"nested::{operator.name.replace('::', '.')}"
+        self._add((name, self._phase_now(), shadows, (), sizes, "", self._inside))
 
-    def _paths(self, func: Any) -> tuple[Path, ...]:
-        """Return where in the arguments of an operator the integers stand that its formula reads."""
-        found = self._places.get(func)
-        if found is None:
-            places = self._book.reads(schema_of(func)[0]) if self._book else ()
-            found = self._places[func] = tuple([place if isinstance(place, tuple) else (place,) for place in places])
-        return found
+    def _add(self, key: Key) -> None:
+        self._calls[key] = self._calls.get(key, 0) + 1
+        self.noted += 1
+
+    @guarded
+    def _weigh(self, args: Sequence[Any], out: Any) -> None:
+        """Look at a call once more, to know how long that takes."""
+        begun, looks = time.perf_counter_ns(), self._looks
+        given = tuple([looks[type(arg)](arg) for arg in args])
+        hash((given, looks.at_results[type(out)](out), self._phase_now()))
+        self._own_ns += WEIGHED * (time.perf_counter_ns() - begun)
 
     def _look(self, value: Any, place: int | str, paths: Sequence[Path]) -> Any:
         """Return what may be kept of an argument, with the integers in those of its tensors that a path leads to."""
@@ -233,28 +273,42 @@ class OpRecorder(TorchDispatchMode):
         finally:
             self._casting, self._is_below_autograd = before
 
-    def _is_foreign(self, func: Any) -> bool:
-        found = self._foreign.get(func)
-        if found is None:
-            found = self._book is not None and foreign.is_foreign(func) and not self._book.find(schema_of(func)[0])
-            self._foreign[func] = found
-        return found
-
-    def _is_composite(self, func: Any) -> bool:
-        found = self._composite.get(func)
-        if found is None:
-            found = self._composite[func] = composite.is_composite(func)
-        return found
-
     def take(self) -> dict[Key, int]:
         """Return what was noted since the last take."""
-        calls, self._calls, self.late, self.has_values, self.seen = self._calls, {}, [], False, 0
+        calls, short = self._calls, self._short
+        self._calls, self._short, self.noted, self.late, self.has_values = {}, {}, 0, [], False
+        self._passed = 0
+        for (operator, phase, *given, options, results, inside), times in short.items():
+            outs, device = spell_results(results)
+            key = (operator.func, phase, spell(tuple(given)), spell(options), outs, device, inside)
+            calls[key] = calls.get(key, 0) + times
         return calls
+
+    @property
+    def seen(self) -> int:
+        """How many calls came by since the last take, those of views included; asking costs nothing.
+
+        Units: calls.
+        """
+        return self.noted + self._passed
+
+    @property
+    def own_ns(self) -> int:
+        """Time spent in noting calls.
+
+        Units: nanoseconds.
+        Basis: `measured` for calls that take the long way, and for one in `WEIGHED` of the others, which stands for
+        the rest.
+        """
+        return self._own_ns
 
     @property
     def is_on(self) -> bool:
         """Say whether the mode is on this thread's stack."""
-        return any(mode is self for mode in _stack())
+        for index in range(_depth()):  # noqa: SIM110  # a generator costs as much as all the rest
+            if _mode_at(index) is self:
+                return True
+        return False
 
     def switch_on(self) -> bool:
         """Go below every mode of the user's, so that theirs may come and go above us in any order.
@@ -266,13 +320,20 @@ class OpRecorder(TorchDispatchMode):
             return True
         if self._was_put_on:
             return False
-        with _user_modes_lifted():
-            _push_mode(self)
+        if not _depth():
+            _push(self)
+        else:
+            with _user_modes_lifted():
+                _push_mode(self)
         self._was_put_on = True
         return True
 
     def switch_off(self) -> None:
         """Leave the stack, wherever on it we are, and however often."""
+        if _depth() == 1 and _mode_at(0) is self:
+            self._was_put_on = False
+            _pop(None)
+            return
         lifted: list[Any] = []
         try:
             while self.is_on:
@@ -284,30 +345,23 @@ class OpRecorder(TorchDispatchMode):
                 if mode is not self:
                     _push_mode(mode)
 
-    def retire(self) -> None:
-        """Leave for good; if someone puts us back later, calls pass through unseen."""
+    def retire(self, then: Callable[[], None] | None = None) -> None:
+        """Leave for good; if we are on a stack later, calls pass through unseen, and the first is told to `then`."""
         self.switch_off()
-        self._is_retired = True
+        self._is_retired, self._then = True, then
 
 
 def _shadow_only(value: Any, _place: int | str, _paths: Sequence[Path]) -> Any:
     return shadow(value)
 
 
-def _is_skipped(func: Any) -> bool:
-    """Views run nothing, where torch itself says that one is a view; profiler marks are no operators."""
-    namespace = getattr(func, "namespace", "")
-    is_view = namespace in _VIEW_NAMESPACES and bool(getattr(func, "is_view", False))
-    return is_view or namespace in _SKIPPED_NAMESPACES
+def is_heard() -> bool:
+    """Say whether torch asks the modes on this thread's stack: the end of an inference mode can have put that off."""
+    return _depth() > 0 and _is_included(torch._C.DispatchKey.Python)  # noqa: SLF001
 
 
 def _is_fake(kind: type) -> bool:
     return kind.__name__ in ("FakeTensor", "FunctionalTensor")
-
-
-def _stack() -> Iterator[Any]:
-    length = torch._C._len_torch_dispatch_stack()  # noqa: SLF001
-    return (torch._C._get_dispatch_stack_at(index) for index in range(length))  # noqa: SLF001
 
 
 @contextmanager

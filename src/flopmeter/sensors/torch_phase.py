@@ -9,8 +9,20 @@ from types import FrameType
 
 import torch
 
-_CHECKPOINT_FILE = torch.utils.checkpoint.__file__
-_CHECKPOINT_FRAMES = frozenset({"recompute_fn", "unpack_hook", "backward"})
+_CHECKPOINT, _AUTOGRAD, _ENGINE = (
+    module.__file__ for module in (torch.utils.checkpoint, torch.autograd, torch.autograd.graph)
+)
+_TELLING_FRAMES = {
+    **{(_CHECKPOINT, name): "recompute" for name in ("recompute_fn", "unpack_hook", "backward")},
+    **{(_AUTOGRAD, name): "backward" for name in ("backward", "grad")},
+    (_ENGINE, "_engine_run_backward"): "backward",
+}
+"""Functions of torch that tell, while a backward runs, what is done on their behalf: file and name.
+
+A checkpoint computes again below its own frame; what the engine does for it later is below the engine's.
+"""
+_graph_task = torch._C._current_graph_task_id  # noqa: SLF001
+_has_gradients = torch.is_grad_enabled
 
 
 class PhaseTracker:
@@ -50,19 +62,19 @@ class PhaseTracker:
     def now(self) -> str:
         """Return the phase of an operator called now on this thread.
 
-        `optimizer`: inside an optimizer's step with gradients off (a closure turns them on). `backward`: the autograd
-        engine runs. `recompute`: within it, gradients are on and a checkpoint frame of torch.utils.checkpoint is
-        calling; double backward has no such frame and stays `backward`. `forward`: gradients are on, or were when the
-        watched forward began (torch turns them off inside a custom autograd function, and users inside a forward), or
-        a custom autograd function runs outside of a forward. `inference`: a watched forward that began with gradients
-        off. `other`: the rest.
+        `optimizer`: inside an optimizer's step with gradients off (a closure turns them on). `recompute`: the autograd
+        engine runs, and of all the callers that tell, a checkpoint of torch.utils.checkpoint is nearest. `backward`:
+        the engine runs, and none is nearer; double backward too. `forward`: gradients are on, or were when the watched
+        forward began (torch turns them off inside a custom autograd function, and users inside a forward), or a custom
+        autograd function runs outside of a forward. `inference`: a watched forward that began with gradients off.
+        `other`: the rest.
         """
-        task = torch._C._current_graph_task_id()  # noqa: SLF001
-        has_gradients = torch.is_grad_enabled()
+        task = _graph_task()
+        has_gradients = _has_gradients()
         if self._optimizer_task == task and not has_gradients and not self._forwards:
             return "optimizer"
         if task != -1:
-            return "recompute" if has_gradients and _in_checkpoint() else "backward"
+            return _phase_in_backward()
         if has_gradients:
             return "forward"
         if self._forwards:
@@ -74,14 +86,23 @@ class PhaseTracker:
 
 def is_in_backward() -> bool:
     """Say whether the autograd engine is running on behalf of this thread."""
-    return bool(torch._C._current_graph_task_id() != -1)  # noqa: SLF001
+    return bool(_graph_task() != -1)
 
 
-def _in_checkpoint() -> bool:
-    frame: FrameType | None = sys._getframe(2)  # noqa: SLF001
+def _phase_in_backward() -> str:
+    """Return which part of a backward the nearest caller that tells is at; on a thread of the engine's none may tell.
+
+    The search begins where the hook was called from: most operators of a backward are called by the engine itself, and
+    to look at the frames of our own functions would cost more than all the rest.
+    """
+    try:
+        frame: FrameType | None = sys._getframe(3)  # noqa: SLF001
+    except ValueError:  # a thread of the engine's, where nobody calls
+        return "backward"
     while frame is not None:
         code = frame.f_code
-        if code.co_filename == _CHECKPOINT_FILE and code.co_name in _CHECKPOINT_FRAMES:
-            return True
+        phase = _TELLING_FRAMES.get((code.co_filename, code.co_name))
+        if phase is not None:
+            return phase
         frame = frame.f_back
-    return False
+    return "backward"

@@ -1,15 +1,20 @@
-"""The cost book: finding formulas, pricing calls, and a digest that tells books apart."""
+"""The cost book: finding formulas, pricing calls, and a digest that tells books apart.
+
+`python tests/unit/formulas/test_book.py` writes the index of operators anew.
+"""
 
 import functools
 import re
+import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 from flopmeter.errors import FormulaError
 from flopmeter.formulas import book as books
-from flopmeter.formulas.book import FAMILIES, SHARED, FormulaBook
+from flopmeter.formulas.book import FAMILIES, INDEX, SHARED, FormulaBook
 from flopmeter.formulas.call import OpCall
 from flopmeter.formulas.cost import Cost, Part
 from flopmeter.tally import KINDS, Uncounted
@@ -22,6 +27,73 @@ def test_the_standard_book_is_the_same_each_time():
     """Else two ranks of one run write different digests."""
     assert FormulaBook.standard() == BOOK
     assert re.fullmatch(r"[0-9a-f]{64}", BOOK.digest)
+
+
+def make_index() -> str:
+    """Return what the index has to say, asked of every family."""
+    homes = [(op, family) for family in FAMILIES for op in import_module(f"flopmeter.formulas.{family}").FORMULAS]
+    return "".join(f"{op} {family}\n" for op, family in sorted(homes))
+
+
+def test_the_index_says_which_family_prices_an_operator():
+    """Else an operator that has a formula is listed as uncounted: write the index anew, as said above."""
+    index = make_index()
+    assert Path(books.__file__).with_name(INDEX).read_text(encoding="ascii") == index
+    assert len(index.splitlines()) == len(BOOK.entries)  # no operator has two families
+
+
+def test_a_row_is_the_one_of_its_family():
+    for family in FAMILIES:
+        module = import_module(f"flopmeter.formulas.{family}")
+        for op, (kind, formula) in module.FORMULAS.items():
+            row = BOOK.entries[op]
+            assert (row.kind, row.formula) == (kind, formula), op
+            assert row.reads == frozenset(getattr(module, "READS", {}).get(op, ())), op
+
+
+def test_a_run_imports_the_families_that_it_meets_and_no_others():
+    """Else every program that is metered starts later and weighs more."""
+    code = (
+        "import sys; from flopmeter import FormulaBook, OpCall; book = FormulaBook.installed();"
+        " assert book.cost(OpCall.of('aten::mm', (2, 3), (3, 5), out=[(2, 5)])).flop == 60;"
+        " assert not book.find('mylib::attn') and not book.foreign;"
+        " print(*sorted(name for name in sys.modules if name.startswith('flopmeter.formulas.')))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [f"flopmeter.formulas.{name}" for name in sorted([*SHARED, "matmul"])]
+
+
+@pytest.mark.parametrize("found", [b"FORMULAS = {}", OSError("gone")])
+def test_a_family_that_changed_under_a_running_program_counts_nothing(monkeypatch, caplog, found):
+    """Else an upgrade in the middle of a run brings figures that the digest in its ledger does not stand for."""
+
+    def read(name):
+        if isinstance(found, OSError):
+            raise found
+        return found
+
+    book = FormulaBook.standard()
+    monkeypatch.setattr(books, "_read", read)
+    call = OpCall.of("aten::mm", (2, 3), (3, 5), out=[(2, 5)])
+    for _ in range(2):
+        assert book.count(call, calls=1, phase="forward").uncounted[0].op == "aten::mm"
+    assert caplog.text.count("formulas/matmul.py") == 1
+
+
+@pytest.mark.parametrize("name", [*(f"{family}.py" for family in (*FAMILIES, *SHARED)), INDEX])
+def test_the_digest_changes_with_any_file(monkeypatch, name):
+    """Else a figure changes and two ledgers go on naming the same book."""
+    read = books._read
+    monkeypatch.setattr(books, "_read", lambda given: read(given) + (b"\n" if given == name else b""))
+    assert FormulaBook.standard().digest != BOOK.digest
+
+
+def test_a_book_can_be_made_of_rows_alone():
+    book = FormulaBook(entries={"aten::mm": BOOK.entries["aten::mm"]}, digest="0" * 64)
+    assert list(book.entries) == ["aten::mm"]
+    assert book.find("aten::addmm") is None
+    assert book.foreign == {}
 
 
 def test_every_entry_has_a_known_kind_and_a_public_home():
@@ -252,3 +324,7 @@ def test_a_complex_call_is_looked_up_as_one():
     call = OpCall.of("mylib::attn", (2, 3), dtype="complex64", out=[(2, 3)])
     assert book.cost(call).flop == 99
     assert book.cost(CALL) is None
+
+
+if __name__ == "__main__":
+    Path(books.__file__).with_name(INDEX).write_text(make_index(), encoding="ascii")

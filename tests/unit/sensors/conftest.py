@@ -13,6 +13,15 @@ from flopmeter.tally import Tally
 Program = Callable[[Meter], object]
 
 
+@pytest.fixture(autouse=True)
+def unhurried(monkeypatch):
+    """How much time counting takes must not decide what these tests see: it is always affordable, and rarely drawn."""
+    from flopmeter.sensors.budget import Budget
+
+    monkeypatch.setattr(Budget, "can_afford", lambda self, calls: True)
+    monkeypatch.setattr(Budget, "one_in", lambda self, *, calls, usual_ns: 64)
+
+
 @pytest.fixture
 def metered(tmp_path) -> Callable[..., Account]:
     """Run a program inside a meter of its own, always from the same seed, and return the account."""

@@ -23,9 +23,9 @@ class Sink:
     def __init__(self):
         self.tally = Tally()
 
-    def passage_ran(self, table, *, basis, ns):
-        assert basis == "counted"
-        self.tally += table.tally
+    def passages_ran(self, booking):
+        assert booking.basis == "counted"
+        self.tally += booking.table.tally
 
     def passage_lost(self, *, reason, ns):
         raise AssertionError(reason)
@@ -142,11 +142,11 @@ def test_what_is_foretold_is_what_is_counted(sensor_and_sink, name):
     family, foretold, passages = Family(), 0, 40
     for number in range(passages + 1):
         inputs = case.inputs(chance.randint(1, case.most), chance.randint(16, case.longest))
-        sensor.new_step()
+        sensor.boundary()
         sink.tally, nodes = Tally(), count_nodes()
         model(*inputs).square().mean().backward()
         nodes = count_nodes() - nodes
-        sensor.new_step()
+        sensor.boundary()
         if not number:
             model.zero_grad(set_to_none=False)  # gradients are there from now on: another situation
             continue

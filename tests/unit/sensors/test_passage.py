@@ -145,7 +145,6 @@ def test_a_forward_that_fails_is_never_replayed_unseen(metered, kind):
                 meter.step()
 
     ours, exact = metered(program), metered(program, exact=True)
-    assert ours.passages["modelled"] == 1
     assert ours.passages["replayed"] > 5
     assert sum(ours.passages.values()) == sum(exact.passages.values()), "a failure must not hide later passages"
     assert ours.lower <= exact.flop <= ours.upper
@@ -228,8 +227,8 @@ def test_gradients_are_asked_for_without_backward(replayed_truly):
     replayed_truly(program)
 
 
-def test_gradients_of_a_part_alone_stay_inside_the_interval(metered):
-    """No witness sees how far `autograd.grad` goes; then the interval must be wide enough, as it is without audits."""
+def test_gradients_of_a_part_alone_are_no_replay_of_gradients_of_all(metered):
+    """`autograd.grad` leaves no gradient behind; a hook on either end tells how far it went."""
 
     def program(meter):
         model, _ = start(meter, mlp())
@@ -240,6 +239,7 @@ def test_gradients_of_a_part_alone_stay_inside_the_interval(metered):
 
     ours, exact = metered(program), metered(program, exact=True)
     assert ours.passages["replayed"]
+    assert ours.passages["modelled"] == 1, "the first one that went less far was noticed when it had run"
     assert ours.lower <= exact.flop <= ours.upper
 
 
@@ -260,7 +260,7 @@ def test_gradients_of_gradients(replayed_truly):
 def test_inference_mode(replayed_truly):
     def program(meter):
         model, _ = start(meter, mlp())
-        for _ in range(10):
+        for _ in range(50):
             with torch.inference_mode():
                 model(torch.randn(3, 8))
             meter.step()
@@ -296,7 +296,7 @@ def test_an_optimizer_steps_inside_the_backward(replayed_truly):
     assert account.tally.select(op="aten::lerp_", phase="other").calls == 12 * 4
 
 
-def test_a_forward_on_another_thread_is_a_gap_and_never_nothing(metered):
+def test_a_forward_on_another_thread_is_counted_and_yet_a_gap(metered):
     def program(meter):
         model, optimizer = start(meter, mlp())
         worker = threading.Thread(target=lambda: model(torch.randn(3, 8)))
@@ -308,4 +308,4 @@ def test_a_forward_on_another_thread_is_a_gap_and_never_nothing(metered):
     (gap,) = account.gaps
     assert "another thread" in gap.detail
     assert account.upper is None, "nobody knows how much ran there"
-    assert account.tally.select(phase="forward").contraction_flop == 2 * 3 * (8 * 16 + 16 * 4)
+    assert account.tally.select(phase="forward").contraction_flop == 2 * 2 * 3 * (8 * 16 + 16 * 4)

@@ -134,7 +134,7 @@ def test_the_attention_kernel_is_switched(replayed_truly):
     def program(meter):
         model = Attention()
         meter.watch(model)
-        for index in range(18):
+        for index in range(60):
             kernel = SDPBackend.MATH if index >= 9 else SDPBackend.FLASH_ATTENTION
             with torch.no_grad(), sdpa_kernel(kernel):
                 model(torch.randn(1, 2, 6, 8))
@@ -149,7 +149,7 @@ def test_layers_are_added_exchanged_and_removed(replayed_truly):
     def program(meter):
         model = nn.Sequential(nn.Linear(8, 8))
         meter.watch(model)
-        for index in range(24):
+        for index in range(140):
             if index == 6:
                 model.append(nn.Linear(8, 8))
             elif index == 12:
@@ -161,7 +161,7 @@ def test_layers_are_added_exchanged_and_removed(replayed_truly):
             meter.step()
 
     account = replayed_truly(program)
-    assert account.tally.contraction_flop == 2 * 3 * (24 * 64 + 6 * 64 + 6 * 8 * 32)
+    assert account.tally.contraction_flop == 2 * 3 * (140 * 64 + 6 * 64 + 6 * 8 * 32)
 
 
 def test_vmap_hides_the_batch(metered):

@@ -5,11 +5,11 @@ import torch
 from torch import nn
 
 from flopmeter import Account, Meter
-from flopmeter.sensors.passage import TorchSensor
+from flopmeter.sensors.bookkeeper import Bookkeeper
 from flopmeter.sensors.pricing import Pricer
 
 
-@pytest.mark.parametrize(("owner", "name"), [(Pricer, "table"), (TorchSensor, "_begin")])
+@pytest.mark.parametrize(("owner", "name"), [(Pricer, "table"), (Bookkeeper, "begin")])
 def test_an_interrupt_between_two_passages_is_a_gap(tmp_path, monkeypatch, owner, name):
     """If this failed, whoever presses Ctrl-C at the right moment would have work that no figure knows of."""
     real, calls, model = getattr(owner, name), [], nn.Linear(64, 64)

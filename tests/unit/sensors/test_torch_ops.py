@@ -1,5 +1,7 @@
 """The dispatch hook: what it notes, and that it comes and goes between the user's own modes."""
 
+import time
+
 import pytest
 import torch
 from torch import nn
@@ -232,15 +234,15 @@ def test_an_operator_that_raises_is_the_users_affair(recorder):
     assert all(row.call.op != "aten::mm" for row in rows_of(recorder.take()))
 
 
-def test_a_call_that_cannot_be_noted_reaches_the_meter_and_not_the_run(monkeypatch):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.complex64], ids=["the short way", "the long way"])
+def test_a_call_that_cannot_be_noted_reaches_the_meter_and_not_the_run(dtype):
     heard = []
-    recorder = OpRecorder(PhaseTracker().now, heard.append)
-    monkeypatch.setattr("flopmeter.sensors.torch_ops.flatten", lambda _out: 1 / 0)
+    recorder = OpRecorder(lambda: 1 / 0, heard.append)
     with recorder:
-        out = torch.ones(2) + 1
+        out = torch.ones(2, dtype=dtype) + 1
     assert out.tolist() == [2, 2]
-    assert all(isinstance(error, ZeroDivisionError) for error in heard)
-    assert heard
+    assert [type(error) for error in heard] == [ZeroDivisionError] * 2
+    assert recorder.take() == {}
 
 
 def test_a_region_is_noted_with_the_size_of_what_came_out(recorder):
@@ -259,3 +261,62 @@ def test_precisions_have_the_contracts_names(recorder, dtype, name):
     tally = tally_of(recorder)
     assert "aten::add" in tally.select(precision=name).by("op")
     assert (tally.int_op, tally.flop) == ((2, 0) if name == "int8" else (0, 2))
+
+
+def test_how_many_calls_were_noted_is_known_at_any_time(recorder):
+    """If this failed, the meter could not know what counting costs before the passage has ended."""
+    x = torch.ones(3)
+    with recorder:
+        for _ in range(5):
+            x.mul(2.0)
+        assert recorder.seen == 5
+        torch.ones(3, dtype=torch.complex64)  # the long way
+        assert recorder.seen > 5
+    before = recorder.seen
+    assert sum(recorder.take().values()) == before
+    assert recorder.seen == 0
+
+
+def test_calls_that_are_alike_are_kept_once(recorder):
+    """If this failed, a passage of a million calls would keep a million of them."""
+    x = torch.ones(3)
+    with recorder:
+        for _ in range(1000):
+            x.mul(2.0)
+    assert len(recorder._short) == 1
+    assert recorder.seen == 1000
+    assert list(recorder.take().values()) == [1000]
+
+
+def test_an_operand_that_changes_its_shape_comes_out_as_it_is_then(recorder):
+    """If this failed, what an operator returned would be written down as it was before it ran."""
+    x = torch.ones(2, 3)
+    with recorder:
+        x.resize_(4, 5)
+        x.mul_(2.0)
+        x.squeeze_().t_()
+    outs = {row.call.op: row.call.out[0].shape for row in rows_of(recorder.take())}
+    assert outs == {"aten::resize_": (4, 5), "aten::mul_": (4, 5), "aten::squeeze_": (4, 5), "aten::t_": (5, 4)}
+
+
+def test_time_in_our_own_code_is_told(recorder):
+    x = torch.ones(3)
+    with recorder:
+        begun = time.perf_counter_ns()
+        for _ in range(500):
+            x.mul(2.0)
+        whole = time.perf_counter_ns() - begun
+    recorder.take()
+    assert 0 < recorder.own_ns < whole
+
+
+def test_an_operator_that_we_fail_to_look_up_runs_and_is_told_of_each_time(monkeypatch):
+    """If this failed, a bug of ours would end a training, or hide the work of one operator for good."""
+    heard = []
+    recorder = OpRecorder(PhaseTracker().now, heard.append)
+    monkeypatch.setattr("flopmeter.sensors.operators.decides_shapes", lambda _func: 1 / 0)
+    x = torch.ones(2)
+    with recorder:
+        outs = [x + 1, x + 1]
+    assert [out.tolist() for out in outs] == [[2, 2]] * 2
+    assert [type(error) for error in heard] == [ZeroDivisionError] * 2

@@ -132,3 +132,31 @@ def test_marks_of_complex_numbers_are_heeded_inside_a_branch(tmp_path):
     plain = torch.fft.hfft(COMPLEX)
     with Meter(tmp_path, exact=True):
         torch.testing.assert_close(work(), plain)
+
+
+MARKED = {
+    "conjugated": COMPLEX.conj,
+    "negated": lambda: COMPLEX.conj().imag,
+    "nothing": lambda: torch._efficientzerotensor(4, 4),
+}
+WORK = {
+    "clone": torch.clone,
+    "copy": lambda x: torch.empty_like(x).copy_(x),
+    "double": lambda x: x.to(torch.complex128 if x.is_complex() else torch.float64),
+    "product": lambda x: x @ x,
+    "sum": lambda x: x.sum(0) + x[0],
+    "in place": lambda x: torch.ones_like(x).mul_(x).add_(x, alpha=2),
+    "one of them": lambda x: x[1, 2].item(),
+    "views": lambda x: [x.t()[1:].unsqueeze(0).resolve_neg().resolve_conj(), x.split(2)[1].clone()],
+}
+
+
+@pytest.mark.parametrize("work", WORK)
+@pytest.mark.parametrize("mark", MARKED)
+def test_marks_are_heeded_whichever_way_a_call_takes(tmp_path, mark, work):
+    """If this failed, a part of a complex number, or a tangent of zeros, would have another sign while metered."""
+    plain = WORK[work](MARKED[mark]())
+    with Meter(tmp_path, exact=True, strict=True):
+        metered = WORK[work](MARKED[mark]())
+    for one, other in zip(*[out if isinstance(out, list) else [out] for out in (plain, metered)], strict=True):
+        assert torch.equal(torch.as_tensor(one), torch.as_tensor(other))

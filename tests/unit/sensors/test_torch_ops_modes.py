@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import (
 )
 
 from flopmeter import Account, Meter
+from flopmeter.sensors import hook
 from flopmeter.sensors.torch_ops import OpRecorder
 
 
@@ -36,7 +37,7 @@ def test_a_meter_closed_while_modes_are_lifted_stays_silent(tmp_path):
     """If this failed, a closed meter would go on noting calls for ever."""
     meter = Meter(tmp_path).start()
     depth = torch._C._len_torch_dispatch_stack()
-    recorder = meter._sensor._recorder
+    recorder = meter._sensor._books.recorder
     with _disable_current_modes():
         meter.close()
     torch.ones(2) + 1
@@ -65,3 +66,47 @@ def test_an_interrupt_while_we_leave_the_stack_keeps_the_modes_of_the_user(monke
         assert users in _get_current_dispatch_mode_stack()
     recorder.switch_off()
     assert not recorder.is_on
+
+
+def graphs_of(outer, x):
+    """Compile what a function calls though Dynamo gives up on the function itself; return the graphs."""
+    graphs = []
+
+    def keep(graph, _inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    torch._dynamo.eval_frame.skip_code(outer.__code__)
+    torch.compile(outer, backend=keep)(x)
+    return graphs
+
+
+def test_dynamo_leaves_alone_what_is_hidden_and_what_that_calls():
+    """If this failed, torch would no longer listen, and a model that falls back would have the meter compiled."""
+
+    def inner(x):
+        return x + 1
+
+    def middle(x):
+        return inner(x) * 2
+
+    def hidden(x):
+        return inner(x) * 2
+
+    hook.hide_from_dynamo(hidden)
+    assert graphs_of(lambda x: middle(x).sin(), torch.ones(2)) != []
+    assert graphs_of(lambda x: hidden(x).sin(), torch.ones(2)) == []
+
+
+def test_a_compiled_model_that_falls_back_compiles_nothing_of_ours():
+    """If this failed, each operator of such a model would take seconds the first time."""
+    recorder, x = OpRecorder(lambda: "other", pytest.fail), torch.ones(3, 3)
+
+    def outer(x):
+        return (x @ x).sin()
+
+    torch._dynamo.utils.counters.clear()
+    with recorder:
+        assert graphs_of(outer, x) == []
+    assert recorder.seen == 2
+    assert not torch._dynamo.utils.counters["frames"]

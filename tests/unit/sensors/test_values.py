@@ -68,9 +68,10 @@ class Sink:
     def __init__(self):
         self.ran, self.failures, self.products = [], [], []
 
-    def passage_ran(self, table, *, basis, ns):
-        self.products.append(table.tally.contraction_flop)
-        self.ran.append((table.tally.select(op="values_test::segments").flop, basis))
+    def passages_ran(self, booking):
+        tally = booking.table.tally * booking.times
+        self.products.append(tally.contraction_flop)
+        self.ran.append((tally.select(op="values_test::segments").flop, booking.basis))
 
     def passage_lost(self, *, reason, ns):
         self.failures.append(reason)
@@ -141,13 +142,13 @@ def test_what_is_on_a_device_is_read_when_it_has_come_and_waited_for_only_at_the
     sensor = TorchSensor(sink, book=book([1]))
     sensor.start()
     segments(torch.rand(4), OFFSETS, [])
-    sensor.new_step()
+    sensor.boundary()
     assert sink.figures == []
     segments(torch.rand(4), OFFSETS * 2, [])
     device[0].is_done = True
-    sensor.new_step()
+    sensor.boundary()
     assert sink.figures == [9 + 16]
-    sensor.new_step()
+    sensor.boundary()
     assert sum(event.waited for event in device) == 0
     sensor.stop()
     assert sink.figures == [25, 100]
@@ -273,7 +274,7 @@ def test_indices_that_are_no_mask_leave_a_passage_replayable(tmp_path):
             return x[torch.tensor([0, 2])] * 2
 
     model = Model()
-    with Meter(tmp_path, model=model) as meter, torch.no_grad():
+    with Meter(tmp_path, model=model) as meter:
         for _ in range(8):
             model(torch.rand(4, 3))
             meter.step()
