@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from flopmeter import wire
+from flopmeter.bounds import Share
 from flopmeter.estimate.estimate import Estimate
 from flopmeter.estimate.six_nd import estimate_six_nd
 from flopmeter.ledger.merge import Head, RunLedger, join_heads, read_run
@@ -25,7 +26,9 @@ class Account:
 
     `lower` and `upper` are what `flop` is known to lie between: counted passages at what they cost; the others at
     what they were booked at, but for as many as can be wrong (`bounds.py`) by the `audits` drawn among them, of which
-    `misses` did not find what was booked. `upper` is None where nothing bounds it.
+    `misses` did not find what was booked. `upper` is None where nothing bounds it. `unsure` says how much of each
+    phase and purpose may not have run, and `unsure_passages` how many may not be what they were booked at. `budgets`
+    are what the run was told to count within: `exact` for everything, else the share of time, of each life of its own.
 
     Units: `flop`, `int_op`, `lower`, `upper` operations; `steps` optimizer updates of the rank that made most;
     `tokens` summed over ranks; `passages` by basis; `foreign_formulas` operator by operator, where theirs is written
@@ -44,11 +47,14 @@ class Account:
     gaps: tuple[Gap, ...]
     model: Model | None
     passages: Mapping[str, int]
+    unsure: Mapping[Share, int]
+    unsure_passages: int
     audits: int
     misses: int
     own_ns: int
     metered_ns: int
     subjects: Mapping[str, str] = field(default_factory=dict)
+    budgets: tuple[str, ...] = ()
     books: tuple[str, ...] = ()
     foreign_formulas: Mapping[str, str] = field(default_factory=dict)
     self_tests: tuple[bool, ...] = ()
@@ -137,9 +143,17 @@ def _circumstances(ledger: RunLedger) -> dict[str, Any]:
     foreign = [wire.parse_object(body, name="foreign formulas") for body in bodies]
     return {
         "ranks": len({segment.rank for segment in ledger.segments}),
+        "budgets": tuple(dict.fromkeys(filter(None, (_read_budget(s.header.body) for s in ledger.segments)))),
         "books": tuple(dict.fromkeys(book for book in books if isinstance(book, str))),
         "foreign_formulas": {op: str(name) for found in foreign for op, name in found.items()},
         "started": min(date for segment in ledger.segments for date in (segment.header.at, segment.entries[-1].at)),
         "ended": max(segment.entries[-1].at for segment in ledger.segments),
         "heads": ledger.heads,
     }
+
+
+def _read_budget(header: Mapping[str, wire.Wire]) -> str:
+    if header.get("exact") is True:
+        return "exact"
+    budget = header.get("overhead_budget")
+    return budget if isinstance(budget, str) else ""

@@ -1,38 +1,180 @@
 """Bounds: what a figure lies between, when part of it was counted and audits of the rest were drawn by chance.
 
-Integers and fractions only, so that an auditor computes the same bounds to the operation. Not here: where the groups
-come from (`sums.py`), what was drawn (`sensors/replay.py`).
+Integers only, so that an auditor computes the same bounds to the operation; `docs/spec/ledger-v0.1.md` is the
+normative text. Not here: sums of what was counted and of gaps (`sums.py`), what was drawn (`sensors/draws.py`).
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from fractions import Fraction
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
+from flopmeter.step import Ran
+from flopmeter.tally import Tally
 from flopmeter.units import NS_PER_S
+
+UNIT = 1 << 64
+"""One expected audit; chances are whole numbers of its parts."""
+GUESSES = frozenset({"modelled", "declared"})
+
+Share = tuple[str, str]
+
+
+class Cost(NamedTuple):
+    """What passages were booked at. Units: FLOP; `most_flop` of the dearest of them."""
+
+    flop: int
+    most_flop: int
+    phases: Mapping[str, int]
+    has_uncounted: bool
+
+    @classmethod
+    def of(cls, tally: Tally, *, most_flop: int | None = None) -> "Cost":
+        """Return the cost that a tally is, of one passage or of several of which the dearest is known."""
+        phases: Counter[str] = Counter()
+        for count in tally.counts:
+            phases[count.phase] += count.flop
+        flop = sum(phases.values())
+        most = flop if most_flop is None else min(most_flop, flop)
+        return cls(flop, most, phases, bool(tally.uncounted))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Group:
-    """Passages of one rank that were booked and not counted, alike in what they were booked at and in their chance.
+class Alike:
+    """What passages have in common that are bounded together: `booked` is the table or family they were booked at.
 
-    `one_in` is the chance that each had to be counted instead, 0 for none; `is_open` says that a figure of theirs was
-    seen to be wrong, or was a guess, so that nothing but time bounds them.
-
-    Units: `ns`, `longest_ns` nanoseconds, of all and of the longest; `lower`, `upper` FLOP of all of them; `most_flop`
-    FLOP of the dearest; `ceiling` operations per second, None where unknown. `has_uncounted` says that operators
-    without a formula ran in them.
+    Units: `ceiling` operations per second, None where unknown.
     """
 
-    times: int
-    ns: int
-    longest_ns: int
-    lower: int
-    upper: int
-    most_flop: int
+    rank: int
+    booked: str | None
+    purpose: str
+    basis: str
     one_in: int
     ceiling: int | None
-    is_open: bool = False
-    has_uncounted: bool = False
+    has_uncounted: bool
+
+
+@dataclass(slots=True)
+class Group:
+    """Passages that are alike, were booked and not counted.
+
+    Units: `ns`, `longest_ns` nanoseconds, of all and of the longest; `flop`, `lower`, `upper`, `phases` FLOP of all;
+    `most_flop` of the dearest.
+    """
+
+    alike: Alike
+    times: int = 0
+    ns: int = 0
+    longest_ns: int = 0
+    flop: int = 0
+    lower: int = 0
+    upper: int = 0
+    most_flop: int = 0
+    phases: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def by_time(self) -> int:
+        """The most that can have run in all of it.
+
+        Units: FLOP.
+        """
+        return max(product(self.alike.ceiling or 0, self.ns), self.upper)
+
+
+class Bounds(NamedTuple):
+    """What passages that were booked and not counted can have been.
+
+    `lower` and `upper` are the ends of their sum, no upper one where nothing bounds it; `unsure` says how much of each
+    phase and purpose may not have run; `unsure_passages` how many of them may not be what they were booked at.
+
+    Units: FLOP; passages.
+    """
+
+    lower: int
+    upper: int | None
+    unsure: Mapping[Share, int]
+    unsure_passages: int
+
+
+class Booked:
+    """Gathers passages that were booked and not counted; bounded in size by how many sorts of them there are."""
+
+    def __init__(self) -> None:
+        """Start with none."""
+        self._groups: dict[Alike, Group] = {}
+        self._opened: set[str] = set()
+        self._loose_opened: set[int] = set()
+
+    def add(self, item: Ran, cost: Cost, *, rank: int, segment: int, ceiling: int | None) -> None:
+        """Take the passages of one line of a record."""
+        chance = item.chance
+        family = None if item.family is None else name_family(rank, segment, item.family)
+        alike = Alike(
+            rank=rank,
+            booked=item.table or family,
+            purpose=item.purpose,
+            basis=item.basis,
+            one_in=0 if chance is None or chance.one_in == 1 or item.basis in GUESSES else chance.one_in,
+            ceiling=ceiling,
+            has_uncounted=cost.has_uncounted,
+        )
+        times = item.times if item.table is not None else 1
+        flop = cost.flop * times
+        group = self._groups.setdefault(alike, Group(alike))
+        group.times += item.times
+        group.ns += item.ns
+        group.longest_ns = max(group.longest_ns, item.ns if chance is None else chance.longest_ns)
+        group.flop += flop
+        group.lower += flop if chance is None or chance.lower is None else min(chance.lower, flop)
+        group.upper += flop if chance is None or chance.upper is None else max(chance.upper, flop)
+        group.most_flop = max(group.most_flop, cost.most_flop)
+        for phase, amount in cost.phases.items():
+            group.phases[phase] += amount * times
+
+    def open(self, booked: str) -> None:
+        """Hear that a table or a family was seen to be wrong: what was booked at it, before and after, is unknown."""
+        self._opened.add(booked)
+
+    def open_loose(self, rank: int) -> None:
+        """Hear that something was seen to be wrong that has no table and no family, on this rank."""
+        self._loose_opened.add(rank)
+
+    def bound(self, audits: Mapping[int, int], *, misses: int) -> Bounds:
+        """Return what all of it lies between.
+
+        `audits` are those of each rank, `misses` those of the run. Ranks draw alike, so that they may have missed the
+        same things: what is wrong on any of them weighs no more than `misses` of them all allow.
+        """
+        by_rank: dict[int, list[Group]] = {}
+        for group in self._groups.values():
+            by_rank.setdefault(group.alike.rank, []).append(group)
+        lower, passages = 0, 0
+        upper: int | None = 0
+        unsure: Counter[Share] = Counter()
+        for rank, groups in by_rank.items():
+            weight = weigh_unseen(misses) * _correct(groups, audits.get(rank, 0))
+            sure = [group for group in groups if weight and self._is_drawn(group)]
+            open_ = [group for group in groups if not (weight and self._is_drawn(group))]
+            lower += sum(group.lower for group in sure) - _take(
+                weight, ((group.most_flop * group.alike.one_in, group.lower) for group in sure)
+            )
+            passages += sum(group.times for group in open_)
+            passages += _take(weight, ((group.alike.one_in, group.times) for group in sure))
+            unsure += _find_unsure(sure, open_, weight)
+            most = _bound_above(sure, open_, weight)
+            upper = None if upper is None or most is None else upper + most
+        return Bounds(lower, upper, dict(unsure), passages)
+
+    def _is_drawn(self, group: Group) -> bool:
+        alike = group.alike
+        is_open = alike.rank in self._loose_opened if alike.booked is None else alike.booked in self._opened
+        return alike.one_in > 0 and not is_open
+
+
+def name_family(rank: int, segment: int, family: str) -> str:
+    """Return a name for a family that no other segment's has, and no table."""
+    return f"{rank}/{segment}/{family}"
 
 
 def product(ceiling: int, ns: int) -> int:
@@ -48,10 +190,11 @@ def weigh_unseen(misses: int) -> int:
 
     A passage that stood a chance p to be counted adds p. Where the wrong ones add up to w and none was drawn, that had
     a probability of at most e^-w; so w is at most 3 with 95 % confidence when no audit found anything. With x misses
-    it is at most the upper limit of a Poisson mean of which x was seen, and 3 + 2·x is never less than that.
+    it is at most the upper limit of a Poisson mean of which x was seen (a sum of unequal chances is less often that
+    low: Hoeffding 1956), and 3 + 2·x is never less than that. It holds for work that does not depend on what is drawn.
 
     Units: expected audits.
-    Source: docs/spec/fm-1.md, replayed figures (about 3/n of n audits); exact limits 3.00, 4.74, 6.30, 7.75 for 0 to 3.
+    Source: docs/spec/ledger-v0.1.md, interval; exact limits 3.00, 4.74, 6.30, 7.75 for 0 to 3 misses.
 
     Example:
         >>> weigh_unseen(0)
@@ -60,54 +203,76 @@ def weigh_unseen(misses: int) -> int:
     return 3 + 2 * misses
 
 
-def bound_groups(groups: Sequence[Group], *, misses: int) -> tuple[int, int | None]:
-    """Return the least and the most that booked passages of one rank can have computed; no most where nothing tells.
+def _correct(groups: Iterable[Group], audits: int) -> int:
+    """Return one expected audit in parts; more where fewer came than were to be expected, and 0 where none came.
 
-    The wrong ones among them are taken where they matter most: those that could weigh most for their chance first.
-    Of a wrong passage nothing but its duration is known, so it did nothing at least and the ceiling at most.
-
-    Units: FLOP.
+    So with n audits no less than 3/n of what stood a chance is taken for wrong, whatever the chances are said to be.
     """
-    weight = Fraction(weigh_unseen(misses))
-    lower = sum(group.lower for group in groups if not group.is_open)
-    drawn = [group for group in groups if group.one_in and not group.is_open]
-    never = [group for group in groups if not group.one_in and not group.is_open]
-    lower -= sum(group.lower for group in never)
-    lower -= _take(drawn, weight, most=lambda group: group.most_flop, all_=lambda group: group.lower)
-    if not groups:
-        return (0, 0)
-    if any(group.ceiling is None for group in groups):
-        return (lower, None)
-
-    def all_of(group: Group) -> int:
-        return max(product(group.ceiling or 0, group.ns), group.upper)
-
-    by_time = [group for group in groups if group.is_open or not group.one_in or group.has_uncounted]
-    rest = [group for group in drawn if not group.has_uncounted]
-    upper = sum(map(all_of, by_time)) + sum(group.upper for group in rest)
-    upper += _take(
-        rest,
-        weight,
-        most=lambda group: product(group.ceiling or 0, group.longest_ns),
-        all_=lambda group: all_of(group) - group.upper,
-    )
-    return (lower, upper)
+    times: Counter[int] = Counter()
+    for group in groups:
+        if group.alike.one_in:
+            times[group.alike.one_in] += group.times
+    expected = sum(-(-number * UNIT // one_in) for one_in, number in times.items())
+    return max(UNIT, -(-expected // audits)) if audits else 0
 
 
-def _take(
-    groups: Iterable[Group], weight: Fraction, *, most: Callable[[Group], int], all_: Callable[[Group], int]
-) -> int:
-    """Return how much can be at stake in passages that weigh so much together.
+def _take(weight: int, stakes: Iterable[tuple[int, int]]) -> int:
+    """Return how much can be at stake in passages that weigh no more than this together.
 
-    `most` is at stake in one passage of a group, `all_` in all of them. The best choice fills up the groups where one
-    passage puts most at stake for its chance, one after the other; the last of them in part.
+    A stake is what one passage puts at stake for one expected audit, and what all of its group do. The best choice
+    fills up those that put most at stake first; the last of them in part. Rounded up.
     """
-    taken = Fraction(0)
-    for group in sorted(groups, key=lambda group: most(group) * group.one_in, reverse=True):
-        if weight <= 0 or not most(group):
+    whole: Counter[int] = Counter()
+    for rate, amount in stakes:
+        if rate and amount:
+            whole[rate] += amount
+    taken = 0
+    for rate in sorted(whole, reverse=True):
+        if weight <= 0:
             break
-        whole = Fraction(all_(group))
-        part = min(whole, weight * group.one_in * most(group))
+        part = min(whole[rate], -(-weight * rate // UNIT))
         taken += part
-        weight -= part / (group.one_in * most(group))
-    return -(-taken.numerator // taken.denominator)
+        weight -= part * UNIT // rate
+    return taken
+
+
+def _find_unsure(sure: Iterable[Group], open_: Iterable[Group], weight: int) -> Counter[Share]:
+    """Say how much of each phase and purpose may not have run.
+
+    Of sampled passages the sum alone was compared, so any of their phases may be another's.
+    """
+    unsure: Counter[Share] = Counter()
+    stakes: dict[Share, list[tuple[int, int]]] = {}
+    for group in open_:
+        for phase, flop in group.phases.items():
+            unsure[phase, group.alike.purpose] += flop
+    for group in sure:
+        for phase, flop in group.phases.items():
+            if group.alike.basis == "sampled":
+                unsure[phase, group.alike.purpose] += flop
+            else:
+                rate = min(group.most_flop, flop) * group.alike.one_in
+                stakes.setdefault((phase, group.alike.purpose), []).append((rate, flop))
+    for share, some in stakes.items():
+        unsure[share] += _take(weight, some)
+    return unsure
+
+
+def _bound_above(sure: Iterable[Group], open_: Iterable[Group], weight: int) -> int | None:
+    """Return the most that can have run; a wrong passage did what the hardware can do in its time."""
+    total, stakes = 0, []
+    for group in open_:
+        if group.alike.ceiling is None:
+            return None
+        total += group.by_time
+    for group in sure:
+        if group.alike.ceiling is None:
+            return None
+        if group.alike.has_uncounted:
+            total += group.by_time
+        else:
+            total += group.upper
+            stakes.append(
+                (product(group.alike.ceiling, group.longest_ns) * group.alike.one_in, group.by_time - group.upper)
+            )
+    return total + _take(weight, stakes)

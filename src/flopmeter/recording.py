@@ -35,7 +35,9 @@ class _Sum:
         self.is_between = False
         self.tallies: list[Tally] = []
 
-    def add(self, *, times: int, ns: int, chance: Chance | None, tally: Tally | None, most_flop: int) -> None:
+    def add(
+        self, *, times: int, ns: int, chance: Chance | None, tally: Tally | None, most_flop: int, flop: int
+    ) -> None:
         self.times += times
         self.ns += ns
         self.most_flop = max(self.most_flop, most_flop)
@@ -44,21 +46,23 @@ class _Sum:
         if chance is not None:
             self.longest_ns = max(self.longest_ns, chance.longest_ns)
             self.is_between |= chance.lower is not None
-            self.lower += chance.lower or 0
-            self.upper += chance.upper or 0
+            self.lower += flop if chance.lower is None else chance.lower
+            self.upper += flop if chance.upper is None else chance.upper
 
-    def line(self, alike: _Alike) -> Ran:
+    def line(self, alike: _Alike, each: Totals | None) -> Ran:
+        """Return the line of a record; an interrupt may have left a sum half made, so its parts are made to agree."""
         tally = Tally.of(
             (count for tally in self.tallies for count in tally.counts),
             (seen for tally in self.tallies for seen in tally.uncounted),
         )
+        flop = tally.flop if each is None else each.flop * self.times
         chance = None
         if alike.one_in is not None:
             chance = Chance(
                 one_in=alike.one_in,
-                longest_ns=self.longest_ns,
-                lower=self.lower if self.is_between else None,
-                upper=self.upper if self.is_between else None,
+                longest_ns=min(max(self.longest_ns, -(-self.ns // self.times)), self.ns),
+                lower=min(self.lower, flop) if self.is_between else None,
+                upper=max(self.upper, flop) if self.is_between else None,
             )
         return Ran(
             purpose=alike.purpose,
@@ -67,7 +71,7 @@ class _Sum:
             ns=self.ns,
             table=alike.table,
             tally=None if alike.table else tally,
-            most_flop=None if alike.table else self.most_flop,
+            most_flop=None if alike.table else max(self.most_flop, -(-tally.flop // self.times)),
             family=alike.family,
             chance=chance,
         )
@@ -160,13 +164,19 @@ class Recording:
     ) -> None:
         """Take passages: `times` of one table, or those that `tally` is the cost of."""
         if table is not None and not self._has_room(table):
-            table, tally, most_flop = None, table.tally * times, table.tally.flop
+            tally, most_flop = table.tally * times, table.tally.flop
+            table = None
         cost = Totals.of(tally) if tally is not None else self._tables[table.name][1] * times if table else Totals()
         self._flop += cost.flop
         one_in = None if chance is None else chance.one_in
         alike = _Alike(purpose, basis, table.name if table is not None else None, family, one_in)
         self._state.open.ran.setdefault(alike, _Sum()).add(
-            times=times, ns=ns, chance=chance, tally=None if table is not None else tally, most_flop=most_flop or 0
+            times=times,
+            ns=ns,
+            chance=chance,
+            tally=None if table is not None else tally,
+            most_flop=cost.flop if most_flop is None else most_flop,
+            flop=cost.flop,
         )
 
     def _has_room(self, table: Table) -> bool:
@@ -223,7 +233,11 @@ class Recording:
         if record is None:
             return None
         lines = sorted(record.ran.items(), key=lambda item: tuple(map(str, item[0])))
-        ran = tuple(total_of.line(alike) for alike, total_of in lines)
+        ran = tuple(
+            found.line(alike, self._tables[alike.table][1] if alike.table is not None else None)
+            for alike, found in lines
+            if found.times
+        )
         total += Totals(tokens=record.tokens, steps=record.count)
         for item in ran:
             total += (

@@ -110,8 +110,8 @@ class Chance:
     """What is known of passages that were not counted themselves, but stood a chance to be.
 
     `one_in`: each of them would have been counted with a chance of 1 in so many, drawn before it began; 0 where none
-    could be. `lower` and `upper` are what the passages of their kind that were counted leave them, all together; None
-    where they are what they are booked at, to the operation.
+    could be (1 says as little: they would have been). `lower` and `upper` are what the passages of their kind that
+    were counted leave them, all together; None where they are what they are booked at, to the operation.
 
     Units: `longest_ns` is the duration of the longest of them; `lower`, `upper` FLOP.
     """
@@ -126,14 +126,16 @@ class Chance:
         return {
             "one_in": wire.print_count(self.one_in),
             "longest_ns": wire.print_count(self.longest_ns),
-            "lower": wire.print_known(self.lower),
-            "upper": wire.print_known(self.upper),
+            **({} if self.lower is None else {"lower": wire.print_count(self.lower)}),
+            **({} if self.upper is None else {"upper": wire.print_count(self.upper)}),
         }
 
     @classmethod
     def from_wire(cls, value: wire.Wire) -> Self:
         """Return what these fields hold; MalformedError where they do not."""
         fields = wire.parse_object(value, name="chance")
+        if (fields.get("lower") is None) != (fields.get("upper") is None):
+            raise MalformedError("a chance has a lower end without an upper one, or an upper one without a lower")
         return cls(
             one_in=wire.parse_count(fields.get("one_in"), name="one_in"),
             longest_ns=wire.parse_count(fields.get("longest_ns"), name="longest_ns"),
@@ -164,13 +166,6 @@ class Ran:
     family: str | None = None
     chance: Chance | None = None
 
-    def total(self, tables: Mapping[str, Table]) -> Tally | None:
-        """Return what all of it cost, under no purpose and basis yet; None where its table is not among these."""
-        if self.tally is not None:
-            return self.tally
-        table = tables.get(self.table or "")
-        return None if table is None else table.tally * self.times
-
     def to_wire(self) -> dict[str, wire.Wire]:
         """Return the fields as they travel; those that say nothing stay away."""
         loose = None if self.tally is None else self.tally.to_wire()
@@ -194,9 +189,7 @@ class Ran:
         """Return what these fields hold; MalformedError where they do not."""
         fields = wire.parse_object(value, name="ran")
         table, tally, family, chance = (fields.get(name) for name in ("table", "tally", "family", "chance"))
-        if (table is None) == (tally is None):
-            raise MalformedError("what ran names a table, or has a tally of its own: one of the two")
-        return cls(
+        ran = cls(
             purpose=_known(fields.get("purpose"), PURPOSES, "purpose"),
             basis=_known(fields.get("basis"), BASES, "basis"),
             times=wire.parse_count(fields.get("times"), name="times"),
@@ -207,6 +200,43 @@ class Ran:
             family=None if family is None else wire.parse_text(family, name="family"),
             chance=None if chance is None else Chance.from_wire(chance),
         )
+        ran.check()
+        return ran
+
+    def check(self) -> None:
+        """Refuse what cannot be true of any passages; what a table decides is `check_ends`.
+
+        Raises:
+            MalformedError: one figure contradicts another.
+        """
+        chance = self.chance
+        if (self.table is None) == (self.tally is None):
+            raise MalformedError("what ran names a table, or has a tally of its own: one of the two")
+        if self.table is not None and (self.family is not None or self.most_flop is not None):
+            raise MalformedError("what ran has a table, and a family or a dearest passage, which are of loose work")
+        if self.times < 1:
+            raise MalformedError("what ran, ran no times")
+        if self.tally is not None and self.most_flop is not None and self.most_flop * self.times < self.tally.flop:
+            msg = f"{self.times} passages of at most {self.most_flop} FLOP each cannot have cost {self.tally.flop} FLOP"
+            raise MalformedError(msg)
+        if chance is None:
+            return
+        if self.basis == "counted":
+            raise MalformedError("what was counted has no chance to be")
+        if not self.ns <= chance.longest_ns * self.times or chance.longest_ns > self.ns:
+            msg = f"{self.times} passages that took {self.ns} ns cannot have had {chance.longest_ns} ns as the longest"
+            raise MalformedError(msg)
+
+    def check_ends(self, flop: int) -> None:
+        """Refuse a range of costs that does not hold what all of it was booked at.
+
+        Raises:
+            MalformedError: it does not.
+        """
+        lower, upper = (None, None) if self.chance is None else (self.chance.lower, self.chance.upper)
+        if lower is not None and upper is not None and not lower <= flop <= upper:
+            msg = f"booked at {flop} FLOP, and said to lie between {lower} and {upper}"
+            raise MalformedError(msg)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -305,13 +335,17 @@ class Steps:
         """Return the record that this object holds; MalformedError where it holds none."""
         fields = wire.parse_object(value, name="steps")
         ceiling = fields.get("ceiling_flop_per_s")
-        return cls(
+        steps = cls(
             **{name: wire.parse_count(fields.get(name), name=name) for name in _STEPS},
             ran=tuple(Ran.from_wire(item) for item in wire.parse_list(fields.get("ran"), name="ran")),
             usage=Usage.from_wire(fields.get("usage")),
             ceiling_flop_per_s=None if ceiling is None else wire.parse_count(ceiling, name="ceiling_flop_per_s"),
             total=Totals.from_wire(fields.get("total")),
         )
+        if steps.misses > steps.audits:
+            msg = f"{steps.misses} of {steps.audits} audits found something else: more than there were"
+            raise MalformedError(msg)
+        return steps
 
 
 _STEPS = ("first", "count", "tokens", "samples", "started_ns", "ended_ns", "own_ns", "audits", "misses")

@@ -4,17 +4,17 @@ Not here: the value that comes out (`account.py`), what follows from chance (`bo
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from flopmeter import wire
-from flopmeter.bounds import Group, bound_groups, product
+from flopmeter.bounds import Booked, Cost, name_family, product
 from flopmeter.errors import LedgerBrokenError, LedgerUnreadableError, MalformedError
 from flopmeter.ledger.chain import Segment
 from flopmeter.ledger.entry import Entry
-from flopmeter.step import Chance, Ran, Steps, Table, Totals
+from flopmeter.step import Ran, Steps, Table, Totals
 from flopmeter.tally import Tally
 from flopmeter.units import NS_PER_S
 from flopmeter.usage import Usage
@@ -86,15 +86,46 @@ class Model:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Alike:
-    """What booked passages have in common that are bounded together."""
+class _Priced(NamedTuple):
+    """What one passage of a table costs."""
 
-    rank: int
-    name: str | None
-    one_in: int
+    tally: Tally
+    cost: Cost
+    totals: Totals
+
+
+@dataclass(slots=True)
+class _Life:
+    """What is known of a segment while it is read. `missed` are the tables that an audit found to be wrong."""
+
     ceiling: int | None
-    has_uncounted: bool
+    total: Totals = field(default_factory=Totals)
+    tables: dict[str, _Priced] = field(default_factory=dict)
+    missed: set[str] = field(default_factory=set)
+    ran: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    loose: list[Tally] = field(default_factory=list)
+
+    def take(self, item: Ran) -> tuple[Cost, Totals]:
+        """Take a line of a record; return what one passage of its table, or all loose ones cost, and the sum.
+
+        Raises:
+            LedgerBrokenError: it names a table that does not stand here.
+        """
+        if item.tally is not None:
+            self.loose.append(item.tally.labelled(purpose=item.purpose, basis=item.basis))
+            return Cost.of(item.tally, most_flop=item.most_flop), Totals.of(item.tally)
+        priced = self.tables.get(item.table or "")
+        if priced is None:
+            msg = f"table {str(item.table)[:12]}… ran, and stands nowhere before"
+            raise LedgerBrokenError(msg)
+        self.ran[item.table or "", item.purpose, item.basis] += item.times
+        return priced.cost, priced.totals * item.times
+
+    def tallies(self) -> Iterator[Tally]:
+        """Return what ran, by purpose and basis."""
+        for (name, purpose, basis), times in self.ran.items():
+            yield (self.tables[name].tally * times).labelled(purpose=purpose, basis=basis)
+        yield from self.loose
 
 
 class Sums:
@@ -107,56 +138,45 @@ class Sums:
         self.gaps: dict[tuple[str, str, int, int], Gap] = {}
         self.lower = 0
         self.upper: int | None = 0
-        self.groups: dict[_Alike, list[int]] = {}
-        self.opened: set[str] = set()
+        self.booked = Booked()
         self.passages: Counter[str] = Counter()
         self.models: dict[int, Model] = {}
         self.subjects: dict[str, str] = {}
         self.steps: Counter[int] = Counter()
-        self.tokens = self.samples = self.own_ns = self.metered_ns = self.audits = self.misses = 0
+        self.counted: Counter[int] = Counter()
+        self.audits: Counter[int] = Counter()
+        self.tokens = self.samples = self.own_ns = self.metered_ns = self.misses = 0
         self.self_tests: list[bool] = []
         self.warned: list[tuple[str, int]] = []
         self.attestations: list[str] = []
 
     def add_segment(self, segment: Segment, following: Segment | None, *, live: bool) -> None:
         """Add one life of one rank; `following` is the next of that rank."""
-        tables: dict[str, Table] = {}
-        total = Totals()
-        ran: Counter[tuple[str, str, str]] = Counter()
-        loose: dict[tuple[str, str], list[Tally]] = {}
-        ceiling = wire.parse_known(segment.header.body.get("ceiling_flop_per_s"))
+        life = _Life(ceiling=wire.parse_known(segment.header.body.get("ceiling_flop_per_s")))
         for entry in segment.entries:
             where = f"{segment.path}:{entry.seq + 1}"
             try:
-                if entry.kind == "table":
-                    table = Table.from_wire(entry.body)
-                    tables[table.name] = table
-                elif entry.kind == "steps":
-                    steps = Steps.from_wire(entry.body)
-                    total = self._add_steps(segment, steps, tables, total)
-                    for item in steps.ran:
-                        if item.table is not None:
-                            ran[item.table, item.purpose, item.basis] += item.times
-                        elif item.tally is not None:
-                            loose.setdefault((item.purpose, item.basis), []).append(item.tally)
-                    ceiling = steps.ceiling_flop_per_s
-                else:
-                    self._add_event(segment, entry)
+                self._add_entry(segment, entry, life)
             except MalformedError as error:
                 raise LedgerUnreadableError(error.what, where=where) from error
             except LedgerBrokenError as error:
                 raise LedgerBrokenError(error.what, where=where) from error
-        self.counts.extend(
-            (tables[name].tally * times).labelled(purpose=purpose, basis=basis)
-            for (name, purpose, basis), times in ran.items()
-        )
-        self.counts.extend(
-            tally.labelled(purpose=purpose, basis=basis)
-            for (purpose, basis), tallies in loose.items()
-            for tally in tallies
-        )
+        self.counts.extend(life.tallies())
+        if life.missed - set(life.tables):
+            self.booked.open_loose(segment.rank)  # the room for tables was used up: it is among what has none
         if not segment.is_closed and not (live and following is None):
-            self._add_unclosed(segment, following, ceiling)
+            self._add_unclosed(segment, following, life.ceiling)
+
+    def _add_entry(self, segment: Segment, entry: Entry, life: _Life) -> None:
+        if entry.kind == "table":
+            table = Table.from_wire(entry.body)
+            life.tables[table.name] = _Priced(table.tally, Cost.of(table.tally), Totals.of(table.tally))
+        elif entry.kind == "steps":
+            self._add_steps(segment, Steps.from_wire(entry.body), life)
+        elif entry.kind == "miss":
+            life.missed |= self._add_miss(segment, entry.body)
+        else:
+            self._add_event(segment, entry)
 
     def add_missing_ranks(self, segments: Sequence[Segment]) -> None:
         """A rank that a header speaks of and that left no file has done unknown work."""
@@ -168,15 +188,12 @@ class Sums:
             detail = f"{len(missing)} of {world} ranks left no ledger here: {some}"
             self._add_gap(segments[0], "missing ranks", detail, None, None)
 
-    def _add_steps(self, segment: Segment, steps: Steps, tables: Mapping[str, Table], before: Totals) -> Totals:
-        total = before + Totals(tokens=steps.tokens, steps=steps.count)
+    def _add_steps(self, segment: Segment, steps: Steps, life: _Life) -> None:
+        total = life.total + Totals(tokens=steps.tokens, steps=steps.count)
         for item in steps.ran:
-            cost = item.total(tables)
-            if cost is None:
-                msg = f"table {str(item.table)[:12]}… ran, and stands nowhere before"
-                raise LedgerBrokenError(msg)
+            cost, totals = life.take(item)
+            total += totals
             self.passages[item.basis] += item.times
-            total += Totals.of(cost)
             self._bound(segment, item, cost, steps.ceiling_flop_per_s)
         if total != steps.total:
             msg = f"the record says {steps.total} so far, its parts add up to {total}"
@@ -187,60 +204,22 @@ class Sums:
         self.samples += steps.samples
         self.own_ns += steps.own_ns
         self.metered_ns += steps.ended_ns - steps.started_ns
-        self.audits += steps.audits
+        self.audits[segment.rank] += steps.audits
         self.misses += steps.misses
-        return total
+        life.total, life.ceiling = total, steps.ceiling_flop_per_s
 
-    def _bound(self, segment: Segment, item: Ran, cost: Tally, ceiling: int | None) -> None:
+    def _bound(self, segment: Segment, item: Ran, cost: Cost, ceiling: int | None) -> None:
         """Take what was counted as it is, and put the rest with those alike: what it can be shows at the end."""
-        if item.basis == "counted":
-            self.lower += cost.flop
-            upper = cost.flop if not cost.uncounted else None if ceiling is None else product(ceiling, item.ns)
-            self.upper = _added(self.upper, upper)
+        flop = cost.flop if item.table is None else cost.flop * item.times
+        item.check_ends(flop)
+        if item.basis != "counted":
+            self.booked.add(item, cost, rank=segment.rank, segment=segment.number, ceiling=ceiling)
             return
-        chance = item.chance or Chance(one_in=0, longest_ns=item.ns)
-        is_guess = item.basis == "modelled" or item.basis == "declared"
-        family = None if item.family is None else f"{segment.rank}/{segment.number}/{item.family}"
-        alike = _Alike(
-            rank=segment.rank,
-            name=item.table or family,
-            one_in=0 if is_guess else chance.one_in,
-            ceiling=ceiling,
-            has_uncounted=bool(cost.uncounted),
-        )
-        sums = self.groups.setdefault(alike, [0] * 6)
-        most = cost.flop // item.times if item.table and item.times else item.most_flop
-        lower, upper = (cost.flop if end is None else end for end in (chance.lower, chance.upper))
-        sums[0] += item.times
-        sums[1] += item.ns
-        sums[2] = max(sums[2], chance.longest_ns)
-        sums[3] += min(lower, cost.flop)
-        sums[4] += max(upper, cost.flop)
-        sums[5] = max(sums[5], cost.flop if most is None else most)
-
-    def _bounds(self) -> tuple[int, int | None]:
-        """Return what all of it lies between, gaps included: each rank's draws bound what that rank booked."""
-        by_rank: dict[int, list[Group]] = {}
-        for alike, (times, ns, longest_ns, lower, upper, most_flop) in self.groups.items():
-            group = Group(
-                times=times,
-                ns=ns,
-                longest_ns=longest_ns,
-                lower=lower,
-                upper=upper,
-                most_flop=most_flop,
-                one_in=alike.one_in,
-                ceiling=alike.ceiling,
-                is_open=alike.name in self.opened,
-                has_uncounted=alike.has_uncounted,
-            )
-            by_rank.setdefault(alike.rank, []).append(group)
-        lowest, highest = self.lower, self.upper
-        for groups in by_rank.values():
-            lower, most = bound_groups(groups, misses=self.misses)
-            lowest += lower
-            highest = _added(highest, most)
-        return lowest, highest
+        self.counted[segment.rank] += item.times
+        self.lower += flop
+        by_time = None if ceiling is None else product(ceiling, item.ns)
+        upper = flop if not cost.has_uncounted else None if by_time is None else max(by_time, flop)
+        self.upper = _added(self.upper, upper)
 
     def _add_event(self, segment: Segment, entry: Entry) -> None:
         body = entry.body
@@ -253,8 +232,6 @@ class Sums:
                 wire.parse_known(body.get("ceiling_flop_per_s")),
                 times=wire.parse_count(body.get("times", "1"), name="times"),
             )
-        elif entry.kind == "miss":
-            self._open(segment, body)
         elif entry.kind == "model":
             self.models[segment.rank] = Model.from_wire(body)
         elif entry.kind == "self-test":
@@ -289,13 +266,16 @@ class Sums:
         self.gaps[key] = self.gaps[key] + gap if key in self.gaps else gap
         self.upper = _added(self.upper, upper)
 
-    def _open(self, segment: Segment, body: Mapping[str, wire.Wire]) -> None:
-        """A figure was seen to be wrong: what was booked at it, before and after, may be anything."""
-        if body.get("family") is not None:
-            family = wire.parse_text(body.get("family"), name="family")
-            self.opened.add(f"{segment.rank}/{segment.number}/{family}")
-        else:
-            self.opened.add(wire.parse_digest(body.get("booked"), name="booked"))
+    def _add_miss(self, segment: Segment, body: Mapping[str, wire.Wire]) -> set[str]:
+        """A figure was seen to be wrong: what was booked at it may be anything. Return the table that this names."""
+        booked, family = body.get("booked"), body.get("family")
+        if (booked is None) == (family is None):
+            raise MalformedError("a miss names the table or the family that was wrong: one of the two")
+        if family is not None:
+            self.booked.open(name_family(segment.rank, segment.number, wire.parse_text(family, name="family")))
+            return set()
+        self.booked.open(wire.parse_digest(booked, name="booked"))
+        return {wire.parse_digest(booked, name="booked")}
 
     def fields(self) -> dict[str, Any]:
         """Return the sums, named as an Account names them."""
@@ -303,19 +283,23 @@ class Sums:
             (count for part in self.counts for count in part.counts),
             (seen for part in self.counts for seen in part.uncounted),
         )
-        lower, upper = self._bounds()
+        audits = {rank: min(number, self.counted[rank]) for rank, number in self.audits.items()}
+        bounds = self.booked.bound(audits, misses=self.misses)
+        upper = _added(self.upper, bounds.upper)
         return {
             "steps": max(self.steps.values(), default=0),
             "tokens": self.tokens,
             "samples": self.samples,
             "tally": tally,
             "usage": self.usage,
-            "lower": lower,
+            "lower": self.lower + bounds.lower,
             "upper": None if upper is None else max(upper, tally.flop),
+            "unsure": bounds.unsure,
+            "unsure_passages": bounds.unsure_passages,
             "gaps": tuple(self.gaps.values()),
             "model": next(iter(self.models.values()), None),
             "passages": dict(self.passages),
-            "audits": self.audits,
+            "audits": self.audits.total(),
             "misses": self.misses,
             "own_ns": self.own_ns,
             "metered_ns": self.metered_ns,

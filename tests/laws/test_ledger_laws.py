@@ -11,14 +11,14 @@ from flopmeter.errors import LedgerError
 from flopmeter.ledger.entry import GENESIS, Entry
 from flopmeter.ledger.file import LedgerFile
 from flopmeter.ledger.merge import read_run
-from flopmeter.tally import Tally
-from flopmeter.testing.ledgers import ScriptedClock, ScriptedSegment, product_table, recorded_ledger
+from flopmeter.step import Chance
+from flopmeter.testing.ledgers import STEP_NS, ScriptedClock, ScriptedSegment, product_table, recorded_ledger
 
 SLOW_FIXTURE = [HealthCheck.function_scoped_fixture]
 
 STEP = st.tuples(
     st.lists(st.sampled_from([(2, 3, 5), (1, 1, 1), (7, 2, 4)]), max_size=2, unique=True),
-    st.integers(1, 4),
+    st.integers(1, 4) | st.just(1000),
     st.sampled_from(["pretraining", "evaluation"]),
     st.sampled_from(["counted", "replayed"]),
     st.integers(0, 9),
@@ -36,8 +36,12 @@ def write(run, steps, *, splits):
             segment.__exit__()
             segment = ScriptedSegment(run, clock=clock)
         tables = [product_table(*size, unknown=unknown) for size in sizes]
-        loose = tables[0].tally if tables and tokens == 9 else Tally()
-        segment.run(*tables, times=times, purpose=purpose, basis=basis, tokens=tokens, loose=loose)
+        loose = tables[0].tally if tables and tokens == 9 else None
+        chance = Chance(one_in=16, longest_ns=STEP_NS) if basis == "replayed" and tokens > 3 else None
+        audits = tokens if basis == "counted" else 0
+        segment.run(
+            *tables, times=times, purpose=purpose, basis=basis, tokens=tokens, loose=loose, chance=chance, audits=audits
+        )
     segment.end()
     segment.__exit__()
     return Account.of(run)
@@ -50,7 +54,7 @@ def test_a_run_split_anywhere_adds_up_to_the_same(tmp_path_factory, steps, split
     folder = tmp_path_factory.mktemp("split")
     whole = write(folder / "whole", steps, splits=set())
     parts = write(folder / "parts", steps, splits=splits)
-    for name in ("tally", "interval", "steps", "tokens", "samples", "passages", "usage", "gaps"):
+    for name in ("tally", "interval", "steps", "tokens", "samples", "passages", "usage", "gaps", "unsure", "audits"):
         assert getattr(parts, name) == getattr(whole, name), name
 
 

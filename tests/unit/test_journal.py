@@ -10,6 +10,7 @@ from flopmeter.account import Account
 from flopmeter.errors import LedgerLockedError
 from flopmeter.journal import Circumstances, Journal
 from flopmeter.ledger.file import LedgerFile
+from flopmeter.ledger.merge import read_run
 from flopmeter.testing.ledgers import product_table
 from flopmeter.usage import Usage
 
@@ -19,7 +20,7 @@ NOTHING: Circumstances = {"usage": Usage(), "own_ns": 0, "ceiling": 1000}
 
 def run(journal: Journal, times: int = 1) -> None:
     for _ in range(times):
-        journal.recording.add(product_table(), purpose="undeclared", basis="counted", ns=10)
+        journal.recording.add(table=product_table(), times=1, purpose="undeclared", basis="counted", ns=10)
         journal.recording.add_tokens(tokens=4, samples=1)
         journal.recording.finish_step()
 
@@ -196,3 +197,26 @@ def test_a_signal_handler_in_the_middle_of_a_flush_waits(tmp_path: Path, monkeyp
     monkeypatch.undo()
     journal.close(reason="end", **NOTHING)
     assert Account.of(tmp_path).flop == 60
+
+
+def test_a_figure_that_proved_wrong_is_written_down(tmp_path: Path) -> None:
+    """If this failed, what was booked at it would stay as sure as before."""
+    journal = Journal(tmp_path, rank=0, header=HEADER)
+    journal.open()
+    run(journal)
+    journal.note_miss(booked=product_table().name, family=None)
+    journal.note_miss(booked=None, family="3")
+    journal.close(reason="end", usage=Usage(), own_ns=0, ceiling=None)
+    bodies = [entry.body for entry in read_run(tmp_path).segments[0].entries if entry.kind == "miss"]
+    assert bodies == [{"booked": product_table().name, "family": None}, {"booked": None, "family": "3"}]
+
+
+def test_all_ranks_and_lives_of_a_run_draw_alike(tmp_path: Path) -> None:
+    """If this failed, every step of a large job would wait for some rank's audit."""
+    seeds = set()
+    for rank in (0, 1, 1):
+        journal = Journal(tmp_path, rank=rank, header=HEADER)
+        journal.open()
+        seeds.add(journal.seed)
+        journal.close(reason="end", usage=Usage(), own_ns=0, ceiling=None)
+    assert len(seeds) == 1

@@ -1,10 +1,13 @@
 """What a ledger keeps of a step."""
 
+from contextlib import nullcontext
+from dataclasses import replace
+
 import pytest
 
 from flopmeter.errors import MalformedError
 from flopmeter.formulas.call import OpCall
-from flopmeter.step import Ran, Row, Steps, Table, Totals
+from flopmeter.step import Chance, Ran, Row, Steps, Table, Totals
 from flopmeter.tally import OpCount, Tally
 from flopmeter.testing.ledgers import product_table
 from flopmeter.usage import Usage
@@ -20,15 +23,29 @@ STEPS = Steps(
     ended_ns=9,
     own_ns=1,
     ran=(RAN,),
-    loose=Tally(),
-    loose_ns=0,
     usage=Usage(),
     ceiling_flop_per_s=None,
     total=TOTALS,
+    audits=2,
+    misses=1,
+)
+CHANCE = Chance(one_in=64, longest_ns=5, lower=150, upper=250)
+REPLAYED = Ran(table="a" * 64, purpose="undeclared", basis="replayed", times=3, ns=7, chance=CHANCE)
+LOOSE = Ran(
+    tally=product_table().tally,
+    most_flop=25,
+    family="7",
+    purpose="undeclared",
+    basis="interpolated",
+    times=3,
+    ns=7,
+    chance=Chance(one_in=0, longest_ns=7),
 )
 
 
-@pytest.mark.parametrize("value", [RAN, TOTALS, STEPS, product_table(unknown=2), product_table().rows[0]])
+@pytest.mark.parametrize(
+    "value", [RAN, REPLAYED, LOOSE, CHANCE, TOTALS, STEPS, product_table(unknown=2), product_table().rows[0]]
+)
 def test_values_travel_and_come_back(value):
     assert type(value).from_wire(value.to_wire()) == value
 
@@ -66,6 +83,38 @@ def test_a_field_of_another_form_is_refused(kind, change):
     value = {Ran: RAN, Row: row, Steps: STEPS, Totals: TOTALS}[kind]
     with pytest.raises(MalformedError):
         kind.from_wire({**value.to_wire(), **change})
+
+
+@pytest.mark.parametrize(
+    ("ran", "change", "said"),
+    [
+        (RAN, {"table": None}, "one of the two"),
+        (RAN, {"tally": product_table().tally}, "one of the two"),
+        (RAN, {"family": "7"}, "of loose work"),
+        (RAN, {"most_flop": 1}, "of loose work"),
+        (RAN, {"times": 0}, "ran no times"),
+        (RAN, {"chance": CHANCE}, "no chance"),
+        (LOOSE, {"most_flop": 19}, "cannot have cost 60 FLOP"),
+        (REPLAYED, {"chance": replace(CHANCE, longest_ns=2)}, "as the longest"),
+        (REPLAYED, {"chance": replace(CHANCE, longest_ns=8)}, "as the longest"),
+        (REPLAYED, {"chance": replace(CHANCE, lower=None)}, "without a lower"),
+        (REPLAYED, {"chance": replace(CHANCE, upper=None)}, "without an upper"),
+        (STEPS, {"misses": 3}, "more than there were"),
+    ],
+)
+def test_what_cannot_be_true_of_any_passages_is_refused(ran, change, said):
+    """Else a mistaken or hostile ledger has a narrower interval than an honest one."""
+    value = replace(ran, **change).to_wire()
+    with pytest.raises(MalformedError, match=said):
+        type(ran).from_wire(value)
+
+
+@pytest.mark.parametrize(("flop", "is_right"), [(149, False), (150, True), (250, True), (251, False)])
+def test_a_range_holds_what_was_booked(flop, is_right):
+    """Else what was booked lies outside of what it is said to lie between."""
+    with nullcontext() if is_right else pytest.raises(MalformedError, match="lie between"):
+        REPLAYED.check_ends(flop)
+    RAN.check_ends(flop)
 
 
 def test_totals_add_and_multiply_figure_by_figure():

@@ -9,6 +9,7 @@ from datetime import datetime
 from flopmeter import wire
 from flopmeter.attestation.predicate import BOUNDS, SPLITS
 from flopmeter.attestation.statement import Statement, Threshold
+from flopmeter.bounds import GUESSES, weigh_unseen
 from flopmeter.errors import MismatchError, UnsupportedError
 from flopmeter.formulas.book import CONVENTION
 from flopmeter.ledger.merge import join_heads
@@ -102,17 +103,35 @@ def _check_bounds(statement: Statement) -> None:
     if lower is None or flop is None or lower > flop or (upper is not None and flop > upper):
         msg = f"compute.flop {flop} does not lie between its bounds {lower} and {upper}"
         raise MismatchError(msg)
-    basis = wire.parse_object(wire.parse_object(compute["by"])["basis"])
-    counted = _count(basis, "counted") if "counted" in basis else 0
-    if lower > counted:
-        msg = f"compute.lower is {lower}, more than the {counted} that compute.by.basis calls counted"
-        raise MismatchError(msg)
+    _check_lower(compute, lower, flop)
     gaps = _objects(statement.part("coverage")["gaps"])
     if upper is not None:
         bounded = sum(_known(gap, "upperFlop") or 0 for gap in gaps)
         if any(gap["upperFlop"] is None for gap in gaps) or bounded > upper:
             msg = f"compute.upper is {upper}, though the gaps are bounded by more than that, or by nothing"
             raise MismatchError(msg)
+
+
+def _check_lower(compute: Fields, lower: int, flop: int) -> None:
+    """Work that was not counted is only as sure as audits make it; the ledger alone says exactly how sure."""
+    replay = wire.parse_object(compute["replay"])
+    audits, misses = (_count(replay, name) for name in ("audits", "mismatches"))
+    basis = wire.parse_object(wire.parse_object(compute["by"])["basis"])
+    counted = _count(basis, "counted") if "counted" in basis else 0
+    if misses > audits:
+        msg = f"compute.replay has {misses} mismatches in {audits} audits: more than there were"
+        raise MismatchError(msg)
+    guessed = sum(_count(basis, name) for name in GUESSES & set(basis))
+    unsure = flop - counted - guessed
+    most = flop - guessed - 1 if unsure else counted
+    if audits <= weigh_unseen(misses):
+        most = counted
+    if lower > most:
+        msg = (
+            f"compute.lower is {lower}; with {counted} counted, {guessed} guessed, and {audits} audits of which"
+            f" {misses} found something else, no more than {most} is known to have run"
+        )
+        raise MismatchError(msg)
 
 
 def _check_methods(statement: Statement) -> None:

@@ -19,6 +19,7 @@ KINDS = (
     "table",
     "steps",
     "gap",
+    "miss",
     "checkpoint",
     "threshold",
     "attestation",

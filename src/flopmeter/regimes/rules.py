@@ -44,8 +44,9 @@ class Exclusion:
 class Figure:
     """What a rule makes of an account.
 
-    `lower` is what surely ran and counts. `upper` takes nobody's word: of what the rule leaves out, only recomputation
-    that was seen and counted is left out of it too. None where nothing bounds what was not counted.
+    `lower` is what surely ran and counts: what may not have run of a phase and purpose that count is taken off, and of
+    integer operations only counted ones are sure. `upper` takes nobody's word: of what the rule leaves out, only
+    recomputation that was seen and counted is left out of it too. None where nothing bounds what was not counted.
 
     Units: operations of the sort that the rule counts.
     """
@@ -111,7 +112,7 @@ def count_all_floating_point(account: Account) -> Figure:
     Source: Korea's AI Basic Act, art. 32, and the ministry's notice: all training-related computation; what adds
     nothing of substance to capability may be left out, and nothing is.
     """
-    return _sum(account, lambda _count: None)
+    return _sum(account)
 
 
 def count_floating_point_and_integer(account: Account) -> Figure:
@@ -121,7 +122,7 @@ def count_floating_point_and_integer(account: Account) -> Figure:
     Source: "integer or floating-point operations" of the American texts, which say nothing about recomputation,
     evaluation or generated data; so nothing is left out.
     """
-    return _sum(account, lambda _count: None, with_int_op=True)
+    return _sum(account, with_int_op=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,20 +153,28 @@ _NO_UPDATE = _NO_CAPABILITY | {"data-generation", "rl-rollout", "teacher-inferen
 
 
 def _sum(
-    account: Account, leave_out: Callable[[OpCount], tuple[str, str] | None], *, with_int_op: bool = False
+    account: Account,
+    leave_out: Callable[[OpCount], tuple[str, str] | None] | None = None,
+    *,
+    with_int_op: bool = False,
 ) -> Figure:
-    flop = lower = surely_out = 0
+    flop = int_op = surely_out = 0
     out: Counter[tuple[str, str]] = Counter()
+    shares: set[tuple[str, str]] = set()
     for count in account.tally.counts:
         amount = count.flop + (count.int_op if with_int_op else 0)
         is_counted = count.basis == "counted"
-        reason = leave_out(count)
+        reason = None if leave_out is None else leave_out(count)
         if reason is None:
             flop += amount
-            lower += amount if is_counted else 0
+            int_op += count.int_op if with_int_op and not is_counted else 0
+            shares.add((count.phase, count.purpose))
         else:
             out[reason] += amount
             surely_out += amount if is_counted and reason == (SEEN, "recompute") else 0
+    # What is unsure is split by phase and purpose, so that what a rule leaves out takes nothing from what it counts.
+    unsure = sum(account.unsure.get(share, 0) for share in shares)
+    lower = flop - int_op - (account.flop - account.lower if leave_out is None else unsure)
     upper = account.upper
     if upper is not None:
         upper = max(upper + (account.int_op if with_int_op else 0) - surely_out, flop)

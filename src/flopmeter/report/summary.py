@@ -44,6 +44,8 @@ def summarize(account: Account, *, name: str, findings: Iterable[Mapping[str, wi
             "modelled_passages": str(account.passages.get("modelled", 0)),
             "audits": str(account.audits),
             "mismatches": str(account.misses),
+            "unsure_passages": str(account.unsure_passages),
+            "budgets": list(account.budgets),
             "overhead_fraction": account.overhead_fraction,
         },
         "usage": _usage(account),

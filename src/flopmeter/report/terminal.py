@@ -16,10 +16,11 @@ from flopmeter.estimate.estimate import Estimate
 from flopmeter.formulas.book import FormulaBook
 from flopmeter.reconciliation import Reconciliation
 from flopmeter.regimes.regime import Finding
-from flopmeter.tally import KINDS, PHASES, Tally
+from flopmeter.tally import BASES, KINDS, PHASES, Tally
 from flopmeter.units import print_duration, print_energy, print_flop, print_ratio
 
 MAX_LISTED = 10
+WORDS = {"modelled": "assumed"}
 COLOURS = {"above": "red", "cannot-tell": "yellow", "will-exceed": "yellow", "near": "yellow", "below": "green"}
 
 
@@ -58,12 +59,8 @@ def _head(account: Account, name: str) -> Iterable[RenderableType]:
     yield Text()
     yield Text.assemble(("FLOP executed ", "bold"), (print_flop(account.flop, digits=4), "bold cyan"))
     yield Text(f"  {_sureness(account)}")
-    passages = account.passages
-    yield Text(
-        f"  {passages.get('counted', 0):,} passages counted, {passages.get('replayed', 0):,} replayed"
-        f" (0 audits), {passages.get('modelled', 0):,} modelled; meter's own code took"
-        f" {print_ratio(account.overhead_fraction)} of the metered time"
-    )
+    for line in _counting(account):
+        yield Text(f"  {line}")
     if account.int_op:
         yield Text(
             f"  besides {account.int_op:,} integer operations; masked products left out:"
@@ -72,11 +69,50 @@ def _head(account: Account, name: str) -> Iterable[RenderableType]:
 
 
 def _sureness(account: Account) -> str:
+    counted = account.tally.select(basis="counted").flop
+    lower = print_flop(account.lower) + (" (counted)" if account.lower == counted else "")
     if account.upper is None:
-        return f"known to be at least {print_flop(account.lower)} (counted); nothing bounds the rest"
+        return f"known to be at least {lower}; nothing bounds the rest"
     if account.lower == account.upper:
         return "known exactly: everything was counted"
-    return f"known to lie between {print_flop(account.lower)} (counted) and {print_flop(account.upper)}"
+    return f"known to lie between {lower} and {print_flop(account.upper)}"
+
+
+def _counting(account: Account) -> Iterable[str]:
+    """Say how many passages were counted, what the others are, and how far that can be trusted."""
+    words = ((basis, WORDS.get(basis, basis)) for basis in BASES)
+    parts = [f"{account.passages[basis]:,} {word}" for basis, word in words if account.passages.get(basis)]
+    yield f"passages: {', '.join(parts) or 'none'}; {_chosen(account)}"
+    yield f"metering took {print_ratio(account.overhead_fraction)} of the metered time"
+    others = sum(number for basis, number in account.passages.items() if basis != "counted")
+    if not others:
+        return
+    found = f"{account.audits:,} {_plural('audit', account.audits)}"
+    if account.audits:
+        found += f", {account.misses:,} with another result" if account.misses else " without a miss"
+    if account.unsure_passages >= others:
+        yield f"{found}: too few to say how many of the {others:,} passages that were not counted are as booked"
+    else:
+        yield (
+            f"{found}: with 95 % confidence, no more than {account.unsure_passages:,} of the {others:,} passages that"
+            " were not counted cost something else than was booked"
+        )
+
+
+def _chosen(account: Account) -> str:
+    """Say what whoever started the run chose; a life may have chosen otherwise than the one before."""
+    said = [
+        "everything to be counted (exact)" if budget == "exact" else f"counting within {_percent(budget)} of the time"
+        for budget in account.budgets
+    ]
+    return "chosen was " + ", then ".join(said) if said else "what was chosen is not known"
+
+
+def _percent(share: str) -> str:
+    try:
+        return print_ratio(float(share))
+    except ValueError:
+        return repr(share[:20])
 
 
 def _split(tally: Tally, dimension: str, order: Sequence[str]) -> Table:

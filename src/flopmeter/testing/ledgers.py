@@ -121,10 +121,25 @@ class ScriptedSegment:
                     chance=chance,
                 )
             )
+        self.record(ran, tokens=tokens, audits=audits, misses=misses, usage=usage)
+
+    def record(
+        self,
+        ran: Sequence[Ran],
+        *,
+        tokens: int = 8,
+        audits: int = 0,
+        misses: int = 0,
+        usage: Usage | None = None,
+    ) -> None:
+        """Append one record of one step in which this ran, whether it can be true or not."""
         first = self._total.steps
-        self._total += Totals.of(loose or Tally(), tokens=tokens, steps=1)
-        for name in names:
-            self._total += Totals.of(self._tables[name].tally) * times
+        self._total += Totals(tokens=tokens, steps=1)
+        for item in ran:
+            if item.tally is not None:
+                self._total += Totals.of(item.tally)
+            elif item.table in self._tables:
+                self._total += Totals.of(self._tables[item.table].tally) * item.times
         started, self._ns = self._ns, self._ns + sum(item.ns for item in ran)
         steps = Steps(
             first=first,

@@ -132,15 +132,43 @@ def test_a_name_that_the_contract_does_not_have_is_caught(attested, forge, dimen
         check_arithmetic(statement_of(forge(attested.data, rename(dimension))))
 
 
-def test_a_lower_bound_above_what_was_counted_is_caught(attested, forge):
-    """Else replayed work passes for counted work wherever no ledger is brought."""
+def claim(*, lower, audits=0, mismatches=0, basis=None):
+    """Claim a lower end: of 630 FLOP, 270 were counted and the others replayed."""
 
     def change(value):
         figures = value["predicate"]["compute"]
-        figures["lower"] = figures["methods"][0]["lower"] = figures["flop"]
+        figures["lower"] = figures["methods"][0]["lower"] = str(lower)
+        figures["replay"].update(audits=str(audits), mismatches=str(mismatches))
+        if basis is not None:
+            figures["by"]["basis"] = basis
 
-    with pytest.raises(MismatchError, match="counted"):
-        check_arithmetic(statement_of(forge(attested.data, change)))
+    return change
+
+
+@pytest.mark.parametrize(
+    ("claimed", "most"),
+    [
+        ({"audits": 0}, 270),
+        ({"audits": 3}, 270),
+        ({"audits": 4}, 629),
+        ({"audits": 5, "mismatches": 1}, 270),
+        ({"audits": 6, "mismatches": 1}, 629),
+        ({"audits": 99, "basis": {"counted": "270", "modelled": "360"}}, 270),
+        ({"audits": 99, "basis": {"counted": "270", "declared": "60", "replayed": "300"}}, 569),
+        ({"audits": 0, "basis": {"counted": "630"}}, 630),
+        ({"audits": 99, "basis": {"modelled": "630"}}, 0),
+    ],
+)
+def test_a_lower_bound_above_what_audits_can_have_made_sure_is_caught(attested, forge, claimed, most):
+    """Else replayed work passes for counted work wherever no ledger is brought."""
+    check_arithmetic(statement_of(forge(attested.data, claim(lower=most, **claimed))))
+    with pytest.raises(MismatchError, match=f"no more than {most} is known|between its bounds"):
+        check_arithmetic(statement_of(forge(attested.data, claim(lower=most + 1, **claimed))))
+
+
+def test_more_mismatches_than_audits_are_caught(attested, forge):
+    with pytest.raises(MismatchError, match="5 mismatches in 4 audits"):
+        check_arithmetic(statement_of(forge(attested.data, claim(lower=0, audits=4, mismatches=5))))
 
 
 @pytest.mark.parametrize(

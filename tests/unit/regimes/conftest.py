@@ -1,5 +1,6 @@
 """Accounts and regimes made by hand."""
 
+from collections import Counter
 from datetime import date
 
 import pytest
@@ -24,8 +25,13 @@ def work(flop=0, *, phase="forward", purpose="undeclared", basis="counted", int_
     )
 
 
-def account_of(*counts: OpCount, upper: int | str | None = "exact") -> Account:
+def account_of(*counts: OpCount, upper: int | str | None = "exact", unsure=None) -> Account:
+    """Return an account in which what was not counted is unsure, unless something else is said to be."""
     tally = Tally.of(counts)
+    if unsure is None:
+        unsure = Counter()
+        for count in counts:
+            unsure[count.phase, count.purpose] += count.flop if count.basis != "counted" else 0
     return Account(
         run="by-hand",
         ranks=1,
@@ -34,10 +40,15 @@ def account_of(*counts: OpCount, upper: int | str | None = "exact") -> Account:
         samples=0,
         tally=tally,
         usage=Usage(),
+        lower=tally.flop - sum(unsure.values()),
         upper=tally.flop if upper == "exact" else upper,
         gaps=(),
         model=None,
         passages={},
+        unsure=unsure,
+        unsure_passages=0,
+        audits=0,
+        misses=0,
         own_ns=0,
         metered_ns=0,
     )

@@ -86,11 +86,26 @@ def test_everything_floating_point_counts_whatever_it_was_for(work, account_of):
     assert count_all_floating_point(account).flop == 7
 
 
-def test_the_lower_end_holds_only_what_was_counted(work, account_of):
+def test_the_lower_end_leaves_out_what_nobody_audited(work, account_of):
     """Else a replayed figure, which nobody audited, is presented as known."""
     account = account_of(work(10), work(90, basis="replayed"), upper=500)
     figure = count_cumulative(account)
     assert (figure.flop, figure.lower, figure.upper) == (100, 10, 500)
+
+
+def test_the_lower_end_holds_what_audits_made_sure(work, account_of):
+    """Else audits cost time and prove nothing."""
+    replayed = work(900, basis="replayed"), work(70, basis="replayed", purpose="evaluation", phase="inference")
+    unsure = {("forward", "undeclared"): 30, ("inference", "evaluation"): 70}
+    account = account_of(work(10), *replayed, unsure=unsure)
+    assert count_all_floating_point(account).lower == account.lower == 880
+    assert (count_cumulative(account).flop, count_cumulative(account).lower) == (910, 880)
+
+
+def test_integer_operations_that_were_not_counted_are_not_sure(work, account_of):
+    account = account_of(work(10, int_op=5), work(90, int_op=50, basis="replayed"), unsure={})
+    figure = count_floating_point_and_integer(account)
+    assert (figure.flop, figure.lower) == (155, 105)
 
 
 @pytest.mark.parametrize("rule", RULES.values(), ids=lambda rule: rule.name)

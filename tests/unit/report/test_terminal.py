@@ -7,7 +7,8 @@ from flopmeter.formulas.book import FormulaBook
 from flopmeter.regimes.regime import find
 from flopmeter.report.summary import summarize
 from flopmeter.report.terminal import render_account
-from flopmeter.testing.ledgers import ScriptedSegment, product_table, recorded_ledger
+from flopmeter.step import Chance
+from flopmeter.testing.ledgers import STEP_NS, ScriptedSegment, product_table, recorded_ledger
 from flopmeter.usage import DeviceUsage, Usage
 
 
@@ -17,9 +18,45 @@ def test_it_says_what_ran_and_how_sure_that_is(tmp_path: Path) -> None:
     assert "FLOP executed 630 FLOP" in text
     assert "known to lie between 270 FLOP (counted)" in text
     assert "4 passages counted" not in text
-    assert "5 passages counted, 6 replayed (0 audits)" in text
+    assert "passages: 5 counted, 6 replayed; what was chosen is not known" in text
+    assert "0 audits: too few to say how many of the 6 passages" in text
     assert "uncounted: nothing" in text
     assert "gaps: none" in text
+
+
+def test_it_says_what_audits_bound_and_what_was_chosen(tmp_path: Path) -> None:
+    """If this failed, nobody could tell a figure that was audited from one that was not."""
+    header = {"book": "ab" * 32, "convention": "fm-1", "exact": False, "overhead_budget": "0.01"}
+    chance = Chance(one_in=64, longest_ns=STEP_NS)
+    with ScriptedSegment(tmp_path, header=header) as segment:
+        segment.run(product_table(), times=20_000, audits=20_000)
+        segment.run(product_table(), times=10**6, basis="replayed", chance=chance)
+        segment.run(product_table(), basis="modelled")
+        segment.end()
+    with ScriptedSegment(tmp_path, header={**header, "exact": True}) as segment:
+        segment.run(product_table(), audits=1, misses=1)
+        segment.end()
+    text = " ".join(render_account(Account.of(tmp_path), name="tiny").split())
+    chosen = "chosen was counting within 1 % of the time, then everything to be counted (exact)"
+    assert f"passages: 20,001 counted, 1,000,000 replayed, 1 assumed; {chosen}" in text
+    assert (
+        "20,001 audits, 1 with another result: with 95 % confidence, no more than 321 of the 1,000,001 passages" in text
+    )
+    assert "known to lie between 6.12e+07 FLOP and 3.21e+11 FLOP" in text.replace("6.12e+07 FLOP (counted)", "")
+    summary = summarize(Account.of(tmp_path), name="tiny")["replay"]
+    assert {**summary, "overhead_fraction": None} == {
+        "counted_passages": "20001", "replayed_passages": "1000000", "interpolated_passages": "0",
+        "sampled_passages": "0", "modelled_passages": "1", "audits": "20001", "mismatches": "1",
+        "unsure_passages": "321", "budgets": ["0.01", "exact"], "overhead_fraction": None,
+    }  # fmt: skip
+
+
+def test_a_budget_that_is_no_number_is_shown_as_it_is(tmp_path: Path) -> None:
+    """If this failed, a header of somebody else's would end the report in a traceback."""
+    with ScriptedSegment(tmp_path, header={"book": "ab" * 32, "overhead_budget": "as little as can be"}) as segment:
+        segment.run(product_table())
+        segment.end()
+    assert "within 'as little as can be' of the time" in render_account(Account.of(tmp_path), name="tiny")
 
 
 def test_what_is_unknown_is_said_in_words(tmp_path: Path) -> None:
