@@ -323,6 +323,11 @@ class Meter:
         if verdict.booked is not None or verdict.family is not None:
             self._journal.note_miss(booked=verdict.booked, family=verdict.family)
 
+    def passages_doubted(self, table: str) -> None:
+        """Hear that passages were booked at a table that may not have been theirs."""
+        if self._journal is not None:
+            self._journal.note_miss(booked=table, family=None)
+
     def passage_lost(self, *, reason: str, ns: int | None) -> None:
         """Take note of a passage whose work is not known in full."""
         self._gap("passage", reason, ns)

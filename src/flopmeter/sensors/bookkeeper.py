@@ -46,6 +46,9 @@ class PassageSink(Protocol):
     def passage_audited(self, verdict: Verdict) -> None:
         """Hear of a passage that was counted by chance, or that showed others to be wrong."""
 
+    def passages_doubted(self, table: str) -> None:
+        """Hear that passages were booked at a table that may not have been theirs."""
+
     def passage_lost(self, *, reason: str, ns: int | None) -> None:
         """Take note of a passage whose work is not known."""
 
@@ -123,6 +126,7 @@ class Bookkeeper:
         self._closed_ns: int | None = None  # since when no passage is open
         self._settled_ns = 0
         self._was_on = self._was_on_before = False  # in the passage that ended last, and in that before a forward
+        self._is_wanted = False  # that the mode is on between passages: what follows in an inference mode is unknown
         self._graphs: list[_Graph] = []
 
     @property
@@ -180,9 +184,10 @@ class Bookkeeper:
         The end of `torch.inference_mode` puts back what its beginning found, the hook's key with it. So the mode has
         to be on the stack there if it was before, and must not if it was not.
         """
-        is_counted = None
+        is_counted = True if self._is_wanted else None
         if torch.is_inference_mode_enabled():
             is_counted = self._was_on_before if after == FORWARD_END else self._was_on
+            self._is_wanted = not (is_counted or self._plan.is_known((BETWEEN, after), ()))
         self.begin((BETWEEN, after), (), 0, is_trusted=False, is_counted=is_counted)
 
     def begin(
@@ -346,7 +351,7 @@ class Bookkeeper:
             self.book_waiting()
             return
         for name in self._plan.booked_since(owner, change.doubted_since):
-            self._sink.passage_audited(Verdict(is_miss=True, booked=name))
+            self._sink.passages_doubted(name)
         self.book_waiting(doubted=owner)
 
     def book_waiting(self, *, doubted: Hashable = None, is_last: bool = False) -> None:

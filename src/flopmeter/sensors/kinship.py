@@ -28,19 +28,30 @@ class Seen(Hashable, Protocol):
 
 
 class Waiting:
-    """Passages of one cost that ran and are not booked yet."""
+    """Passages of one cost that ran and are not booked yet; `one_in` is the chance that each had to be counted."""
 
-    __slots__ = ("longest_ns", "ns", "times")
+    __slots__ = ("longest_ns", "ns", "one_in", "times")
 
     def __init__(self) -> None:
         """Start with none."""
-        self.times = self.ns = self.longest_ns = 0
+        self.times = self.ns = self.longest_ns = self.one_in = 0
 
-    def add(self, ns: int) -> None:
-        """Take one more."""
+    def add(self, ns: int, one_in: int) -> None:
+        """Take one more, that had this chance; together they have the smallest, and none where one had none."""
+        if not self.times:
+            self.one_in = one_in
+        elif one_in != self.one_in:
+            self.one_in = max(one_in, self.one_in) if one_in and self.one_in else 0
         self.times += 1
         self.ns += ns
         self.longest_ns = max(self.longest_ns, ns)
+
+    def join(self, other: "Waiting") -> None:
+        """Take all of others."""
+        longest_ns = max(self.longest_ns, other.longest_ns)
+        self.add(other.ns, other.one_in)
+        self.times += other.times - 1
+        self.longest_ns = longest_ns
 
 
 class Booking(NamedTuple):
@@ -82,11 +93,6 @@ class Kinship:
         self._waiting: dict[tuple[tuple[int, ...], Hashable, tuple[int, ...]], Waiting] = {}
         self._is_led_by_values = False
 
-    @property
-    def has_waiting(self) -> bool:
-        """Whether passages wait to be booked."""
-        return bool(self._waiting)
-
     def can_foretell(self, sizes: tuple[int, ...]) -> bool:
         """Say whether a passage of these sizes is foretold, if it is of the sort that was counted last."""
         return self._foretell(sizes, self._sort) is not None
@@ -121,8 +127,10 @@ class Kinship:
             self._families[first.sort].learn(first_sizes, table.tally, first.numbers)
         return self._families.setdefault(witness.sort, Family())
 
-    def wait(self, sizes: tuple[int, ...], witness: Seen, ns: int) -> Booking | None:
+    def wait(self, sizes: tuple[int, ...], witness: Seen, ns: int, one_in: int) -> Booking | None:
         """Keep a passage that was not counted until it is booked; return it as a guess where there is no room.
+
+        `one_in` is the chance that it had to be counted, 0 where nobody asked chance.
 
         Raises:
             LookupError: nothing was counted that it could be.
@@ -136,7 +144,7 @@ class Kinship:
             if len(self._waiting) >= MAX_WAITING:
                 return Booking("modelled", 1, ns, table=self._last)
             waiting = self._waiting[key] = Waiting()
-        waiting.add(ns)
+        waiting.add(ns, one_in)
         return None
 
     def settle(self, *, is_last: bool, is_doubted: bool = False) -> Iterator[Booking]:
@@ -153,9 +161,7 @@ class Kinship:
                 for _ in range(item.times):
                     sums[sort] = sums[sort] + foretold if sort in sums else foretold
                 most = max(most, foretold.flop)
-                whole.times += item.times
-                whole.ns += item.ns
-                whole.longest_ns = max(whole.longest_ns, item.longest_ns)
+                whole.join(item)
             elif is_last or is_doubted or foretold is not None:
                 yield Booking("modelled", item.times, item.ns, table=self._last)
             else:
@@ -173,7 +179,7 @@ class Kinship:
                 tally=tally,
                 most_flop=most,
                 family=self.name,
-                chance=Chance(one_in=self.one_in, longest_ns=whole.longest_ns),
+                chance=Chance(one_in=whole.one_in, longest_ns=whole.longest_ns),
             )
 
 

@@ -196,7 +196,7 @@ class TorchSensor:
         if is_in_backward():
             # No boundary: the engine restores the modes that it found. The passage's witness tells instead.
             self._phase.enter_optimizer()
-            self._books.note_inner(self._watched_optimizer(optimizer).situation())
+            self._books.note_inner(self._watched_optimizer(optimizer).situation(self._models.values()))
             self._sink.optimizer_steps(id(optimizer))
             return
         if not self._is_ours():
@@ -211,7 +211,7 @@ class TorchSensor:
         self._phase.enter_optimizer()
         watched = self._watched_optimizer(optimizer)
         self._look(watched, begun)
-        self._books.begin(watched.situation(), (), 0, is_trusted=watched.is_trusted)
+        self._books.begin(watched.situation(self._models.values()), (), 0, is_trusted=watched.is_trusted)
         self._budget.hook_ns += time.perf_counter_ns() - begun
 
     @guarded

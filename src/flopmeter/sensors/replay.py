@@ -84,11 +84,6 @@ class Place:
     booked_at: int = -1
     one_in: int = 0
 
-    @property
-    def has_waiting(self) -> bool:
-        """Whether passages wait to be booked."""
-        return any(variant.waiting.times for variant in self.variants.values())
-
 
 _ENOUGH = 8  # passages that were not counted, to say how long they take
 
@@ -124,6 +119,7 @@ class ReplayPlan:
         self._dirty: list[tuple[Place, Variant]] = []
         self._rows = 0
         self._families = 0
+        self._one_in = 0  # the chance that the passage had to be counted that is open now
         self._evicted: list[Booking] = []
 
     def pass_by(self, situation: tuple[Hashable, ...], given: Hashable, at: int) -> Place | None:
@@ -136,7 +132,12 @@ class ReplayPlan:
         if place is None or place.owed > 0 or self._draws.is_drawn(place.one_in):
             return None
         self._known.move_to_end(key)
+        self._one_in = place.one_in
         return place
+
+    def is_known(self, situation: tuple[Hashable, ...], given: Hashable) -> bool:
+        """Say whether a passage of this situation was counted before."""
+        return (situation, given) in self._known
 
     def wait(self, place: Place, seen: tuple[Hashable, ...], ns: int, marks: tuple[int, ...]) -> bool:
         """Keep a passage until it is booked, where its witness vouches for it; say whether it does."""
@@ -147,7 +148,7 @@ class ReplayPlan:
         place.uncounted += 1
         if not variant.waiting.times:
             self._dirty.append((place, variant))
-        variant.waiting.add(ns)
+        variant.waiting.add(ns, self._one_in)
         return True
 
     def _has_usual_marks(self, place: Place, variant: Variant, marks: tuple[int, ...]) -> bool:
@@ -170,6 +171,7 @@ class ReplayPlan:
         """Decide whether the passage that starts now is counted. The owner of a situation is its second entry."""
         places = self._known.get((situation, given))
         place = places.get(at) if places is not None else None
+        self._one_in = 0
         if self._exact:
             return Choice(situation, given, at, is_trusted, True, place=place)  # noqa: FBT003
         if place is None:
@@ -178,7 +180,7 @@ class ReplayPlan:
             is_counted = self._is_affordable(place.calls)
             return Choice(situation, given, at, is_trusted, is_counted, place=place)
         is_drawn = self._draws.is_drawn(place.one_in)
-        return Choice(situation, given, at, is_trusted, is_drawn, is_drawn and place.one_in > 1, place)
+        return Choice(situation, given, at, is_trusted, is_drawn, is_drawn and place.one_in > 1, place=place)
 
     def _begin_unknown(self, situation: tuple[Hashable, ...], given: Hashable, at: int, is_trusted: bool) -> Choice:  # noqa: FBT001
         frame, sizes = split_sizes(given)
@@ -194,6 +196,7 @@ class ReplayPlan:
             return Choice(situation, given, at, is_trusted, True, kin=kin, sizes=sizes)  # noqa: FBT003
         self._kin.move_to_end(key)
         if kin.can_foretell(sizes):
+            self._one_in = kin.one_in
             is_drawn = self._draws.is_drawn(kin.one_in)
             return Choice(situation, given, at, is_trusted, is_drawn, is_drawn and kin.one_in > 1, kin=kin, sizes=sizes)
         return Choice(situation, given, at, is_trusted, self._is_affordable(kin.calls), kin=kin, sizes=sizes)
@@ -238,6 +241,8 @@ class ReplayPlan:
         variant = place.variants.get(witness)
         flop = table.tally.flop
         if variant is None:
+            if choice.is_drawn:
+                verdict = self._judge_elsewhere(choice, witness, table)
             variant = place.variants[witness] = Variant(table, flop, flop)
             self._rows += table.size + 1
             place.owed = max(place.owed - 1, 1)
@@ -261,6 +266,14 @@ class ReplayPlan:
             self._rate(place)
         self._make_room()
         return verdict
+
+    def _judge_elsewhere(self, choice: Choice, witness: Seen, table: Table) -> Verdict | None:
+        """Another place would have vouched for a passage that was drawn: say whether rightly."""
+        variant = self._find_elsewhere(choice, witness)
+        if variant is None:
+            return None
+        is_miss = variant.table.name != table.name
+        return Verdict(is_miss=is_miss, booked=variant.table.name if is_miss else None)
 
     def _take_change(self, place: Place, variant: Variant, table: Table, choice: Choice) -> Verdict | None:
         """Another cost under the same witness. Before it is confirmed that is a warm-up (a cache filled once)."""
@@ -297,7 +310,7 @@ class ReplayPlan:
         if place is None:
             if choice.kin is None:
                 raise LookupError
-            return choice.kin.wait(choice.sizes, witness, ns)
+            return choice.kin.wait(choice.sizes, witness, ns, self._one_in)
         variant = place.variants.get(witness)
         if variant is None or not variant.is_confirmed:
             variant = self._find_elsewhere(choice, witness)
@@ -310,7 +323,7 @@ class ReplayPlan:
             return Booking("modelled", 1, ns, table=variant.table)
         if not variant.waiting.times:
             self._dirty.append((place, variant))
-        variant.waiting.add(ns)
+        variant.waiting.add(ns, self._one_in)
         return None
 
     def _find_elsewhere(self, choice: Choice, witness: Seen) -> Variant | None:
@@ -343,7 +356,7 @@ class ReplayPlan:
 
     def _book(self, place: Place, variant: Variant, *, is_doubted: bool = False) -> Booking:
         waiting, variant.waiting = variant.waiting, Waiting()
-        one_in = place.one_in
+        one_in = waiting.one_in
         self._rate(place)
         if is_doubted:
             return Booking("modelled", waiting.times, waiting.ns, table=variant.table)
@@ -360,8 +373,7 @@ class ReplayPlan:
 
     def _rate(self, one: Place | Kinship) -> None:
         """Say anew how often passages like these are drawn; nothing waits that was drawn by another chance."""
-        if not one.has_waiting:
-            one.one_in = self._budget.one_in(calls=one.calls, usual_ns=one.usual_ns)
+        one.one_in = self._budget.one_in(calls=one.calls, usual_ns=one.usual_ns)
 
     def _keep(self, choice: Choice) -> Place:
         owner = choice.situation[1] if len(choice.situation) > 1 else None

@@ -22,7 +22,6 @@ class Change(NamedTuple):
 
 MAX_VALUES = 8
 MAX_STATES = 4096
-LEAST_LOOKS = 8
 _PLAIN = frozenset({bool, int, str, type(None)})
 
 

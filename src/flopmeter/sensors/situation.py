@@ -4,7 +4,7 @@ A situation is known when a passage starts, a witness when it has ended. Both ar
 runs no operator. Not here: arguments (`fingerprint.py`), what is decided from them (`replay.py`).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import itemgetter
 from typing import Any, NamedTuple, TypeAlias
 
@@ -13,12 +13,12 @@ from torch.nn.parameter import UninitializedParameter
 
 from flopmeter.sensors.fingerprint import HiddenShapeError, fingerprint
 from flopmeter.sensors.precision import is_tf32_on
-from flopmeter.sensors.rota import LEAST_LOOKS, Change, Reader, Rota
+from flopmeter.sensors.rota import Change, Reader, Rota
 
 Situation: TypeAlias = tuple[Any, ...]
 
-ALWAYS = 2
-"""How many things are looked at each time: the model itself and its first parts, the groups of an optimizer."""
+LOOKS, REST_LOOKS = 12, 4
+"""How many things are looked at each time at least; parts in which nothing but hooks can change come less often."""
 LOOK_NS = 4_000_000
 """One more thing is looked at for each 4 ms that have passed: a look takes one or two microseconds."""
 
@@ -35,6 +35,12 @@ _SETTINGS = tuple(
     if hasattr(torch._C, name)  # noqa: SLF001
 )
 _INTERNAL = frozenset(vars(torch.nn.Module())) - {"training"}
+_DULL = frozenset(
+    {
+        *(torch.nn.Linear, torch.nn.LayerNorm, torch.nn.Embedding, torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d),
+        *(torch.nn.GELU, torch.nn.ReLU, torch.nn.SiLU, torch.nn.Tanh, torch.nn.Identity),
+    }
+)
 _PLAIN = (bool, int, float, str, type(None), torch.dtype)
 
 
@@ -77,9 +83,10 @@ class WatchedModel:
     def _look_up(self) -> None:
         self._modules = list(self.module.modules())
         self._parameters = list(self.module.parameters())
-        readers = [_reader_of(module) for module in self._modules]
-        readers += [_reader_of_parameter(parameter) for parameter in self._parameters]
-        self.rota = Rota(readers, always=ALWAYS)  # the first is the model itself
+        inner = self._modules[1:]
+        own, dull = ([part for part in inner if (type(part) in _DULL) is is_dull] for is_dull in (False, True))
+        self._rota = Rota([_reader_of(self.module), *map(_reader_of, own)], always=1)
+        self._rest = Rota([*map(_reader_of, dull), *map(_reader_of_parameter, self._parameters)])
         self._find_ends()
         self.is_stale = False
 
@@ -89,18 +96,19 @@ class WatchedModel:
         Torch tells of parts that were added or exchanged (`is_stale`); a part that was removed is missed by the one
         that it was a part of.
         """
-        number = 0 if is_whole else max(LEAST_LOOKS, (now_ns - self._looked_ns) // LOOK_NS)
+        more = (now_ns - self._looked_ns) // LOOK_NS
         self._looked_ns = now_ns
         if self.is_stale:
             return Change(None) if self._refresh() else None
         try:
-            change = self.rota.look(now_ns, number)
+            change = self._rota.look(now_ns, 0 if is_whole else LOOKS + more)
+            other = self._rest.look(now_ns, 0 if is_whole else REST_LOOKS + more)
         except KeyError:  # an attribute was deleted
             self._look_up()
             return Change(0)
-        if change is not None:
+        if change is not None or other is not None:
             self._refresh()
-        return change
+        return change or other
 
     def _refresh(self) -> bool:
         """Look the parts up again; say whether layers or parameters were added, exchanged or removed."""
@@ -122,7 +130,12 @@ class WatchedModel:
     @property
     def is_trusted(self) -> bool:
         """Whether the state tells all that was seen to change; a counter among the attributes is left out of it."""
-        return not self.rota.is_blind
+        return not (self._rota.is_blind or self._rest.is_blind)
+
+    @property
+    def state(self) -> tuple[int, int, int]:
+        """What it is now, as small numbers: equal again when everything looks the same again."""
+        return (self.version, self._rota.state, self._rest.state)
 
     def situation(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Situation, Any]:
         """Return what a forward that is about to run can be told by, and the fingerprint of what it was given.
@@ -136,7 +149,7 @@ class WatchedModel:
         except HiddenShapeError:
             return (("hidden", id(self.module)), None)
         is_clear = tuple([parameter.grad is None for parameter in self.ends])
-        return (("forward", id(self.module), self.version, self.rota.state, is_clear, *ambient()), given)
+        return (("forward", id(self.module), self.state, is_clear, *ambient()), given)
 
     def _find_ends(self) -> None:
         """Find the first and the last parameter that is trained, and hear when a gradient reaches them."""
@@ -187,8 +200,8 @@ class WatchedOptimizer:
         groups = self.optimizer.param_groups
         parameters = [parameter for group in groups for parameter in group["params"]]
         self._groups = [(group, len(group["params"])) for group in groups]
-        self.rota = Rota(
-            [*map(_reader_of_group, groups), *map(_reader_of_gradient, parameters)], always=min(len(groups), ALWAYS)
+        self._rota = Rota(
+            [*map(_reader_of_group, groups), *map(_reader_of_gradient, parameters)], always=min(len(groups), 2)
         )
         self._ends = [parameters[0], parameters[-1]] if parameters else []
         # Whether a step of somebody else's does the same each time, nobody but they can know.
@@ -196,7 +209,7 @@ class WatchedOptimizer:
 
     def look(self, now_ns: int) -> Change | None:
         """Look at some of it, at more the longer it was since the last look; say whether anything is new."""
-        number = max(LEAST_LOOKS, (now_ns - self._looked_ns) // LOOK_NS)
+        number = LOOKS + (now_ns - self._looked_ns) // LOOK_NS
         self._looked_ns = now_ns
         groups = self.optimizer.param_groups
         known = self._groups
@@ -204,7 +217,7 @@ class WatchedOptimizer:
             group is old and len(group["params"]) == size for group, (old, size) in zip(groups, known, strict=True)
         ):
             try:
-                return self.rota.look(now_ns, number)
+                return self._rota.look(now_ns, number)
             except KeyError:  # a setting was deleted
                 pass
         self._look_up()
@@ -219,14 +232,15 @@ class WatchedOptimizer:
     @property
     def is_trusted(self) -> bool:
         """Whether a step of the same situation surely does the same."""
-        return self.is_standard and not self.rota.is_blind
+        return self.is_standard and not self._rota.is_blind
 
-    def situation(self) -> Situation:
-        """Return what a step that is about to run can be told by."""
+    def situation(self, models: Iterable[WatchedModel]) -> Situation:
+        """Return what a step that is about to run can be told by: what the models are now says which gradients are."""
         is_clear = tuple([parameter.grad is None for parameter in self._ends])
         size = len(self.optimizer.state)
         modes = (torch.is_grad_enabled(), torch.is_inference_mode_enabled())
-        return ("optimizer", id(self.optimizer), self.version, self.rota.state, is_clear, size, modes)
+        states = tuple([model.state for model in models])
+        return ("optimizer", id(self.optimizer), self.version, self._rota.state, is_clear, size, modes, states)
 
 
 def ambient() -> Situation:

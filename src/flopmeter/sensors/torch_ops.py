@@ -149,7 +149,7 @@ class OpRecorder(TorchDispatchMode):
             if is_open(operator.func, args, kwargs):
                 return run_open(self, operator.func, args, kwargs)
             out = operator.run(*args, **kwargs)
-        elif operator.is_composite and (self._is_below_autograd or torch.is_inference_mode_enabled()):
+        elif operator.is_composite and (self._is_below_autograd or _is_inference(args)):
             return self._run_composite(operator, args, kwargs)
         else:
             out = self._run(operator, types, args, kwargs)
@@ -353,6 +353,11 @@ class OpRecorder(TorchDispatchMode):
 
 def _shadow_only(value: Any, _place: int | str, _paths: Sequence[Path]) -> Any:
     return shadow(value)
+
+
+def _is_inference(args: Sequence[Any]) -> bool:
+    """Say whether autograd's layer is left out: in inference mode, and wherever tensors go that were made there."""
+    return torch.is_inference_mode_enabled() or any(tensor.is_inference() for tensor in flatten(args))
 
 
 def is_heard() -> bool:
