@@ -207,8 +207,10 @@ class Meter:
             return
         self._has_explicit_steps = True
         self._sensor.new_step()
-        self.trained(tokens=tokens, samples=samples)
-        self._finish_step()
+        recording = self._journal.recording
+        if tokens or samples:
+            recording.add_tokens(tokens=_check_count(tokens), samples=_check_count(samples))
+        self._sensor.begin_step(recording.finish_step())
         self._flush_when_due()
 
     def trained(self, *, tokens: int = 0, samples: int = 0, tokens_so_far: int | None = None) -> None:
@@ -343,8 +345,7 @@ class Meter:
 
     def _finish_step(self) -> None:
         if self._journal is not None and self._sensor is not None:
-            self._journal.recording.finish_step()
-            self._sensor.begin_step(self._journal.recording.next_step)
+            self._sensor.begin_step(self._journal.recording.finish_step())
 
     def sensor_failed(self, error: Exception, *, ns: int | None = None) -> None:
         """Record a failure of ours as a gap of at most `ns`; raise it in strict mode."""

@@ -198,9 +198,13 @@ class Recording:
         self._state.open.tokens += tokens
         self._state.open.samples += samples
 
-    def finish_step(self) -> None:
-        """Count one finished step."""
+    def finish_step(self) -> int:
+        """Count one finished step; return the index of the next.
+
+        Units: steps of this run on this rank, from 0.
+        """
         self._state.open.count += 1
+        return self.next_step
 
     def add_usage(self, usage: Usage) -> None:
         """Take what the devices spent."""

@@ -31,6 +31,7 @@ from flopmeter.sensors.values import Waiting
 SETTLE_NS = 1_000_000_000
 """What ran is booked once this long has passed; until then it is added up where it costs next to nothing."""
 MAX_GRAPHS = 8
+_NONE: tuple[int, ...] = ()
 BETWEEN, FORWARD_END = "between", "forward-end"
 INTERRUPTED = "an interrupt came between the end of one passage and the beginning of the next"
 LIFTED = "something took the counter off torch's stack of modes"
@@ -126,6 +127,7 @@ class Bookkeeper:
         self._closed_ns: int | None = None  # since when no passage is open
         self._settled_ns = 0
         self._was_on = self._was_on_before = False  # in the passage that ended last, and in that before a forward
+        self._has_cuda = torch.cuda.is_initialized()
         self._is_wanted = False  # that the mode is on between passages: what follows in an inference mode is unknown
         self._graphs: list[_Graph] = []
 
@@ -201,7 +203,7 @@ class Bookkeeper:
         is_counted: bool | None = None,
     ) -> None:
         """Open a passage; `is_counted` takes the choice away whether it is counted."""
-        self.draws.next()
+        self.draws.at += 1
         alone = given
         if model is not None:
             self._was_on_before = self._was_on
@@ -225,7 +227,7 @@ class Bookkeeper:
             place,
             choice,
             model,
-            device_marks() if situation[0] != BETWEEN else (),
+            device_marks() if self._has_cuda and situation[0] != BETWEEN else (),
             tuple(model.reached) if model is not None else (),
             count_nodes(),
             time.perf_counter_ns(),
@@ -243,12 +245,15 @@ class Bookkeeper:
                 self._sink.passage_lost(reason=INTERRUPTED, ns=now - closed_ns)
             return
         ns = self._ending_ns = now - passage.started_ns
-        self._was_on = passage.choice is not None and passage.choice.is_counted
+        choice = passage.choice
+        self._was_on = choice is not None and choice.is_counted
         try:
-            self._end(passage, ended_by, ns)
+            self._end(passage, choice, "" if passage.situation[0] == BETWEEN else ended_by, ns)
             if now - self._settled_ns > SETTLE_NS:
                 self._settled_ns = now
                 self.book_waiting()
+                self.budget.weigh_hooks(now)
+                self._has_cuda = torch.cuda.is_initialized()
         except Exception:
             raise  # `guarded` hears of it
         except BaseException:  # an interrupt in our own code: what was not booked must not be missing silently
@@ -256,15 +261,14 @@ class Bookkeeper:
             raise
         self._ending_ns = None
 
-    def _end(self, passage: _Open, ended_by: str, ns: int) -> None:
-        nodes, model, place, choice = count_nodes() - passage.nodes, passage.model, passage.place, passage.choice
-        reached = tuple(map(sub, model.reached, passage.reached)) if model is not None else ()
-        if passage.situation[0] == BETWEEN:
-            ended_by = ""  # what it is between says nothing of it
-        marks = marks_between(passage.marks, device_marks()) if passage.marks else ()
+    def _end(self, passage: _Open, choice: Choice | None, ended_by: str, ns: int) -> None:
+        nodes, model, place, reached = count_nodes() - passage.nodes, passage.model, passage.place, _NONE
+        if model is not None:
+            reached = tuple(map(sub, model.reached, passage.reached))
+            if nodes and not any(reached):
+                self._graphs = [*self._graphs[1 - MAX_GRAPHS :], _Graph(model, tuple(model.reached), passage, nodes)]
+        marks = marks_between(passage.marks, device_marks()) if passage.marks else _NONE
         seen = (nodes, reached, ended_by, passage.inner)
-        if model is not None and nodes and not any(reached):
-            self._graphs = [*self._graphs[1 - MAX_GRAPHS :], _Graph(model, tuple(model.reached), passage, nodes)]
         if place is not None and not passage.failed and self._plan.wait(place, seen, ns, marks):
             return
         if choice is not None and choice.is_counted:

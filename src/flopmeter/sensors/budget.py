@@ -31,6 +31,8 @@ class Budget:
         self._counted_calls = 0
         self._extra_ns = self._extra_calls = 0.0
         self.call_ns = CALL_NS
+        self.is_ample = True  # whether the hooks themselves leave enough of it
+        self._weighed = (self._started_ns, 0)
         self.hook_ns = 0
 
     @property
@@ -41,6 +43,13 @@ class Budget:
         Basis: measured in our own code, estimated for torch's path to it.
         """
         return self.hook_ns + self._counted_calls * self.call_ns
+
+    def weigh_hooks(self, now: int) -> None:
+        """Say anew whether the hooks took less than a quarter of the budget since this was last said."""
+        since, before = self._weighed
+        if now > since:
+            self.is_ample = self.hook_ns - before < self._share * (now - since) / 4
+            self._weighed = (now, self.hook_ns)
 
     def spend(self, *, calls: int) -> None:
         """Note that so many calls were counted."""

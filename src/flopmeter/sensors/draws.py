@@ -14,27 +14,21 @@ class Draws:
     those that others draw who draw one in 32, and on no rank a step waits for another rank's audit alone.
     """
 
+    __slots__ = ("_drawn", "_number", "_seed", "_step", "at", "step")
+
     def __init__(self, seed: int) -> None:
-        """Start before the first step."""
+        """Start before the first passage of the first step; `step` and `at` are set by whoever counts these."""
         self._seed = seed & _MASK
-        self._number = 0
-        self.begin_step(0)
-
-    def begin_step(self, index: int) -> None:
-        """Begin the step of this index; steps have the same on every rank, and after a restart."""
-        self._state = mix(self._seed ^ mix(index))
-
-    def next(self) -> None:
-        """Draw the number of the next passage."""
-        self._state = (self._state + _GOLDEN) & _MASK
-        self._number = 0
+        self.step = self.at = 0
+        self._step, self._drawn, self._number = -1, -1, 0
 
     def is_drawn(self, one_in: int) -> bool:
         """Say whether this passage is drawn with a chance of 1 in `one_in`; never where that is 0."""
         if one_in <= 1:
             return one_in == 1
-        if not self._number:
-            self._number = mix(self._state) | 1
+        if self._drawn != self.at or self._step != self.step:
+            self._drawn, self._step = self.at, self.step
+            self._number = mix((mix(self._seed ^ mix(self.step)) + self.at * _GOLDEN) & _MASK) | 1
         return self._number * one_in <= _MASK
 
 

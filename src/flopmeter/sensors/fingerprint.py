@@ -10,34 +10,43 @@ import torch
 
 _MAX_DEPTH = 6
 _MAX_FIELDS = 64
+_PLAIN = frozenset({bool, int, str, type(None)})
+_Tensor, _STRIDED = torch.Tensor, torch.strided
 
 
 class HiddenShapeError(Exception):
     """A value whose size cannot be read from outside."""
 
 
-def fingerprint(value: Any, depth: int = _MAX_DEPTH) -> Any:
+def take_fingerprint(value: Any, depth: int = _MAX_DEPTH) -> Any:
     """Return shapes and types of tensors, and plain values as they are, to a few levels of nesting.
 
     Raises:
         HiddenShapeError: a value is sparse, nested, or too deep inside of others.
     """
-    if isinstance(value, torch.Tensor):
-        if value.layout is not torch.strided or value.is_nested:
+    kind = type(value)
+    if kind in _PLAIN:
+        return value
+    if kind is tuple:  # the usual cases first: this runs at each forward
+        return tuple([take_fingerprint(item, depth - 1) for item in value]) if depth > 0 else _refuse()
+    if isinstance(value, _Tensor):
+        if value.layout is not _STRIDED or value.is_nested:
             raise HiddenShapeError
-        return (value.shape, value.dtype, value.device.type, value.requires_grad)
-    if value is None or isinstance(value, bool | int | str):
+        return (value.shape, value.dtype, value.device, value.requires_grad)
+    if kind is dict and not value:
+        return ()
+    if isinstance(value, int | str):
         return value
     if isinstance(value, float):
         return value if value in (0.0, 1.0) else "float"
     if depth <= 0:
         raise HiddenShapeError
     if isinstance(value, torch.nn.utils.rnn.PackedSequence):
-        return (tuple(value.batch_sizes.tolist()), fingerprint(value.data, depth - 1))
+        return (tuple(value.batch_sizes.tolist()), take_fingerprint(value.data, depth - 1))
     if isinstance(value, Mapping):
-        return tuple([(str(key), fingerprint(item, depth - 1)) for key, item in value.items()])
+        return tuple([(str(key), take_fingerprint(item, depth - 1)) for key, item in value.items()])
     if isinstance(value, list | tuple):
-        return tuple([fingerprint(item, depth - 1) for item in value])
+        return tuple([take_fingerprint(item, depth - 1) for item in value])
     return _fingerprint_object(value, depth)
 
 
@@ -55,4 +64,8 @@ def _fingerprint_object(value: Any, depth: int) -> Any:
     fields |= getattr(value, "__dict__", {})
     if len(fields) > _MAX_FIELDS:
         return type(value).__name__
-    return (type(value).__name__, fingerprint(fields, depth - 2))
+    return (type(value).__name__, take_fingerprint(fields, depth - 2))
+
+
+def _refuse() -> Any:
+    raise HiddenShapeError

@@ -26,9 +26,14 @@ from flopmeter.sensors.guard import guarded
 from flopmeter.sensors.hook import BoundaryHook
 from flopmeter.sensors.model import devices_in_reach
 from flopmeter.sensors.situation import HAS_NODE_COUNT, WatchedModel, WatchedOptimizer
-from flopmeter.sensors.torch_phase import PhaseTracker, is_in_backward
+from flopmeter.sensors.torch_phase import PhaseTracker
 
 MAX_OPTIMIZERS = 64
+LOOKS, LOOK_EACH = 12, 8
+"""How many parts of a model are looked at when its forward begins; only each 8th time where the budget is tight."""
+_this_thread = threading.get_ident
+_graph_task = torch._C._current_graph_task_id  # noqa: SLF001
+"""Not -1 while the autograd engine runs on behalf of this thread."""
 SCRIPTED = "a scripted module takes no hooks: where its forwards begin is not known"
 
 
@@ -49,7 +54,7 @@ class TorchSensor:
         self._models: dict[int, WatchedModel] = {}
         self._optimizers: dict[int, WatchedOptimizer] = {}
         self._handles: list[Any] = []
-        self._place = 0
+        self._place = self._turn = 0
         self._thread = 0
         self._is_child = False
         self._is_foreign_known = self._is_unwatched_known = self._is_adoption_due = False
@@ -85,7 +90,7 @@ class TorchSensor:
 
     def begin_step(self, index: int) -> None:
         """Note which step of the run it is that goes on now; draws depend on it."""
-        self._books.draws.begin_step(index)
+        self._books.draws.step, self._books.draws.at = index, 0
 
     def watch(self, module: torch.nn.Module) -> None:
         """Make a module's forward a boundary; a second call for the same module changes nothing."""
@@ -114,11 +119,10 @@ class TorchSensor:
     @guarded
     def new_step(self) -> None:
         """Close the running passage as the last of its step, unless it belongs to none."""
-        if not self._is_ours():
-            return
         begun = time.perf_counter_ns()
+        if not (_this_thread() == self._thread or self._is_ours()):
+            return
         self._phase.leave_forwards()
-        self._look_again()
         self._place = 0
         if not self._books.is_between:
             self._books.end("meter")
@@ -157,17 +161,19 @@ class TorchSensor:
 
     @guarded
     def _forward_begins(self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        if is_in_backward() or not self._is_ours():
-            return
         begun = time.perf_counter_ns()
+        if _graph_task() != -1 or not (_this_thread() == self._thread or self._is_ours()):
+            return
         self._phase.enter_forward()
         watched = self._models.get(id(module))
-        if self._phase.forward_depth == 1 and watched is not None:
+        if len(self._phase.forwards) == 1 and watched is not None:
             self._books.end("forward", begun)
-            version = watched.version
-            self._look(watched, begun)
-            if watched.version != version:
-                adopt_compiled(self, module)
+            self._turn += 1
+            if self._budget.is_ample or watched.is_stale or watched.is_switched or not self._turn % LOOK_EACH:
+                version = watched.version
+                self._look(watched, begun)
+                if watched.version != version:
+                    adopt_compiled(self, module)
             situation, given = watched.situation(args, kwargs)
             self._place += 1
             has_witness = (torch.is_grad_enabled() and HAS_NODE_COUNT) or torch.cuda.is_initialized()
@@ -179,13 +185,13 @@ class TorchSensor:
 
     @guarded
     def _forward_ended(self, module: torch.nn.Module, _args: Any, _kwargs: Any, out: Any) -> None:
-        if is_in_backward() or not self._is_ours():
-            return
         begun = time.perf_counter_ns()
+        if _graph_task() != -1 or not (_this_thread() == self._thread or self._is_ours()):
+            return
         self._phase.leave_forward()
         if hasattr(module, "_orig_mod"):
             self._region_ran(out)
-        if self._phase.forward_depth == 0 and not torch.is_grad_enabled():
+        if len(self._phase.forwards) == 0 and not torch.is_grad_enabled():
             # Nothing of it can come later: no graph was made. A forward that raised has no output.
             self._books.end(FORWARD_END if out is not None else "forward-failed", begun)
             self._books.begin_between(FORWARD_END)
@@ -193,15 +199,15 @@ class TorchSensor:
 
     @guarded
     def _optimizer_begins(self, optimizer: torch.optim.Optimizer, _args: Any, _kwargs: Any) -> None:
-        if is_in_backward():
+        if _graph_task() != -1:
             # No boundary: the engine restores the modes that it found. The passage's witness tells instead.
             self._phase.enter_optimizer()
             self._books.note_inner(self._watched_optimizer(optimizer).situation(self._models.values()))
             self._sink.optimizer_steps(id(optimizer))
             return
-        if not self._is_ours():
-            return
         begun = time.perf_counter_ns()
+        if not (_this_thread() == self._thread or self._is_ours()):
+            return
         self._phase.leave_forwards()
         self._look_again()
         self._books.end("optimizer", begun)
@@ -210,18 +216,20 @@ class TorchSensor:
         self._sink.optimizer_steps(id(optimizer))
         self._phase.enter_optimizer()
         watched = self._watched_optimizer(optimizer)
-        self._look(watched, begun)
+        self._turn += 1
+        if self._budget.is_ample or not self._turn % LOOK_EACH:
+            self._look(watched, begun)
         self._books.begin(watched.situation(self._models.values()), (), 0, is_trusted=watched.is_trusted)
         self._budget.hook_ns += time.perf_counter_ns() - begun
 
     @guarded
     def _optimizer_ended(self, _optimizer: torch.optim.Optimizer, _args: Any, _kwargs: Any) -> None:
-        if is_in_backward():
+        if _graph_task() != -1:
             self._phase.leave_optimizer()
             return
-        if not self._is_ours():
-            return
         begun = time.perf_counter_ns()
+        if not (_this_thread() == self._thread or self._is_ours()):
+            return
         self._phase.leave_optimizer()
         self._books.end("optimizer-end", begun)
         self._books.begin_between("optimizer-end")
@@ -237,7 +245,7 @@ class TorchSensor:
 
     def _look(self, watched: WatchedModel | WatchedOptimizer, now_ns: int) -> None:
         """Look at some parts of what is about to run."""
-        change = watched.look(now_ns)
+        change = watched.look(now_ns, looks=LOOKS)
         if change is not None:
             self._books.take_change(watched.owner, change)
 
@@ -245,7 +253,7 @@ class TorchSensor:
         """Book whatever waits; first look whether the models still are what it was booked as."""
         now = time.perf_counter_ns()
         for watched in self._models.values():
-            change = watched.look(now, is_whole=True)
+            change = watched.look(now, looks=0, is_whole=True)
             if change is not None:
                 self._books.take_change(watched.owner, change)
         self._books.book_waiting(is_last=True)
@@ -270,7 +278,7 @@ class TorchSensor:
 
     @guarded
     def _compile_begins(self) -> None:
-        if self._regions or is_in_backward():
+        if self._regions or _graph_task() != -1:
             return
         if any(is_unadopted(watched.module) for watched in self._models.values()):
             if not self._is_adoption_due:  # our hooks on it are a frame of their own
@@ -293,10 +301,10 @@ class TorchSensor:
                 adopt_compiled(self, watched.module)
 
     def _is_ours(self) -> bool:
+        if _this_thread() == self._thread:
+            return True
         if self._is_child:
             return False
-        if threading.get_ident() == self._thread:
-            return True
         if not self._is_foreign_known:
             self._is_foreign_known = True
             reason = "a watched module or an optimizer ran on another thread than the one that started the meter"
@@ -320,7 +328,7 @@ class TorchSensor:
 
     def leave_child(self) -> None:
         """Step off the stack of a forked child (a DataLoader worker): there is nothing to meter there."""
-        self._is_child = True
+        self._is_child, self._thread = True, 0
         self._books.leave()
 
 

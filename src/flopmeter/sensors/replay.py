@@ -146,9 +146,17 @@ class ReplayPlan:
             return False
         place.usual_ns += (ns - place.usual_ns) >> 3
         place.uncounted += 1
-        if not variant.waiting.times:
+        waiting = variant.waiting
+        if not waiting.times:
             self._dirty.append((place, variant))
-        variant.waiting.add(ns, self._one_in)
+            waiting.one_in = self._one_in
+        if waiting.one_in != self._one_in:
+            waiting.add(ns, self._one_in)
+            return True
+        waiting.times += 1
+        waiting.ns += ns
+        if ns > waiting.longest_ns:
+            waiting.longest_ns = ns
         return True
 
     def _has_usual_marks(self, place: Place, variant: Variant, marks: tuple[int, ...]) -> bool:

@@ -11,16 +11,14 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from torch.nn.parameter import UninitializedParameter
 
-from flopmeter.sensors.fingerprint import HiddenShapeError, fingerprint
+from flopmeter.sensors.fingerprint import HiddenShapeError, take_fingerprint
 from flopmeter.sensors.precision import is_tf32_on
 from flopmeter.sensors.rota import Change, Reader, Rota
 
 Situation: TypeAlias = tuple[Any, ...]
 
-LOOKS, REST_LOOKS = 12, 4
-"""How many things are looked at each time at least; parts in which nothing but hooks can change come less often."""
-LOOK_NS = 4_000_000
-"""One more thing is looked at for each 4 ms that have passed: a look takes one or two microseconds."""
+LOOK_NS = 10_000_000
+"""One more thing is looked at for each 10 ms that have passed: a look takes one or two microseconds."""
 
 _SETTINGS = tuple(
     getattr(torch._C, name)  # noqa: SLF001
@@ -75,9 +73,10 @@ class WatchedModel:
         self.module = module
         self.version = 0
         self.reached = [0, 0]
-        self.ends: list[torch.nn.Parameter] = []
+        self.ends: tuple[torch.nn.Parameter, ...] = ()
         self._hooks: list[Any] = []
         self._looked_ns = 0
+        self._was_training = module.training
         self._look_up()
 
     def _look_up(self) -> None:
@@ -85,24 +84,29 @@ class WatchedModel:
         self._parameters = list(self.module.parameters())
         inner = self._modules[1:]
         own, dull = ([part for part in inner if (type(part) in _DULL) is is_dull] for is_dull in (False, True))
-        self._rota = Rota([_reader_of(self.module), *map(_reader_of, own)], always=1)
+        self.rota = Rota([_reader_of(self.module), _read_settings, *map(_reader_of, own)], always=1)
         self._rest = Rota([*map(_reader_of, dull), *map(_reader_of_parameter, self._parameters)])
         self._find_ends()
         self.is_stale = False
 
-    def look(self, now_ns: int, *, is_whole: bool = False) -> Change | None:
+    @property
+    def is_switched(self) -> bool:
+        """Whether the model went from training to evaluation since its parts were looked at, or back."""
+        return self.module.training is not self._was_training
+
+    def look(self, now_ns: int, *, looks: int, is_whole: bool = False) -> Change | None:
         """Look at some parts, at more of them the longer it was since the last look; say whether anything is new.
 
         Torch tells of parts that were added or exchanged (`is_stale`); a part that was removed is missed by the one
         that it was a part of.
         """
         more = (now_ns - self._looked_ns) // LOOK_NS
-        self._looked_ns = now_ns
+        self._looked_ns, self._was_training = now_ns, self.module.training
         if self.is_stale:
             return Change(None) if self._refresh() else None
         try:
-            change = self._rota.look(now_ns, 0 if is_whole else LOOKS + more)
-            other = self._rest.look(now_ns, 0 if is_whole else REST_LOOKS + more)
+            change = self.rota.look(now_ns, 0 if is_whole else looks + more)
+            other = self._rest.look(now_ns, 0 if is_whole else 1 + (looks + more) // 4)
         except KeyError:  # an attribute was deleted
             self._look_up()
             return Change(0)
@@ -130,12 +134,7 @@ class WatchedModel:
     @property
     def is_trusted(self) -> bool:
         """Whether the state tells all that was seen to change; a counter among the attributes is left out of it."""
-        return not (self._rota.is_blind or self._rest.is_blind)
-
-    @property
-    def state(self) -> tuple[int, int, int]:
-        """What it is now, as small numbers: equal again when everything looks the same again."""
-        return (self.version, self._rota.state, self._rest.state)
+        return not (self.rota.is_blind or self._rest.is_blind)
 
     def situation(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Situation, Any]:
         """Return what a forward that is about to run can be told by, and the fingerprint of what it was given.
@@ -145,11 +144,12 @@ class WatchedModel:
         if torch._C._functorch.peek_interpreter_stack() is not None:  # noqa: SLF001
             return (("hidden", id(self.module)), None)  # vmap and its kin hide shapes
         try:
-            given = (fingerprint(args), fingerprint(kwargs))
+            given = (take_fingerprint(args), take_fingerprint(kwargs))
         except HiddenShapeError:
             return (("hidden", id(self.module)), None)
-        is_clear = tuple([parameter.grad is None for parameter in self.ends])
-        return (("forward", id(self.module), self.state, is_clear, *ambient()), given)
+        ends = self.ends
+        is_clear = ends and (ends[0].grad is None, ends[-1].grad is None)
+        return (("forward", id(self.module), self.version, self.rota.state, self._rest.state, is_clear, *ambient()), given)
 
     def _find_ends(self) -> None:
         """Find the first and the last parameter that is trained, and hear when a gradient reaches them."""
@@ -158,7 +158,7 @@ class WatchedModel:
             for parameter in self._parameters
             if parameter.requires_grad and not isinstance(parameter, UninitializedParameter)
         ]
-        ends = [trainable[0], trainable[-1]] if trainable else []
+        ends = (trainable[0], trainable[-1]) if trainable else ()
         if [*map(id, ends)] == [*map(id, self.ends)]:
             return
         self.release()
@@ -199,23 +199,19 @@ class WatchedOptimizer:
     def _look_up(self) -> None:
         groups = self.optimizer.param_groups
         parameters = [parameter for group in groups for parameter in group["params"]]
-        self._groups = [(group, len(group["params"])) for group in groups]
+        self._sizes = [len(group["params"]) for group in groups]
         self._rota = Rota(
             [*map(_reader_of_group, groups), *map(_reader_of_gradient, parameters)], always=min(len(groups), 2)
         )
-        self._ends = [parameters[0], parameters[-1]] if parameters else []
+        self._ends = (parameters[0], parameters[-1]) if parameters else ()
         # Whether a step of somebody else's does the same each time, nobody but they can know.
         self.is_standard = type(self.optimizer).__module__.startswith("torch.optim")
 
-    def look(self, now_ns: int) -> Change | None:
+    def look(self, now_ns: int, *, looks: int) -> Change | None:
         """Look at some of it, at more the longer it was since the last look; say whether anything is new."""
-        number = LOOKS + (now_ns - self._looked_ns) // LOOK_NS
+        number = looks + (now_ns - self._looked_ns) // LOOK_NS
         self._looked_ns = now_ns
-        groups = self.optimizer.param_groups
-        known = self._groups
-        if len(known) == len(groups) and all(
-            group is old and len(group["params"]) == size for group, (old, size) in zip(groups, known, strict=True)
-        ):
+        if [len(group["params"]) for group in self.optimizer.param_groups] == self._sizes:
             try:
                 return self._rota.look(now_ns, number)
             except KeyError:  # a setting was deleted
@@ -236,10 +232,11 @@ class WatchedOptimizer:
 
     def situation(self, models: Iterable[WatchedModel]) -> Situation:
         """Return what a step that is about to run can be told by: what the models are now says which gradients are."""
-        is_clear = tuple([parameter.grad is None for parameter in self._ends])
+        ends = self._ends
+        is_clear = ends and (ends[0].grad is None, ends[-1].grad is None)
         size = len(self.optimizer.state)
         modes = (torch.is_grad_enabled(), torch.is_inference_mode_enabled())
-        states = tuple([model.state for model in models])
+        states = tuple([(model.version, model.rota.state) for model in models])
         return ("optimizer", id(self.optimizer), self.version, self._rota.state, is_clear, size, modes, states)
 
 
@@ -248,21 +245,23 @@ def ambient() -> Situation:
     return (
         torch.is_grad_enabled(),
         torch.is_inference_mode_enabled(),
-        *(
-            (torch.is_autocast_enabled(device), torch.get_autocast_dtype(device))
-            if torch.is_autocast_enabled(device)
-            else ()
-            for device in ("cpu", "cuda")
-        ),
-        # Which kernels attention, products and convolutions take, and in which precision.
-        *[read() for read in _SETTINGS],
-        *([is_tf32_on(name) for name in ("matmul", "conv", "rnn")] if torch.cuda.is_initialized() else []),
+        torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu"),
+        torch.is_autocast_enabled("cuda") and torch.get_autocast_dtype("cuda"),
     )
 
 
 HAS_NODE_COUNT = hasattr(torch._C._autograd, "_get_sequence_nr")  # noqa: SLF001
 count_nodes: Callable[[], int] = getattr(torch._C._autograd, "_get_sequence_nr", lambda: 0)  # noqa: SLF001
 """Torch's running number of autograd nodes made on this thread; 0 where the build does not tell."""
+
+
+def _read_settings() -> Sequence[Any]:
+    """Read which kernels attention, products and convolutions take, and in which precision."""
+    has_cuda = torch.cuda.is_initialized()
+    return (
+        *[read() for read in _SETTINGS],
+        *[is_tf32_on(name) if has_cuda else None for name in ("matmul", "conv", "rnn")],
+    )
 
 
 def _reader_of(module: torch.nn.Module) -> Reader:

@@ -29,27 +29,22 @@ class PhaseTracker:
     """Knows whether an optimizer steps and which watched forwards run; torch knows the rest."""
 
     def __init__(self) -> None:
-        """Start outside of everything."""
-        self._forwards: list[bool] = []
+        """Start outside of everything; `forwards` are those of watched modules that run, one inside the other."""
+        self.forwards: list[bool] = []
         self._optimizer_task: int | None = None
-
-    @property
-    def forward_depth(self) -> int:
-        """How many forwards of watched modules are running, one inside the other."""
-        return len(self._forwards)
 
     def enter_forward(self) -> None:
         """A watched module's forward begins; what runs in it belongs to the phase that gradients say now."""
-        self._forwards.append(torch.is_grad_enabled())
+        self.forwards.append(torch.is_grad_enabled())
 
     def leave_forward(self) -> None:
         """A watched module's forward has ended."""
-        if self._forwards:
-            self._forwards.pop()
+        if self.forwards:
+            self.forwards.pop()
 
     def leave_forwards(self) -> None:
         """No forward can be running here: forget those that an interrupt cut off before their end was seen."""
-        self._forwards.clear()
+        self.forwards.clear()
 
     def enter_optimizer(self) -> None:
         """An optimizer's step begins, inside a backward or outside."""
@@ -71,22 +66,17 @@ class PhaseTracker:
         """
         task = _graph_task()
         has_gradients = _has_gradients()
-        if self._optimizer_task == task and not has_gradients and not self._forwards:
+        if self._optimizer_task == task and not has_gradients and not self.forwards:
             return "optimizer"
         if task != -1:
             return _phase_in_backward()
         if has_gradients:
             return "forward"
-        if self._forwards:
-            return "forward" if self._forwards[-1] else "inference"
+        if self.forwards:
+            return "forward" if self.forwards[-1] else "inference"
         # Only the forward of a custom autograd function turns both kinds of gradients off without inference mode.
         is_function = not torch._C._is_fwd_grad_enabled() and not torch.is_inference_mode_enabled()  # noqa: SLF001
         return "forward" if is_function else "other"
-
-
-def is_in_backward() -> bool:
-    """Say whether the autograd engine is running on behalf of this thread."""
-    return bool(_graph_task() != -1)
 
 
 def _phase_in_backward() -> str:
