@@ -184,9 +184,9 @@ def test_whoever_draws_from_the_page_draws_the_same(run, step, passages):
     """Else an auditor finds audits missing that nobody had to make."""
     seed = int(hashlib.sha256(f"audits of {run}".encode()).hexdigest()[:16], 16)
     draws, state = Draws(seed), mix(seed ^ mix(step))
-    draws.begin_step(step)
-    for _ in range(passages):
-        draws.next()
+    draws.step = step
+    for at in range(1, passages + 1):
+        draws.at = at
         state = (state + 0x9E3779B97F4A7C15) % U
         for one_in in (1, 2, 16, 64, 1 << 20):
             assert draws.is_drawn(one_in) == ((mix(state) | 1) * one_in < U or one_in == 1)

@@ -14,21 +14,25 @@ class Draws:
     those that others draw who draw one in 32, and on no rank a step waits for another rank's audit alone.
     """
 
-    __slots__ = ("_drawn", "_number", "_seed", "_step", "at", "step")
+    __slots__ = ("_drawn", "_number", "_seed", "_state", "_step", "at", "step")
 
     def __init__(self, seed: int) -> None:
-        """Start before the first passage of the first step; `step` and `at` are set by whoever counts these."""
+        """Start before the first passage of step 0; whoever counts these sets `step`, and `at`, from 1 in each step."""
         self._seed = seed & _MASK
         self.step = self.at = 0
-        self._step, self._drawn, self._number = -1, -1, 0
+        self._step = self._drawn = -1
+        self._state = self._number = 0
 
     def is_drawn(self, one_in: int) -> bool:
         """Say whether this passage is drawn with a chance of 1 in `one_in`; never where that is 0."""
         if one_in <= 1:
             return one_in == 1
-        if self._drawn != self.at or self._step != self.step:
-            self._drawn, self._step = self.at, self.step
-            self._number = mix((mix(self._seed ^ mix(self.step)) + self.at * _GOLDEN) & _MASK) | 1
+        if self._step != self.step:
+            self._step, self._drawn = self.step, -1
+            self._state = mix(self._seed ^ mix(self.step))
+        if self._drawn != self.at:
+            self._drawn = self.at
+            self._number = mix((self._state + self.at * _GOLDEN) & _MASK) | 1
         return self._number * one_in <= _MASK
 
 

@@ -27,8 +27,8 @@ def take_fingerprint(value: Any, depth: int = _MAX_DEPTH) -> Any:
     kind = type(value)
     if kind in _PLAIN:
         return value
-    if kind is tuple:  # the usual cases first: this runs at each forward
-        return tuple([take_fingerprint(item, depth - 1) for item in value]) if depth > 0 else _refuse()
+    if kind is tuple and depth > 0:  # the usual cases first: this runs at each forward
+        return tuple([take_fingerprint(item, depth - 1) for item in value])
     if isinstance(value, _Tensor):
         if value.layout is not _STRIDED or value.is_nested:
             raise HiddenShapeError
@@ -39,6 +39,10 @@ def take_fingerprint(value: Any, depth: int = _MAX_DEPTH) -> Any:
         return value
     if isinstance(value, float):
         return value if value in (0.0, 1.0) else "float"
+    return _fingerprint_nested(value, depth)
+
+
+def _fingerprint_nested(value: Any, depth: int) -> Any:
     if depth <= 0:
         raise HiddenShapeError
     if isinstance(value, torch.nn.utils.rnn.PackedSequence):
@@ -65,7 +69,3 @@ def _fingerprint_object(value: Any, depth: int) -> Any:
     if len(fields) > _MAX_FIELDS:
         return type(value).__name__
     return (type(value).__name__, take_fingerprint(fields, depth - 2))
-
-
-def _refuse() -> Any:
-    raise HiddenShapeError

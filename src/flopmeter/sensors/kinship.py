@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from flopmeter.sensors.interpolation import Family, Foretold
 
 MAX_WAITING = 2048
+MAX_FAMILIES = 32
 
 
 class Seen(Hashable, Protocol):
@@ -112,6 +113,8 @@ class Kinship:
         if self._first is None:
             self._first = (sizes, witness, table)
             return None
+        if len(self._families) >= MAX_FAMILIES and witness.sort not in self._families:
+            return None  # nothing but its sizes should tell them apart, and much else does
         was_foretold = self._foretell(sizes, witness.sort) is not None
         if self._find_family(witness).learn(sizes, table.tally, witness.numbers):
             return Verdict() if is_drawn and was_foretold else None

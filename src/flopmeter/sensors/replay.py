@@ -12,15 +12,17 @@ interval (`bounds.py`).
 from collections import OrderedDict
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
-from operator import le
 from typing import NamedTuple
 
 from flopmeter.sensors.budget import Budget
 from flopmeter.sensors.draws import Draws
 from flopmeter.sensors.kinship import Booking, Kinship, Seen, Verdict, Waiting, split_sizes
+from flopmeter.sensors.variant import Variant
 from flopmeter.step import Chance, Table
 
 MAX_SITUATIONS = 4096
+MAX_PLACES = 16
+"""From here on the passages of a step share a place: one that never ends (an evaluation) would else never replay."""
 MAX_KINSHIPS = 256
 MAX_ROWS = 50_000
 FIRST_COUNTS = 2
@@ -33,42 +35,11 @@ ONE_IN_UNAFFORDABLE = 16
 
 
 @dataclass(slots=True)
-class Variant:
-    """One cost that a place was seen to have, under one witness. Units: FLOP of the cheapest and the dearest count."""
-
-    table: Table
-    least: int
-    most: int
-    is_confirmed: bool = False
-    waiting: Waiting = field(default_factory=Waiting)
-    counted_marks: tuple[int, ...] = ()
-    marks: tuple[int, ...] = ()
-
-    def note_marks(self, marks: tuple[int, ...]) -> None:
-        """Take the marks of a count. The next passage that is not counted shows what they are without a mode."""
-        if marks != self.counted_marks:
-            self.counted_marks, self.marks = marks, ()
-
-    def vouches_for(self, marks: tuple[int, ...]) -> bool:
-        """Say whether a passage that was not counted can be this one, by its marks.
-
-        Torch sums gradients that meet in place where no mode is on, so it never allocates more than in the count.
-        """
-        if not self.counted_marks:
-            return True
-        if not self.marks and len(marks) == len(self.counted_marks) and all(map(le, marks, self.counted_marks)):
-            self.marks = marks
-        is_same = marks == self.marks
-        if not is_same:
-            self.marks = ()
-        return is_same
-
-
-@dataclass(slots=True)
 class Place:
     """What is known of one situation at one place in a step.
 
-    Units: `calls` operator calls of the last count, `usual_ns` the mean duration when it is not counted.
+    Units: `calls` operator calls of the counts, on average: if the last one decided how often passages are drawn, a
+    dear one would be what the others are booked at for longer. `usual_ns` is the mean duration of those not counted.
     """
 
     owner: Hashable
@@ -77,6 +48,7 @@ class Place:
     variants: dict[Hashable, Variant] = field(default_factory=dict)
     last: Variant | None = None
     calls: int = 0
+    counts: int = 0
     counted_calls: int = 0
     usual_ns: int = 0
     uncounted: int = 0
@@ -128,7 +100,7 @@ class ReplayPlan:
             return None
         key = (situation, given)
         places = self._known.get(key)
-        place = places.get(at) if places is not None else None
+        place = places.get(min(at, MAX_PLACES)) if places is not None else None
         if place is None or place.owed > 0 or self._draws.is_drawn(place.one_in):
             return None
         self._known.move_to_end(key)
@@ -155,8 +127,7 @@ class ReplayPlan:
             return True
         waiting.times += 1
         waiting.ns += ns
-        if ns > waiting.longest_ns:
-            waiting.longest_ns = ns
+        waiting.longest_ns = max(waiting.longest_ns, ns)
         return True
 
     def _has_usual_marks(self, place: Place, variant: Variant, marks: tuple[int, ...]) -> bool:
@@ -177,8 +148,8 @@ class ReplayPlan:
         is_trusted: bool,
     ) -> Choice:
         """Decide whether the passage that starts now is counted. The owner of a situation is its second entry."""
-        places = self._known.get((situation, given))
-        place = places.get(at) if places is not None else None
+        at = min(at, MAX_PLACES)
+        place = self._known.get((situation, given), {}).get(at)
         self._one_in = 0
         if self._exact:
             return Choice(situation, given, at, is_trusted, True, place=place)  # noqa: FBT003
@@ -236,44 +207,46 @@ class ReplayPlan:
             if verdict is not None or choice.kin.can_foretell(choice.sizes):
                 self._rate(choice.kin)
                 return verdict
-        place = choice.place
-        if place is None:
-            place = self._keep(choice)
-        is_fixed = is_fixed and choice.is_trusted
+        place = self._find_place(choice)
         was_trusted = place.is_trusted
-        if place.uncounted > _ENOUGH:
-            self._budget.compare(calls=calls, counted_ns=ns, usual_ns=place.usual_ns)
-        place.calls = calls
-        place.counted_calls += calls
-        place.usual_ns = place.usual_ns or self._budget.without(calls, ns)
-        variant = place.variants.get(witness)
-        flop = table.tally.flop
-        if variant is None:
-            if choice.is_drawn:
-                verdict = self._judge_elsewhere(choice, witness, table)
-            variant = place.variants[witness] = Variant(table, flop, flop)
-            self._rows += table.size + 1
-            place.owed = max(place.owed - 1, 1)
-            place.is_trusted &= is_fixed
-        elif variant.table.name == table.name:
-            place.is_trusted &= is_fixed
-            verdict = Verdict() if choice.is_drawn else None
-            variant.is_confirmed = True
-            place.owed -= 1
-        else:
-            verdict = self._take_change(place, variant, table, choice)
-            place.is_trusted &= is_fixed
+        self._weigh(place, calls, ns)
+        verdict = self._compare(place, choice, witness, table)
+        place.is_trusted &= is_fixed and choice.is_trusted
+        variant = place.last = place.variants[witness]
         variant.note_marks(marks)
         if not place.is_trusted:
             variant.is_confirmed = True
             place.owed += FIRST_SAMPLES - FIRST_COUNTS if was_trusted else 0
             if place.counted_calls > FIRST_SAMPLED_CALLS:
                 place.owed = 0
-        place.last = variant
         if place.owed <= 0:
             self._rate(place)
         self._make_room()
         return verdict
+
+    def _weigh(self, place: Place, calls: int, ns: int) -> None:
+        """Learn what it takes to count passages like these."""
+        if place.uncounted > _ENOUGH:
+            self._budget.compare(calls=calls, counted_ns=ns, usual_ns=place.usual_ns)
+        place.counts += 1
+        place.counted_calls += calls
+        place.calls = place.counted_calls // place.counts
+        place.usual_ns = place.usual_ns or self._budget.without(calls, ns)
+
+    def _compare(self, place: Place, choice: Choice, witness: Seen, table: Table) -> Verdict | None:
+        """Hold a count against what was booked, or would have been, under its witness."""
+        variant = place.variants.get(witness)
+        if variant is None:
+            verdict = self._judge_elsewhere(choice, witness, table) if choice.is_drawn else None
+            place.variants[witness] = Variant(table, table.tally.flop, table.tally.flop)
+            self._rows += table.size + 1
+            place.owed = max(place.owed - 1, 1)
+            return verdict
+        if variant.table.name != table.name:
+            return self._take_change(place, variant, table, choice)
+        variant.is_confirmed = True
+        place.owed -= 1
+        return Verdict() if choice.is_drawn else None
 
     def _judge_elsewhere(self, choice: Choice, witness: Seen, table: Table) -> Verdict | None:
         """Another place would have vouched for a passage that was drawn: say whether rightly."""
@@ -336,8 +309,9 @@ class ReplayPlan:
 
     def _find_elsewhere(self, choice: Choice, witness: Seen) -> Variant | None:
         places = self._known.get((choice.situation, choice.given), {})
-        found = [place.variants[witness] for place in places.values() if witness in place.variants and place.is_trusted]
-        return found[0] if found and len({variant.table.name for variant in found}) == 1 else None
+        known = [place.variants[witness] for place in places.values() if witness in place.variants and place.is_trusted]
+        found = [variant for variant in known if variant.is_confirmed]
+        return found[0] if found and len({variant.table.name for variant in known}) == 1 else None
 
     def booked_since(self, owner: Hashable, since: int) -> Iterator[str]:
         """Name the tables at which passages of this owner were booked since then."""
@@ -383,11 +357,14 @@ class ReplayPlan:
         """Say anew how often passages like these are drawn; nothing waits that was drawn by another chance."""
         one.one_in = self._budget.one_in(calls=one.calls, usual_ns=one.usual_ns)
 
-    def _keep(self, choice: Choice) -> Place:
-        owner = choice.situation[1] if len(choice.situation) > 1 else None
-        place = Place(owner, choice.is_trusted, FIRST_COUNTS if choice.is_trusted else FIRST_SAMPLES)
-        self._known.setdefault((choice.situation, choice.given), {})[choice.at] = place
-        return place
+    def _find_place(self, choice: Choice) -> Place:
+        """Return the place that a count belongs to; it may have been made, or have had to make room, since it began."""
+        places = self._known.setdefault((choice.situation, choice.given), {})
+        if choice.at not in places:
+            owner = choice.situation[1] if len(choice.situation) > 1 else None
+            owed = FIRST_COUNTS if choice.is_trusted else FIRST_SAMPLES
+            places[choice.at] = Place(owner, choice.is_trusted, owed)
+        return places[choice.at]
 
     def _make_room(self) -> None:
         while self._known and (len(self._known) > MAX_SITUATIONS or self._rows > MAX_ROWS):

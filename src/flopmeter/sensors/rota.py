@@ -5,6 +5,7 @@ them is in the processor's caches. A change is seen after one round at the lates
 known to be in doubt. Not here: what is looked at (`situation.py`), what is in doubt (`replay.py`).
 """
 
+import enum
 import itertools
 from collections.abc import Callable, Hashable, Sequence
 from operator import is_
@@ -28,8 +29,9 @@ _PLAIN = frozenset({bool, int, str, type(None)})
 class Rota:
     """The state of many things as one number: `state` is equal when everything looks the same again.
 
-    The first `always` things are looked at each time; so when one of those changes is known. With the others it may
-    have been since the last round but one: `doubted_since` is when that began, by the caller's clock.
+    The first `always` things are looked at each time; so when one of those changes is known, and what else is new then
+    is taken to have come with it (`eval()` switches every part). With the others it may have been since the last round
+    but one: `doubted_since` is when that began, by the caller's clock.
     A value that has been more than `MAX_VALUES` things (a counter) is looked at no more; `is_blind` tells of that.
     """
 
@@ -44,7 +46,7 @@ class Rota:
         self._numbers = itertools.count()
         self._at = self._always
         self._round_began = 0
-        self._is_round = False
+        self._is_whole = True  # that the last look was at everything
         self.doubted_since = 0
         self.is_blind = False
         self.state = self._find_state()
@@ -54,32 +56,25 @@ class Rota:
 
         Where something is, everything is looked at.
         """
-        count, was_round = len(self._readers), self._is_round
-        is_new = self._look(0, self._always)
-        self._is_round = not 0 < number < count - self._always
-        if is_new or self._is_round:
-            is_later = self._look(self._always, count)
-            self._begin_round(now)
-            self._begin_round(now)  # all of it was seen now: nothing before is in doubt any more
-            is_certain = is_new or was_round
-            return Change(doubted_since=None if is_certain else self.doubted_since) if is_new or is_later else None
-        end = self._at + number
-        is_new = self._look(self._at, min(end, count))
-        if end >= count:
-            self._begin_round(now)
-            end += self._always - count
-            is_new = self._look(self._always, end) or is_new
-        self._at = end
-        if not is_new:
+        count, since, was_whole = len(self._readers), self.doubted_since, self._is_whole
+        is_certain = self._look(0, self._always)
+        is_new = False
+        is_whole = not 0 < number < count - self._always
+        if not (is_certain or is_whole):
+            end = self._at + number
+            is_new = self._look(self._at, min(end, count))
+            if end >= count:
+                self.doubted_since, self._round_began = self._round_began, now
+                end += self._always - count
+                is_new = self._look(self._always, end) or is_new
+            self._at = end
+        self._is_whole = is_certain or is_new or is_whole
+        if self._is_whole:
+            is_new = self._look(self._always, count) or is_new
+            self.doubted_since = self._round_began = now  # all of it was seen now: nothing before is in doubt any more
+        if not (is_certain or is_new):
             return None
-        since = self.doubted_since
-        self._look(0, count)
-        self._begin_round(now)
-        self._begin_round(now)
-        return Change(doubted_since=since)
-
-    def _begin_round(self, now: int) -> None:
-        self.doubted_since, self._round_began = self._round_began, now
+        return Change(doubted_since=None if is_certain or (was_whole and is_whole) else since)
 
     def _look(self, begin: int, end: int) -> bool:
         is_new = False
@@ -98,7 +93,7 @@ class Rota:
         for place, (old, new) in enumerate(zip(before, now, strict=True)):
             if old is _VARIES:
                 now[place] = _VARIES
-            elif old != new or type(old) is not type(new):
+            elif old != new:
                 seen = self._seen.setdefault((index, place), {old})
                 seen.add(new)
                 if len(seen) > MAX_VALUES:
@@ -130,6 +125,6 @@ def plain(value: Any) -> Hashable:
     shape = getattr(value, "shape", None)
     if shape is not None:
         return (type(value).__name__, tuple(shape))
-    if isinstance(value, Hashable) and not hasattr(value, "__dict__"):
+    if isinstance(value, Hashable) and (isinstance(value, enum.Enum) or not hasattr(value, "__dict__")):
         return value
     return type(value).__qualname__
