@@ -205,7 +205,7 @@ class Meter:
         self._has_explicit_steps = True
         self._sensor.new_step()
         recording = self._journal.recording
-        if tokens or samples:
+        if tokens != 0 or samples != 0:  # None is neither
             recording.add_tokens(tokens=check_count(tokens), samples=check_count(samples))
         self._sensor.begin_step(recording.finish_step())
         self._flush_when_due()
