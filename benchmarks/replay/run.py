@@ -159,8 +159,8 @@ def unhurried() -> Iterator[None]:
     What should be counted is, and of what may be replayed one passage in `ONE_IN` is drawn.
     """
     with (
-        mock.patch.object(Budget, "can_afford", lambda _self, _calls: True),
-        mock.patch.object(Budget, "one_in", lambda _self, **_: ONE_IN),
+        mock.patch.object(Budget, "can_afford", return_value=True),
+        mock.patch.object(Budget, "one_in", return_value=ONE_IN),
     ):
         yield
 

@@ -5,26 +5,21 @@ side is written down as a gap. Not here: torch (behind `sensors`), laws (`monito
 """
 
 import logging
-import math
 import os
-import platform
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from importlib.metadata import version
-from operator import index
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from flopmeter import wire
 from flopmeter.devices.peaks import bound_cpu
 from flopmeter.errors import FlopmeterError, MeterError, UncountedOpError
-from flopmeter.formulas.book import CONVENTION, FormulaBook
+from flopmeter.formulas.book import FormulaBook
 from flopmeter.journal import Circumstances, Journal, make_alarm
 from flopmeter.sensors.guard import guarded
-from flopmeter.tally import PURPOSES
-from flopmeter.units import NS_PER_S
+from flopmeter.settings import Settings, check_count, check_purpose
 from flopmeter.usage import Usage
 
 if TYPE_CHECKING:
@@ -40,7 +35,6 @@ if TYPE_CHECKING:
     from flopmeter.sensors.passage import TorchSensor
 
 INTERVAL_S = 5.0
-MAX_COUNT = 10**24
 
 _log = logging.getLogger("flopmeter")
 
@@ -93,12 +87,9 @@ class Meter:
         self.run_dir = Path(run_dir).absolute()  # the program may change its directory
         self._models: list[Any] = [] if model is None else list(model) if isinstance(model, list | tuple) else [model]
         self._optimizer = optimizer
-        self._exact = exact
-        self._overhead_budget = _check_budget(overhead_budget)
-        self._purpose = _check_purpose(purpose or "undeclared")
+        self._settings = Settings.of(exact=exact, overhead_budget=overhead_budget, strict=strict, interval_s=interval_s)
+        self._purpose = check_purpose(purpose or "undeclared")
         self._book = book or FormulaBook.installed()
-        self._strict = strict
-        self._interval_ns = int(interval_s * NS_PER_S)
         self._alarm = make_alarm(self.run_dir, [regimes] if isinstance(regimes, str | Path) else regimes, signer)
         self._journal: Journal | None = None
         self._sensor: TorchSensor | None = None
@@ -148,8 +139,14 @@ class Meter:
         self._book = with_registered(self._book)
         test = run_self_test(self._book)
         alarm = self._alarm if rank == 0 else None  # one rank warns for all
-        header = self._header(world, test.torch_version, has_cuda=is_cuda_build())
-        self._journal = Journal(self.run_dir, rank=rank, header=header, alarm=alarm, strict=self._strict)
+        header = self._settings.header(
+            self._book,
+            purpose=self._purpose,
+            world=world,
+            torch_version=test.torch_version,
+            has_cuda=is_cuda_build(),
+        )
+        self._journal = Journal(self.run_dir, rank=rank, header=header, alarm=alarm, strict=self._settings.strict)
         self._journal.open()
         self._journal.note("self-test", test.to_wire())
         if not test.has_passed:
@@ -159,8 +156,8 @@ class Meter:
         self._sensor = TorchSensor(
             self,
             book=self._book,
-            exact=self._exact,
-            budget=self._overhead_budget,
+            exact=self._settings.exact,
+            budget=self._settings.overhead_budget,
             seed=self._journal.seed,
         )
         self._sensor.start()
@@ -208,8 +205,8 @@ class Meter:
         self._has_explicit_steps = True
         self._sensor.new_step()
         recording = self._journal.recording
-        if tokens or samples:
-            recording.add_tokens(tokens=_check_count(tokens), samples=_check_count(samples))
+        if tokens != 0 or samples != 0:  # None is neither
+            recording.add_tokens(tokens=check_count(tokens), samples=check_count(samples))
         self._sensor.begin_step(recording.finish_step())
         self._flush_when_due()
 
@@ -223,10 +220,10 @@ class Meter:
             TypeError, ValueError: a number that is not whole, or negative.
         """
         if tokens_so_far is not None:
-            before, self._tokens_so_far = self._tokens_so_far, _check_count(tokens_so_far)
+            before, self._tokens_so_far = self._tokens_so_far, check_count(tokens_so_far)
             tokens += self._tokens_so_far - (self._tokens_so_far if before is None else before)
         if self._journal is not None:
-            self._journal.recording.add_tokens(tokens=_check_count(tokens), samples=_check_count(samples))
+            self._journal.recording.add_tokens(tokens=check_count(tokens), samples=check_count(samples))
 
     @contextmanager
     def purpose(self, name: str) -> Iterator[None]:
@@ -235,7 +232,7 @@ class Meter:
         Raises:
             ValueError: a purpose outside the list.
         """
-        inner = _check_purpose(name)
+        inner = check_purpose(name)
         if threading.get_ident() != self._thread:
             yield  # only the thread that started the meter is metered
             return
@@ -310,7 +307,7 @@ class Meter:
     def passages_ran(self, booking: "Booking") -> None:
         """Take passages from the sensor; in strict mode, refuse some with an operator that has no formula."""
         tally = booking.tally if booking.table is None else booking.table.tally
-        if self._strict and tally is not None and tally.uncounted:
+        if self._settings.strict and tally is not None and tally.uncounted:
             msg = f"{tally.uncounted[0].op} has no formula"
             raise UncountedOpError(msg, hint="FormulaBook.with_formula gives it one; without strict=True it is listed")
         if self._journal is not None:
@@ -349,7 +346,7 @@ class Meter:
 
     def sensor_failed(self, error: Exception, *, ns: int | None = None) -> None:
         """Record a failure of ours as a gap of at most `ns`; raise it in strict mode."""
-        if self._strict:
+        if self._settings.strict:
             raise (
                 error if isinstance(error, FlopmeterError) else MeterError(f"{type(error).__name__}: {error}")
             ) from error
@@ -358,24 +355,6 @@ class Meter:
     def on_failure(self, error: Exception) -> None:
         """Hear of a failure at the start or the end, from `guarded`."""
         self.sensor_failed(error)
-
-    def _header(self, world: int, torch_version: str, *, has_cuda: bool) -> dict[str, wire.Wire]:
-        return {
-            "book": self._book.digest,
-            "foreign_formulas": dict(self._book.foreign),
-            "convention": CONVENTION,
-            "world": wire.print_count(world),
-            "purpose": self._purpose,
-            "exact": self._exact,
-            "overhead_budget": f"{self._overhead_budget:g}",
-            "versions": {
-                "flopmeter": version("flopmeter"),
-                "torch": torch_version,
-                "python": platform.python_version(),
-            },
-            "ceiling_flop_per_s": None if has_cuda else wire.print_count(bound_cpu(os.cpu_count() or 1)),
-            "host": {"system": platform.system(), "machine": platform.machine(), "cores": str(os.cpu_count() or 1)},
-        }
 
     def _switch_purpose(self, name: str) -> None:
         if self._sensor is not None:
@@ -394,7 +373,7 @@ class Meter:
         return bound_cpu(os.cpu_count() or 1) if devices == {"cpu"} else None
 
     def _flush_when_due(self) -> None:
-        if time.monotonic_ns() - self._last_flush_ns >= self._interval_ns:
+        if time.monotonic_ns() - self._last_flush_ns >= self._settings.interval_ns:
             self._flush()
 
     def _flush(self) -> None:
@@ -412,22 +391,3 @@ class Meter:
             "own_ns": self._sensor.own_ns if self._sensor is not None else 0,
             "ceiling": self._ceiling(),
         }
-
-
-def _check_count(value: int) -> int:
-    whole = index(value)  # TypeError for what is not whole
-    if not 0 <= whole < MAX_COUNT:
-        raise ValueError("tokens and samples of a step are counted from 0 to 10^24")
-    return whole
-
-
-def _check_budget(share: float) -> float:
-    if not 0 <= share < math.inf:
-        raise ValueError(f"an overhead budget is a share of wall time, such as 0.01; not {share!r}")
-    return share
-
-
-def _check_purpose(name: str) -> str:
-    if name not in PURPOSES:
-        raise ValueError(f"{name!r} is no purpose; there are {', '.join(PURPOSES)}")
-    return name

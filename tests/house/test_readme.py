@@ -23,6 +23,12 @@ REPORT = re.compile(
 VARYING = (
     (re.compile(r"[0-9a-f]{12,}"), "<id>"),
     (re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z"), "<date>"),
+    # How sure a figure is depends on what the budget allowed to be counted in that time, and on what was drawn.
+    (re.compile(r"known to lie between [^\n]+"), "known to lie between <bounds>"),
+    (re.compile(r"passages: [^;]+;"), "passages: <n>;"),
+    (re.compile(r" \d+ audits?[ :].*?(?:as|was)\s+booked", re.DOTALL), " <audits>"),
+    (re.compile(r"(\ncounted +[\d.e+]+ FLOP)(?: +[\d.e+]+ FLOP){2}"), r"\1 <bounds>"),
+    (re.compile(r"besides [\d,]+ integer"), "besides <n> integer"),
     (re.compile(r"took [\d.e-]+ %"), "took <share> %"),
     (re.compile(r"(\(counted\) and |FLOP +)[\d.]+e\+1[3-9] FLOP"), r"\1<bound> FLOP"),
     (re.compile(r"(no NVIDIA driver: )[^;\n]*"), r"\1<reason>"),

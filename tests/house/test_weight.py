@@ -51,7 +51,7 @@ def attested(tmp_path):
     header |= {"exact": True, "overhead_budget": "0.01", "versions": {}, "host": {}}
     recording = Recording()
     for _ in range(10):
-        recording.add(table, purpose="undeclared", basis="counted", ns=1000)
+        recording.add(purpose="undeclared", basis="counted", times=1, ns=1000, table=table)
         recording.add_tokens(tokens=8, samples=1)
         recording.finish_step()
     ledger = LedgerFile(run, header=header)

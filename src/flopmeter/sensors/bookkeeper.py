@@ -283,9 +283,7 @@ class Bookkeeper:
             )
         self._end_uncounted(choice, Witness(*seen), marks, ns)
 
-    def _take_counted(
-        self, passage: _Open, choice: Choice, witness: Witness, marks: tuple[int, ...], ns: int
-    ) -> None:
+    def _take_counted(self, passage: _Open, choice: Choice, witness: Witness, marks: tuple[int, ...], ns: int) -> None:
         recorder = self.recorder
         if not (recorder.is_on and is_heard()):
             passage.failed = passage.failed or LIFTED

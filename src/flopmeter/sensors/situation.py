@@ -149,7 +149,10 @@ class WatchedModel:
             return (("hidden", id(self.module)), None)
         ends = self.ends
         is_clear = ends and (ends[0].grad is None, ends[-1].grad is None)
-        return (("forward", id(self.module), self.version, self.rota.state, self._rest.state, is_clear, *ambient()), given)
+        return (
+            ("forward", id(self.module), self.version, self.rota.state, self._rest.state, is_clear, *ambient()),
+            given,
+        )
 
     def _find_ends(self) -> None:
         """Find the first and the last parameter that is trained, and hear when a gradient reaches them."""
