@@ -19,8 +19,8 @@ from torch.utils.checkpoint import checkpoint
 
 from flopmeter.account import Account
 from flopmeter.meter import Meter
-from flopmeter.sensors.threads import OUTLIVED
 from flopmeter.sensors.allocator import device_marks, marks_between
+from flopmeter.sensors.threads import OUTLIVED
 from flopmeter.tally import Tally
 
 pytestmark = [
