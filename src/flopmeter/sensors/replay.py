@@ -292,14 +292,14 @@ class ReplayPlan:
             if choice.kin is None:
                 raise LookupError
             return choice.kin.wait(choice.sizes, witness, ns, self._one_in)
-        variant = place.variants.get(witness)
-        if variant is None or not variant.is_confirmed:
-            variant = self._find_elsewhere(choice, witness)
+        own = place.variants.get(witness)
+        variant = own if own is not None and own.is_confirmed else self._find_elsewhere(choice, witness)
         if variant is None:
             place.owed = max(place.owed, COUNTS_AFTER_A_MISS)
-            if place.last is None:
+            likeliest = own or place.last
+            if likeliest is None:
                 raise LookupError
-            return Booking("modelled", 1, ns, table=place.last.table)
+            return Booking("modelled", 1, ns, table=likeliest.table)
         if marks and variant.marks != marks:
             return Booking("modelled", 1, ns, table=variant.table)
         if not variant.waiting.times:

@@ -208,7 +208,7 @@ def test_an_optimizer_calls_a_closure(replayed_truly, kind):
             optimizer.step(closure)
             meter.step()
 
-    account = replayed_truly(program)
+    account = replayed_truly(program, may_be_assumed=True)
     assert account.tally.select(phase="optimizer").flop > 0
     assert account.tally.select(phase="forward").contraction_flop > 0
 
@@ -254,7 +254,7 @@ def test_gradients_of_gradients(replayed_truly):
                 out = out + gradient.square().sum()
             update(meter, optimizer, out)
 
-    replayed_truly(program)
+    replayed_truly(program, may_be_assumed=True)  # the first kind was counted once, as a warm-up
 
 
 def test_inference_mode(replayed_truly):
