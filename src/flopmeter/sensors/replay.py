@@ -21,7 +21,7 @@ from flopmeter.sensors.variant import Variant
 from flopmeter.step import Chance, Table
 
 MAX_SITUATIONS = 4096
-MAX_PLACES = 16
+MAX_PLACES = 64
 """From here on the passages of a step share a place: one that never ends (an evaluation) would else never replay."""
 MAX_KINSHIPS = 256
 MAX_ROWS = 50_000
@@ -38,8 +38,8 @@ ONE_IN_UNAFFORDABLE = 16
 class Place:
     """What is known of one situation at one place in a step.
 
-    Units: `calls` operator calls of the counts, on average: if the last one decided how often passages are drawn, a
-    dear one would be what the others are booked at for longer. `usual_ns` is the mean duration of those not counted.
+    Units: `calls` operator calls of a count, the mean of all but the last: else a dear one would be drawn for less
+    often, and what the others are booked at for longer. `usual_ns` is the mean duration when it is not counted.
     """
 
     owner: Hashable
@@ -217,7 +217,7 @@ class ReplayPlan:
         if not place.is_trusted:
             variant.is_confirmed = True
             place.owed += FIRST_SAMPLES - FIRST_COUNTS if was_trusted else 0
-            if place.counted_calls > FIRST_SAMPLED_CALLS:
+            if place.counted_calls - calls > FIRST_SAMPLED_CALLS:  # one more than that: the last was likely a dear one
                 place.owed = 0
         if place.owed <= 0:
             self._rate(place)
@@ -228,9 +228,9 @@ class ReplayPlan:
         """Learn what it takes to count passages like these."""
         if place.uncounted > _ENOUGH:
             self._budget.compare(calls=calls, counted_ns=ns, usual_ns=place.usual_ns)
+        place.calls = place.counted_calls // place.counts if place.counts else calls
         place.counts += 1
         place.counted_calls += calls
-        place.calls = place.counted_calls // place.counts
         place.usual_ns = place.usual_ns or self._budget.without(calls, ns)
 
     def _compare(self, place: Place, choice: Choice, witness: Seen, table: Table) -> Verdict | None:
@@ -268,7 +268,7 @@ class ReplayPlan:
         if not variant.is_confirmed and place.is_trusted:
             variant.least = variant.most = flop
             place.owed = max(place.owed - 1, 1)
-            return None
+            return Verdict(is_miss=True, booked=booked) if variant.is_relied_on else None
         variant.least, variant.most = min(variant.least, flop), max(variant.most, flop)
         place.is_trusted = False
         place.owed -= 1
@@ -302,6 +302,9 @@ class ReplayPlan:
             return Booking("modelled", 1, ns, table=likeliest.table)
         if marks and variant.marks != marks:
             return Booking("modelled", 1, ns, table=variant.table)
+        if not variant.is_confirmed:
+            variant.is_relied_on = True
+            place.owed = max(place.owed, FIRST_COUNTS)
         if not variant.waiting.times:
             self._dirty.append((place, variant))
         variant.waiting.add(ns, self._one_in)
@@ -309,9 +312,8 @@ class ReplayPlan:
 
     def _find_elsewhere(self, choice: Choice, witness: Seen) -> Variant | None:
         places = self._known.get((choice.situation, choice.given), {})
-        known = [place.variants[witness] for place in places.values() if witness in place.variants and place.is_trusted]
-        found = [variant for variant in known if variant.is_confirmed]
-        return found[0] if found and len({variant.table.name for variant in known}) == 1 else None
+        found = [place.variants[witness] for place in places.values() if witness in place.variants and place.is_trusted]
+        return found[0] if found and len({variant.table.name for variant in found}) == 1 else None
 
     def booked_since(self, owner: Hashable, since: int) -> Iterator[str]:
         """Name the tables at which passages of this owner were booked since then."""

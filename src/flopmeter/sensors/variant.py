@@ -12,12 +12,17 @@ from flopmeter.step import Table
 
 @dataclass(slots=True)
 class Variant:
-    """One cost that a place was seen to have, under one witness. Units: FLOP of the cheapest and the dearest count."""
+    """One cost that a place was seen to have, under one witness.
+
+    It is confirmed once a second count agreed, and relied on where a passage was booked at it before.
+    Units: `least` and `most` FLOP of the cheapest and the dearest count.
+    """
 
     table: Table
     least: int
     most: int
     is_confirmed: bool = False
+    is_relied_on: bool = False
     waiting: Waiting = field(default_factory=Waiting)
     counted_marks: tuple[int, ...] = ()
     marks: tuple[int, ...] = ()
