@@ -106,9 +106,11 @@ class WatchedModel:
             return Change(None) if self._refresh() else None
         try:
             change = self.rota.look(now_ns, 0 if is_whole else looks + more)
+            is_whole |= change is not None  # `eval()` switches every part: what else is new came with it
             other = self._rest.look(now_ns, 0 if is_whole else 1 + (looks + more) // 4)
         except KeyError:  # an attribute was deleted
             self._look_up()
+            self.version += 1
             return Change(0)
         if change is not None or other is not None:
             self._refresh()
@@ -125,6 +127,11 @@ class WatchedModel:
         self._look_up()
         self.version += 1
         return True
+
+    @property
+    def state(self) -> tuple[int, int, int]:
+        """All that was seen of its parts."""
+        return (self.version, self.rota.state, self._rest.state)
 
     @property
     def owner(self) -> int:
@@ -239,7 +246,7 @@ class WatchedOptimizer:
         is_clear = ends and (ends[0].grad is None, ends[-1].grad is None)
         size = len(self.optimizer.state)
         modes = (torch.is_grad_enabled(), torch.is_inference_mode_enabled())
-        states = tuple([(model.version, model.rota.state) for model in models])
+        states = tuple([model.state for model in models])
         return ("optimizer", id(self.optimizer), self.version, self._rota.state, is_clear, size, modes, states)
 
 
