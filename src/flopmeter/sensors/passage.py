@@ -25,6 +25,7 @@ from flopmeter.sensors.compiled import REGION, UNWATCHED, CompileWatch, adopt_co
 from flopmeter.sensors.guard import guarded
 from flopmeter.sensors.hook import BoundaryHook
 from flopmeter.sensors.model import devices_in_reach
+from flopmeter.sensors.rota import Change
 from flopmeter.sensors.situation import HAS_NODE_COUNT, WatchedModel, WatchedOptimizer
 from flopmeter.sensors.torch_phase import PhaseTracker
 
@@ -245,7 +246,10 @@ class TorchSensor:
 
     def _look(self, watched: WatchedModel | WatchedOptimizer, now_ns: int) -> None:
         """Look at some parts of what is about to run."""
+        before, is_plain = watched.looked_ns, isinstance(watched, WatchedModel) and watched.is_switched
         change = watched.look(now_ns, looks=LOOKS)
+        if change is not None and change.doubted_since is None and not (self._budget.is_ample or is_plain):
+            change = Change(before)  # looks were left out since then
         if change is not None:
             self._books.take_change(watched.owner, change)
 

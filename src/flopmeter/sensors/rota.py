@@ -35,8 +35,8 @@ class Rota:
     A value that has been more than `MAX_VALUES` things (a counter) is looked at no more; `is_blind` tells of that.
     """
 
-    def __init__(self, readers: Sequence[Reader], *, always: int = 0) -> None:
-        """Look at everything once."""
+    def __init__(self, readers: Sequence[Reader], *, always: int = 0, now: int = 0) -> None:
+        """Look at everything once, which is `now`."""
         self._readers = list(readers)
         self._always = min(always, len(self._readers))
         self._last = [tuple(read()) for read in self._readers]
@@ -45,9 +45,9 @@ class Rota:
         self._states: dict[Hashable, int] = {}
         self._numbers = itertools.count()
         self._at = self._always
-        self._round_began = 0
+        self._round_began = now
         self._is_whole = True  # that the last look was at everything
-        self.doubted_since = 0
+        self.doubted_since = now
         self.is_blind = False
         self.state = self._find_state()
 

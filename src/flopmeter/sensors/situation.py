@@ -4,6 +4,7 @@ A situation is known when a passage starts, a witness when it has ended. Both ar
 runs no operator. Not here: arguments (`fingerprint.py`), what is decided from them (`replay.py`).
 """
 
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import itemgetter
 from typing import Any, NamedTuple, TypeAlias
@@ -75,17 +76,17 @@ class WatchedModel:
         self.reached = [0, 0]
         self.ends: tuple[torch.nn.Parameter, ...] = ()
         self._hooks: list[Any] = []
-        self._looked_ns = 0
+        self.looked_ns = 0
         self._was_training = module.training
         self._look_up()
 
     def _look_up(self) -> None:
         self._modules = list(self.module.modules())
         self._parameters = list(self.module.parameters())
-        inner = self._modules[1:]
+        now, inner = time.perf_counter_ns(), self._modules[1:]
         own, dull = ([part for part in inner if (type(part) in _DULL) is is_dull] for is_dull in (False, True))
-        self.rota = Rota([_reader_of(self.module), _read_settings, *map(_reader_of, own)], always=1)
-        self._rest = Rota([*map(_reader_of, dull), *map(_reader_of_parameter, self._parameters)])
+        self.rota = Rota([_reader_of(self.module), _read_settings, *map(_reader_of, own)], always=1, now=now)
+        self._rest = Rota([*map(_reader_of, dull), *map(_reader_of_parameter, self._parameters)], now=now)
         self._find_ends()
         self.is_stale = False
 
@@ -100,8 +101,8 @@ class WatchedModel:
         Torch tells of parts that were added or exchanged (`is_stale`); a part that was removed is missed by the one
         that it was a part of.
         """
-        more = (now_ns - self._looked_ns) // LOOK_NS
-        self._looked_ns, self._was_training = now_ns, self.module.training
+        more = (now_ns - self.looked_ns) // LOOK_NS
+        before, self.looked_ns, self._was_training = self.looked_ns, now_ns, self.module.training
         if self.is_stale:
             return Change(None) if self._refresh() else None
         try:
@@ -111,7 +112,7 @@ class WatchedModel:
         except KeyError:  # an attribute was deleted
             self._look_up()
             self.version += 1
-            return Change(0)
+            return Change(before)
         if change is not None or other is not None:
             self._refresh()
         return change or other
@@ -202,7 +203,7 @@ class WatchedOptimizer:
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
         """Look its groups up."""
         self.optimizer = optimizer
-        self._looked_ns = 0
+        self.looked_ns = 0
         self.version = 0
         self._look_up()
 
@@ -211,7 +212,9 @@ class WatchedOptimizer:
         parameters = [parameter for group in groups for parameter in group["params"]]
         self._sizes = [len(group["params"]) for group in groups]
         self._rota = Rota(
-            [*map(_reader_of_group, groups), *map(_reader_of_gradient, parameters)], always=min(len(groups), 2)
+            [*map(_reader_of_group, groups), *map(_reader_of_gradient, parameters)],
+            always=min(len(groups), 2),
+            now=time.perf_counter_ns(),
         )
         self._ends = (parameters[0], parameters[-1]) if parameters else ()
         # Whether a step of somebody else's does the same each time, nobody but they can know.
@@ -219,8 +222,8 @@ class WatchedOptimizer:
 
     def look(self, now_ns: int, *, looks: int) -> Change | None:
         """Look at some of it, at more the longer it was since the last look; say whether anything is new."""
-        number = looks + (now_ns - self._looked_ns) // LOOK_NS
-        self._looked_ns = now_ns
+        number = looks + (now_ns - self.looked_ns) // LOOK_NS
+        self.looked_ns = now_ns
         if [len(group["params"]) for group in self.optimizer.param_groups] == self._sizes:
             try:
                 return self._rota.look(now_ns, number)
