@@ -126,9 +126,7 @@ class Bookkeeper:
         self._ending_ns: int | None = None
         self._closed_ns: int | None = None  # since when no passage is open
         self._settled_ns = 0
-        self._was_on = self._was_on_before = (
-            False  # in the last passage; in that before a forward or a step
-        )
+        self._was_on = self._was_on_before = False  # in the last passage; in that before a forward or a step
         self._has_cuda = torch.cuda.is_initialized()
         self._is_wanted = False  # that the mode is on between passages: what follows in an inference mode is unknown
         self._graphs: list[_Graph] = []
