@@ -32,7 +32,7 @@ SETTLE_NS = 1_000_000_000
 """What ran is booked once this long has passed; until then it is added up where it costs next to nothing."""
 MAX_GRAPHS = 8
 _NONE: tuple[int, ...] = ()
-BETWEEN, FORWARD_END = "between", "forward-end"
+BETWEEN, FORWARD_END, OPTIMIZER_END = "between", "forward-end", "optimizer-end"
 INTERRUPTED = "an interrupt came between the end of one passage and the beginning of the next"
 LIFTED = "something took the counter off torch's stack of modes"
 UNKNOWN = "a passage was neither counted nor known: it was new, and counting it was beyond the overhead budget"
@@ -126,7 +126,7 @@ class Bookkeeper:
         self._ending_ns: int | None = None
         self._closed_ns: int | None = None  # since when no passage is open
         self._settled_ns = 0
-        self._was_on = self._was_on_before = False  # in the passage that ended last, and in that before a forward
+        self._was_on = self._was_on_before = False  # in the last passage; in that before a forward or a step
         self._has_cuda = torch.cuda.is_initialized()
         self._is_wanted = False  # that the mode is on between passages: what follows in an inference mode is unknown
         self._graphs: list[_Graph] = []
@@ -154,6 +154,8 @@ class Bookkeeper:
         """Let go of the stack of modes, and of new threads."""
         self._closed_ns = None
         self.recorder.retire()
+        if self._was_on and torch.is_inference_mode_enabled():
+            self.recorder.switch_on()  # retired, it lets calls through; the end of this mode wants somebody there
         self._threads.stop()
 
     def leave(self) -> None:
@@ -188,7 +190,7 @@ class Bookkeeper:
         """
         is_counted = True if self._is_wanted else None
         if torch.is_inference_mode_enabled():
-            is_counted = self._was_on_before if after == FORWARD_END else self._was_on
+            is_counted = self._was_on_before if after in (FORWARD_END, OPTIMIZER_END) else self._was_on
             self._is_wanted = not (is_counted or self._plan.is_known((BETWEEN, after), ()))
         self.begin((BETWEEN, after), (), 0, is_trusted=False, is_counted=is_counted)
 
@@ -205,10 +207,10 @@ class Bookkeeper:
         """Open a passage; `is_counted` takes the choice away whether it is counted."""
         self.draws.at += 1
         alone = given
-        if model is not None:
+        if situation[0] != BETWEEN:
             self._was_on_before = self._was_on
-            if self._graphs and given is not None:
-                given = (given, self._open_graphs())
+        if model is not None and self._graphs and given is not None:
+            given = (given, self._open_graphs())
         place = self._plan.pass_by(situation, given, at) if is_counted is None else None
         choice, failed = None, ""
         if place is None:

@@ -20,7 +20,7 @@ from torch.nn.modules.module import (
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from flopmeter.formulas.book import FormulaBook
-from flopmeter.sensors.bookkeeper import FORWARD_END, Bookkeeper, PassageSink
+from flopmeter.sensors.bookkeeper import FORWARD_END, OPTIMIZER_END, Bookkeeper, PassageSink
 from flopmeter.sensors.compiled import REGION, UNWATCHED, CompileWatch, adopt_compiled, is_unadopted, release_compiled
 from flopmeter.sensors.guard import guarded
 from flopmeter.sensors.hook import BoundaryHook
@@ -192,7 +192,7 @@ class TorchSensor:
         self._phase.leave_forward()
         if hasattr(module, "_orig_mod"):
             self._region_ran(out)
-        if len(self._phase.forwards) == 0 and not torch.is_grad_enabled():
+        if len(self._phase.forwards) == 0 and (not torch.is_grad_enabled() or torch.is_inference_mode_enabled()):
             # Nothing of it can come later: no graph was made. A forward that raised has no output.
             self._books.end(FORWARD_END if out is not None else "forward-failed", begun)
             self._books.begin_between(FORWARD_END)
@@ -232,8 +232,8 @@ class TorchSensor:
         if not (_this_thread() == self._thread or self._is_ours()):
             return
         self._phase.leave_optimizer()
-        self._books.end("optimizer-end", begun)
-        self._books.begin_between("optimizer-end")
+        self._books.end(OPTIMIZER_END, begun)
+        self._books.begin_between(OPTIMIZER_END)
         self._budget.hook_ns += time.perf_counter_ns() - begun
 
     def _watched_optimizer(self, optimizer: torch.optim.Optimizer) -> WatchedOptimizer:
