@@ -22,6 +22,21 @@ class Gathered(NamedTuple):
     has_values: bool
 
 
+class _Leave:
+    """Takes a recorder off its thread's stack when the thread ends.
+
+    Else torch lets go of the mode after Python is done with the thread, and has to take the interpreter's lock for it:
+    a process that ends just then is aborted.
+    """
+
+    def __init__(self, recorder: OpRecorder) -> None:
+        self._recorder = recorder
+
+    def __del__(self) -> None:
+        """Run in the thread that ends: nobody else holds this."""
+        self._recorder.switch_off()
+
+
 class ThreadWatch:
     """Puts a recorder into each new thread while `follow` is on.
 
@@ -35,6 +50,7 @@ class ThreadWatch:
         self._before: Any = None
         self._is_following = False
         self._followed: list[tuple[threading.Thread, OpRecorder]] = []
+        self._own = threading.local()
 
     def start(self) -> None:
         """Ask to be told of new threads."""
@@ -73,4 +89,5 @@ class ThreadWatch:
         if self._is_following:
             recorder = self._make()
             recorder.switch_on()
+            self._own.leave = _Leave(recorder)
             self._followed.append((threading.current_thread(), recorder))

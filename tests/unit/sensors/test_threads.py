@@ -106,6 +106,24 @@ def test_a_thread_that_runs_on_is_told_and_its_later_work_is_heard_of(watch, lat
     assert products(calls) == 1
 
 
+def test_a_thread_that_ends_leaves_no_mode_behind(watch, monkeypatch):
+    """If this failed, torch would let go of it when Python may be gone, and abort a process that ends just then."""
+    depths = []
+
+    def look_after(recorder):
+        switch_off(recorder)
+        depths.append((threading.get_ident(), torch._C._len_torch_dispatch_stack()))
+
+    switch_off = OpRecorder.switch_off
+    monkeypatch.setattr(OpRecorder, "switch_off", look_after)
+    threads = []
+    watch.follow()
+    run(lambda: threads.append((threading.get_ident(), torch._C._len_torch_dispatch_stack())))
+    assert threads[0][1] == 1
+    assert depths == [(threads[0][0], 0)]
+    watch.gather({})
+
+
 def test_a_thread_that_runs_no_operator_is_no_latecomer(watch, latecomers):
     """If this failed, a progress bar's thread would make a gap of every run."""
     begun, go_on = threading.Event(), threading.Event()
