@@ -98,16 +98,18 @@ class Hooks:
 
     def __init__(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Find the tables that hold something now; here that is the meter's alone."""
-        self._kept = [(table, list(table.items())) for table in hook_tables(model, optimizer) if table]
+        self._tables = [table for table in hook_tables(model, optimizer) if table]
+        self._kept: list[list[tuple[Any, Any]]] = []
 
     def take_out(self) -> None:
         """Leave the tables empty."""
-        for table, _ in self._kept:
+        self._kept = [list(table.items()) for table in self._tables]
+        for table in self._tables:
             table.clear()
 
     def put_back(self) -> None:
         """Fill them again."""
-        for table, items in self._kept:
+        for table, items in zip(self._tables, self._kept, strict=True):
             table.update(items)
 
 
@@ -177,7 +179,8 @@ def take_turns(program: Program, *, turns: int, seed: int = 0) -> Times:
             if name == METERED:
                 hooks.put_back()
             lanes[name].turn(number)
-            hooks.put_back()
+            if name != METERED:
+                hooks.put_back()
         draws.shuffle(order)
     for lane in lanes.values():
         lane.close()

@@ -204,11 +204,10 @@ class Meter:
             return
         self._has_explicit_steps = True
         self._sensor.new_step()
-        recording = self._journal.recording
-        if tokens != 0 or samples != 0:  # None is neither
-            recording.add_tokens(tokens=check_count(tokens), samples=check_count(samples))
-        self._sensor.begin_step(recording.finish_step())
-        self._flush_when_due()
+        tokens, samples = tokens and check_count(tokens), samples and check_count(samples)
+        self._sensor.begin_step(self._journal.recording.finish_step(tokens=tokens, samples=samples))
+        if time.monotonic_ns() - self._last_flush_ns >= self._settings.interval_ns:
+            self._flush()
 
     def trained(self, *, tokens: int = 0, samples: int = 0, tokens_so_far: int | None = None) -> None:
         """Add tokens and samples to the step that is open, without closing it.

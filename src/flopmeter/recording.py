@@ -198,13 +198,19 @@ class Recording:
         self._state.open.tokens += tokens
         self._state.open.samples += samples
 
-    def finish_step(self) -> int:
-        """Count one finished step; return the index of the next.
+    def finish_step(self, *, tokens: int = 0, samples: int = 0) -> int:
+        """Count one finished step and what was trained in it; return the index of the next.
 
         Units: steps of this run on this rank, from 0.
         """
-        self._state.open.count += 1
-        return self.next_step
+        state = self._state
+        record = state.open
+        record.count += 1
+        if tokens:
+            record.tokens += tokens
+        if samples:
+            record.samples += samples
+        return state.first + (state.waiting.count if state.waiting is not None else 0) + record.count
 
     def add_usage(self, usage: Usage) -> None:
         """Take what the devices spent."""

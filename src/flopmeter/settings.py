@@ -76,7 +76,7 @@ def check_count(value: int) -> int:
     Raises:
         TypeError, ValueError: it is not whole, or negative, or beyond what a step can hold.
     """
-    whole = index(value)
+    whole = value if type(value) is int else index(value)
     if not 0 <= whole < MAX_COUNT:
         raise ValueError("tokens and samples of a step are counted from 0 to 10^24")
     return whole

@@ -18,21 +18,25 @@ from flopmeter.sensors.budget import Budget
 from flopmeter.sensors.draws import Draws
 from flopmeter.sensors.guard import guarded
 from flopmeter.sensors.kinship import Booking, Verdict
+from flopmeter.sensors.lap import FORWARD_END, OPTIMIZER, Lap, Leg, TornError
 from flopmeter.sensors.pricing import Pricer
 from flopmeter.sensors.replay import Choice, Place, ReplayPlan
 from flopmeter.sensors.rota import Change
 from flopmeter.sensors.shadows import Key
-from flopmeter.sensors.situation import Situation, WatchedModel, Witness, count_nodes
+from flopmeter.sensors.situation import Situation, WatchedModel, WatchedOptimizer, Witness, count_nodes
 from flopmeter.sensors.threads import OUTLIVED, ThreadWatch
 from flopmeter.sensors.torch_ops import OpRecorder, is_heard
 from flopmeter.sensors.torch_phase import PhaseTracker
 from flopmeter.sensors.values import Waiting
+from flopmeter.sensors.variant import Variant
 
 SETTLE_NS = 1_000_000_000
 """What ran is booked once this long has passed; until then it is added up where it costs next to nothing."""
 MAX_GRAPHS = 8
+MAX_LEGS = 256
+"""A step of more passages than this is never expected to go on as the last one did."""
 _NONE: tuple[int, ...] = ()
-BETWEEN, FORWARD_END, OPTIMIZER_END = "between", "forward-end", "optimizer-end"
+BETWEEN, OPTIMIZER_END = "between", "optimizer-end"
 INTERRUPTED = "an interrupt came between the end of one passage and the beginning of the next"
 LIFTED = "something took the counter off torch's stack of modes"
 UNKNOWN = "a passage was neither counted nor known: it was new, and counting it was beyond the overhead budget"
@@ -62,7 +66,7 @@ class PassageSink(Protocol):
 
 @dataclass(slots=True)
 class _Open:
-    """The passage that is running. Of one that is known and not counted, `place` says what is known.
+    """The passage that is running, the `turn`th of its step. Of one that is known and not counted, `place` says what.
 
     `alone` is what its own forward was given, without the graphs that were open then.
     """
@@ -73,7 +77,8 @@ class _Open:
     is_trusted: bool
     place: Place | None
     choice: Choice | None
-    model: WatchedModel | None
+    owner: WatchedModel | WatchedOptimizer | None
+    turn: int
     marks: tuple[int, ...]
     reached: tuple[int, ...]
     nodes: int
@@ -86,7 +91,7 @@ class _Open:
 class _Graph(NamedTuple):
     """A forward that ended before any gradient reached its model."""
 
-    model: WatchedModel
+    model: WatchedModel | WatchedOptimizer
     reached: tuple[int, ...]
     passage: _Open
     nodes: int
@@ -112,6 +117,7 @@ class Bookkeeper:
     ) -> None:
         """Prepare; no passage is open yet."""
         self._sink = sink
+        self._phase = phase
         self.budget = Budget(budget, time.perf_counter_ns)
         self.draws = Draws(seed)
         self._plan = ReplayPlan(budget=self.budget, draws=self.draws, exact=exact)
@@ -130,15 +136,21 @@ class Bookkeeper:
         self._has_cuda = torch.cuda.is_initialized()
         self._is_wanted = False  # that the mode is on between passages: what follows in an inference mode is unknown
         self._graphs: list[_Graph] = []
+        self.lap: Lap | None = None  # while it is on, its open leg is the open passage
+        self._parked: Lap | None = None  # one that was just left, and may go on with the next passage
+        self._trail: list[Leg] | None = None  # the passages of this step, while all of them are known
+        self._last_trail: list[Leg] = []
 
     @property
     def is_running(self) -> bool:
         """Whether a passage is open, or one was closed and none was opened after it."""
-        return self._open is not None or self._closed_ns is not None
+        return self.lap is not None or self._open is not None or self._closed_ns is not None
 
     @property
     def is_between(self) -> bool:
         """Whether the open passage is one that runs between others."""
+        if self.lap is not None:
+            return self.lap.leg.owner is None
         return self._open is not None and self._open.situation[0] == BETWEEN
 
     @property
@@ -161,10 +173,11 @@ class Bookkeeper:
     def leave(self) -> None:
         """Step off the stack of a forked child: what is open there is its parent's."""
         self.recorder.switch_off()
-        self._open = None
+        self._open = self.lap = self._parked = None
 
     def on_failure(self, error: Exception) -> None:
         """Mark the running passage as not fully known, and tell the meter; the passage's end tells how long it was."""
+        self.leave_lap()
         if self._open is None:
             self._sink.sensor_failed(error, ns=self._ending_ns)
             return
@@ -174,6 +187,7 @@ class Bookkeeper:
 
     def note_inner(self, situation: Situation) -> None:
         """Note that something with a situation of its own ran inside the open passage."""
+        self.leave_lap()
         if self._open is not None:
             self._open.inner = hash((self._open.inner, situation))
 
@@ -201,7 +215,7 @@ class Bookkeeper:
         at: int,
         *,
         is_trusted: bool,
-        model: WatchedModel | None = None,
+        owner: WatchedModel | WatchedOptimizer | None = None,
         is_counted: bool | None = None,
     ) -> None:
         """Open a passage; `is_counted` takes the choice away whether it is counted."""
@@ -209,7 +223,7 @@ class Bookkeeper:
         alone = given
         if situation[0] != BETWEEN:
             self._was_on_before = self._was_on
-        if model is not None and self._graphs and given is not None:
+        if owner is not None and self._graphs and given is not None:
             given = (given, self._open_graphs())
         place = self._plan.pass_by(situation, given, at) if is_counted is None else None
         choice, failed = None, ""
@@ -221,6 +235,10 @@ class Bookkeeper:
                 failed = "" if self.recorder.switch_on() else LIFTED
                 self.recorder.take()  # what was noted between passages belongs to none
                 self._threads.follow()
+        marks = device_marks() if self._has_cuda and situation[0] != BETWEEN else ()
+        if self._goes_on(place, marks):
+            self._closed_ns = None
+            return
         self._open = _Open(
             situation,
             given,
@@ -228,9 +246,10 @@ class Bookkeeper:
             is_trusted,
             place,
             choice,
-            model,
-            device_marks() if self._has_cuda and situation[0] != BETWEEN else (),
-            tuple(model.reached) if model is not None else (),
+            owner,
+            self.draws.at,
+            marks,
+            tuple(owner.reached) if owner is not None else (),
             count_nodes(),
             time.perf_counter_ns(),
             alone,
@@ -238,8 +257,108 @@ class Bookkeeper:
         )
         self._closed_ns = None
 
+    def _goes_on(self, place: Place | None, marks: tuple[int, ...]) -> bool:
+        """Say whether the passage that begins is a leg of a lap: of the one that was just left, or of a new one."""
+        lap, self._parked = self._parked, None
+        if self.draws.at == 1:
+            trail, self._trail = self._trail, []
+            if lap is None and trail:
+                if Lap.can_be(trail, self._last_trail):
+                    lap = Lap(trail, self.draws)
+                self._last_trail = trail
+        if lap is None or place is None or self.budget.is_ample:
+            return False  # with time to spare, models are looked at each time
+        now = time.perf_counter_ns()
+        if lap.resume(place, now, marks=marks, due_ns=self._settled_ns + SETTLE_NS):
+            self.lap, self._trail = lap, None
+            return True
+        return False
+
+    def look_at_lap(self) -> None:
+        """Keep for the books what ran in the lap that is on; leave it where something was not as expected."""
+        if self.lap is not None and not self._settle_lap(self.lap):
+            self.leave_lap()
+            self._parked = None
+
+    def leave_lap(self) -> None:
+        """Where a lap is on, let its open leg be the open passage as any other, and keep what ran for the books."""
+        lap, self.lap = self.lap, None
+        if lap is None:
+            return
+        self._parked = lap if self._settle_lap(lap) else None
+        leg = lap.leg
+        started_ns, nodes, reached, marks = lap.opened
+        self._plan.reopen(leg.place)
+        self._open = _Open(
+            leg.situation,
+            leg.given,
+            leg.at,
+            leg.is_trusted,
+            leg.place,
+            None,
+            leg.owner,
+            leg.turn,
+            marks,
+            reached,
+            nodes,
+            started_ns,
+            leg.given,
+        )
+        self._was_on = self._was_on_before = False
+        self._phase.optimizer_task = -1 if leg.kind == OPTIMIZER else None
+
+    def _settle_lap(self, lap: Lap) -> bool:
+        """Keep for the books what ran; say whether all of it was as expected."""
+        try:
+            strange = lap.settle()
+        except TornError as torn:
+            self._sink.passage_lost(reason=INTERRUPTED, ns=torn.ns)
+            return False
+        for leg in lap.legs:
+            if leg.times:
+                self._plan.wait_for(leg.place, leg.variant, leg.take(), usual_ns=leg.usual_ns)
+        for leg, nodes, reached, marks, ns in strange:
+            self._plan.reopen(leg.place)
+            choice = Choice(leg.situation, leg.given, leg.at, leg.is_trusted, is_counted=False, place=leg.place)
+            ended_by = "" if leg.owner is None else "meter" if leg.following.kind == "step" else leg.following.kind
+            self._end_uncounted(choice, Witness(nodes, reached, ended_by), marks, ns)
+        return not strange
+
+    def leave_trail(self) -> None:
+        """Take it that this step is not one that is expected to go on: one watched forward runs inside of another."""
+        self.leave_lap()
+        self._trail = self._parked = None
+
+    def _follow_trail(self, passage: _Open, variant: Variant, seen: tuple[Any, ...], marks: tuple[int, ...]) -> None:
+        """Note a passage that was told and not counted; two steps of the same ones make a lap."""
+        trail, situation = self._trail, passage.situation
+        if trail is None:
+            return
+        nodes, reached, _, inner = seen
+        is_odd = inner or self._graphs or passage.given is None or (marks and marks != variant.marks)
+        if is_odd or len(trail) >= MAX_LEGS:
+            self._trail = None
+            return
+        trail.append(
+            Leg(
+                situation[1] if situation[0] == BETWEEN else situation[0],
+                passage.owner,
+                situation,
+                passage.given,
+                passage.at,
+                passage.turn,
+                is_trusted=passage.is_trusted,
+                place=passage.place,
+                variant=variant,
+                nodes=nodes,
+                reached=reached,
+                has_marks=bool(marks),
+            )
+        )
+
     def end(self, ended_by: str, now: int = 0) -> None:
         """Close the open passage and book it."""
+        self.leave_lap()
         now = now or time.perf_counter_ns()
         (passage, self._open), closed_ns, self._closed_ns = (self._open, None), self._closed_ns, now
         if passage is None:
@@ -264,15 +383,19 @@ class Bookkeeper:
         self._ending_ns = None
 
     def _end(self, passage: _Open, choice: Choice | None, ended_by: str, ns: int) -> None:
-        nodes, model, place, reached = count_nodes() - passage.nodes, passage.model, passage.place, _NONE
-        if model is not None:
-            reached = tuple(map(sub, model.reached, passage.reached))
-            if nodes and not any(reached):
-                self._graphs = [*self._graphs[1 - MAX_GRAPHS :], _Graph(model, tuple(model.reached), passage, nodes)]
+        nodes, owner, place, reached = count_nodes() - passage.nodes, passage.owner, passage.place, _NONE
+        if owner is not None:
+            reached = tuple(map(sub, owner.reached, passage.reached))
+            if reached and nodes and not any(reached):
+                self._graphs = [*self._graphs[1 - MAX_GRAPHS :], _Graph(owner, tuple(owner.reached), passage, nodes)]
         marks = marks_between(passage.marks, device_marks()) if passage.marks else _NONE
         seen = (nodes, reached, ended_by, passage.inner)
-        if place is not None and not passage.failed and self._plan.wait(place, seen, ns, marks):
-            return
+        if place is not None and not passage.failed:
+            variant = self._plan.wait(place, seen, ns, marks)
+            if variant is not None:
+                self._follow_trail(passage, variant, seen, marks)
+                return
+        self._trail = self._parked = None
         if choice is not None and choice.is_counted:
             self.settle_late()
             self._take_counted(passage, choice, Witness(*seen), marks, ns)
@@ -351,6 +474,7 @@ class Bookkeeper:
 
     def take_change(self, owner: int, change: Change) -> None:
         """Book what waits; where a change may be older than that, what waits is in doubt, and what was just booked."""
+        self.leave_lap()
         if change.doubted_since is None:
             self.book_waiting()
             return
@@ -360,6 +484,7 @@ class Bookkeeper:
 
     def book_waiting(self, *, doubted: Hashable = None, is_last: bool = False) -> None:
         """Book what has ended and waits; as a guess where what it belongs to is in doubt."""
+        self.leave_lap()
         now = time.perf_counter_ns()
         for booking in self._plan.settle(now, doubted=doubted, is_last=is_last):
             self._sink.passages_ran(booking)

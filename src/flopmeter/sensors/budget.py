@@ -45,10 +45,15 @@ class Budget:
         return self.hook_ns + self._counted_calls * self.call_ns
 
     def weigh_hooks(self, now: int) -> None:
-        """Say anew whether the hooks took less than a quarter of the budget since this was last said."""
+        """Say anew whether hooks are cheap enough to look at much: they took less than a quarter of the budget.
+
+        Once they were too dear they look at little, which is five times cheaper; so they are asked for less than that
+        before they look at much again.
+        """
         since, before = self._weighed
         if now > since:
-            self.is_ample = self.hook_ns - before < self._share * (now - since) / 4
+            part = 4 if self.is_ample else 24
+            self.is_ample = self.hook_ns - before < self._share * (now - since) / part
             self._weighed = (now, self.hook_ns)
 
     def spend(self, *, calls: int) -> None:

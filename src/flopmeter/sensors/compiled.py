@@ -77,6 +77,7 @@ class CompileWatch:
         """Prepare."""
         self._on_compile = on_compile
         self._handler: Any = None
+        self.is_hooked = False
         self._callback = lambda _args: None if _is_for_operator() else on_compile()
         self._frames = _count_frames()
 
@@ -89,6 +90,7 @@ class CompileWatch:
         if self._handler is None:
             return
         self._handler.register_start_callback(self._callback)
+        self.is_hooked = True
         if _count_frames() > self._frames:
             self._on_compile()
 

@@ -3,6 +3,8 @@
 Not here: how often (`budget.py`).
 """
 
+from collections.abc import Sequence
+
 _MASK = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15
 
@@ -34,6 +36,21 @@ class Draws:
             self._drawn = self.at
             self._number = mix((self._state + self.at * _GOLDEN) & _MASK) | 1
         return self._number * one_in <= _MASK
+
+    def find_step(self, begin: int, number: int, turns: Sequence[int], rates: Sequence[int]) -> int:
+        """Return the first of so many steps in which one of these passages is drawn, or the one after the last.
+
+        `turns` say which passages of a step, `rates` with a chance of 1 in how many each.
+        """
+        wanted = [(turn * _GOLDEN, one_in) for turn, one_in in zip(turns, rates, strict=True) if one_in]
+        if not wanted:
+            return _MASK
+        for step in range(begin, begin + number):
+            state = mix(self._seed ^ mix(step))
+            for offset, one_in in wanted:
+                if (mix((state + offset) & _MASK) | 1) * one_in <= _MASK:
+                    return step
+        return begin + number
 
 
 def mix(value: int) -> int:

@@ -3,7 +3,7 @@
 Not here: the rest of a situation (`situation.py`), and what a family makes of sizes (`kinship.py`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ _MAX_DEPTH = 6
 _MAX_FIELDS = 64
 _PLAIN = frozenset({bool, int, str, type(None)})
 _Tensor, _STRIDED = torch.Tensor, torch.strided
+_TensorGuards = getattr(torch._C._dynamo.guards, "TensorGuards", None)  # noqa: SLF001
 
 
 class HiddenShapeError(Exception):
@@ -40,6 +41,45 @@ def take_fingerprint(value: Any, depth: int = _MAX_DEPTH) -> Any:
     if isinstance(value, float):
         return value if value in (0.0, 1.0) else "float"
     return _fingerprint_nested(value, depth)
+
+
+def is_as_before(given: tuple[Any, Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    """Say whether arguments have these fingerprints."""
+    before, named = given
+    if len(args) != len(before):
+        return False
+    for value, seen in zip(args, before, strict=True):
+        if type(value) is _Tensor:
+            if value.layout is not _STRIDED or value.is_nested:
+                return False
+            if seen != (value.shape, value.dtype, value.device, value.requires_grad):
+                return False
+        elif not _is_like(value, seen):
+            return False
+    return named == () if not kwargs else _is_like(kwargs, named)
+
+
+def guard_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Callable[..., bool] | None:
+    """Return what tells in one call whether other positional arguments are like these.
+
+    The guards of torch's compiler do: they look at type, dispatch keys (so at layout, device, transforms, inference
+    mode, autocast on or off), shape, strides, dtype and `requires_grad`. None where some argument is no plain tensor,
+    or torch has no such guards.
+    """
+    if _TensorGuards is None or kwargs or not args or any(type(value) is not _Tensor for value in args):
+        return None
+    try:
+        check = _TensorGuards(*args, dynamic_dims_sizes=None, dynamic_dims_strides=None).check
+    except (TypeError, ValueError, RuntimeError):  # made for the compiler: one day it may be made in another way
+        return None
+    return check  # type: ignore[no-any-return]
+
+
+def _is_like(value: Any, fingerprint: Any) -> bool:
+    try:
+        return bool(take_fingerprint(value) == fingerprint)
+    except HiddenShapeError:
+        return False
 
 
 def _fingerprint_nested(value: Any, depth: int) -> Any:

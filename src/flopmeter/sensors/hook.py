@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+_is_compiling = torch.compiler.is_compiling
 _frames = torch._C._dynamo.eval_frame  # noqa: SLF001
 CAN_HIDE = all(hasattr(_frames, name) for name in ("set_code_exec_strategy", "_FrameExecStrategy", "_FrameAction"))
 
@@ -16,16 +17,23 @@ CAN_HIDE = all(hasattr(_frames, name) for name in ("set_code_exec_strategy", "_F
 class BoundaryHook:
     """A hook on a watched module that never travels: copies and pickles of the module get one that does nothing."""
 
-    def __init__(self, call: Callable[..., None]) -> None:
+    def __init__(self, call: Callable[..., None], on_failure: Callable[[Exception], None]) -> None:
         """Wrap what is to be called; like any hook that is a function, it has a name."""
         self._call = call
+        self._on_failure = on_failure
         self.__name__ = getattr(call, "__name__", "boundary")
 
     def __call__(self, *args: Any) -> None:
-        """Pass on, unless a compiler is tracing: then there is nothing to meter, and nothing to trace either."""
-        if torch.compiler.is_compiling():
+        """Pass on, unless a compiler is tracing: then there is nothing to meter, and nothing to trace either.
+
+        What fails goes to `on_failure`, as with `guarded`, at one call less.
+        """
+        if _is_compiling():
             return
-        self._call(*args)
+        try:
+            self._call(*args)
+        except Exception as error:  # noqa: BLE001  # the run must live
+            self._on_failure(error)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Turn into a standard-library callable that takes anything and returns None."""

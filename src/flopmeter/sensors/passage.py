@@ -20,19 +20,22 @@ from torch.nn.modules.module import (
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from flopmeter.formulas.book import FormulaBook
-from flopmeter.sensors.bookkeeper import FORWARD_END, OPTIMIZER_END, Bookkeeper, PassageSink
+from flopmeter.sensors.bookkeeper import OPTIMIZER_END, Bookkeeper, PassageSink
 from flopmeter.sensors.compiled import REGION, UNWATCHED, CompileWatch, adopt_compiled, is_unadopted, release_compiled
 from flopmeter.sensors.guard import guarded
 from flopmeter.sensors.hook import BoundaryHook
+from flopmeter.sensors.lap import FORWARD, FORWARD_END, LOOK_EVERY_NS, OPTIMIZER, Leg
 from flopmeter.sensors.model import devices_in_reach
 from flopmeter.sensors.rota import Change
 from flopmeter.sensors.situation import HAS_NODE_COUNT, WatchedModel, WatchedOptimizer
 from flopmeter.sensors.torch_phase import PhaseTracker
 
 MAX_OPTIMIZERS = 64
-LOOKS, LOOK_EACH = 12, 8
-"""How many parts of a model are looked at when its forward begins; only each 8th time where the budget is tight."""
+LOOKS = 12
+"""How many parts of a model are looked at when its forward begins, and some for the time since the last look."""
 _this_thread = threading.get_ident
+_clock = time.perf_counter_ns
+_has_gradients = torch.is_grad_enabled
 _graph_task = torch._C._current_graph_task_id  # noqa: SLF001
 """Not -1 while the autograd engine runs on behalf of this thread."""
 SCRIPTED = "a scripted module takes no hooks: where its forwards begin is not known"
@@ -55,11 +58,15 @@ class TorchSensor:
         self._models: dict[int, WatchedModel] = {}
         self._optimizers: dict[int, WatchedOptimizer] = {}
         self._handles: list[Any] = []
-        self._place = self._turn = 0
+        self._place = 0
         self._thread = 0
         self._is_child = False
+        self._has_compiled = False
+        self._has_steps = False  # that somebody tells where they end
         self._is_foreign_known = self._is_unwatched_known = self._is_adoption_due = False
         self._regions, self._compiles = 0, CompileWatch(self._compile_begins)
+        self._begins = BoundaryHook(self._forward_begins, self.on_failure)
+        self._ended = BoundaryHook(self._forward_ended, self.on_failure)
 
     @property
     def own_ns(self) -> int:
@@ -79,8 +86,8 @@ class TorchSensor:
         """Begin to meter on this thread."""
         self._thread = threading.get_ident()
         self._handles += [
-            register_optimizer_step_pre_hook(BoundaryHook(self._optimizer_begins)),
-            register_optimizer_step_post_hook(BoundaryHook(self._optimizer_ended)),
+            register_optimizer_step_pre_hook(BoundaryHook(self._optimizer_begins, self.on_failure)),
+            register_optimizer_step_post_hook(BoundaryHook(self._optimizer_ended, self.on_failure)),
             register_module_module_registration_hook(self._part_registered),
             register_module_parameter_registration_hook(self._part_registered),
         ]
@@ -91,21 +98,23 @@ class TorchSensor:
 
     def begin_step(self, index: int) -> None:
         """Note which step of the run it is that goes on now; draws depend on it."""
-        self._books.draws.step, self._books.draws.at = index, 0
+        draws, lap = self._books.draws, self._books.lap
+        draws.step, draws.at = index, 0
+        if lap is not None and lap.until <= index and lap.is_drawn():
+            self._books.leave_lap()
 
     def watch(self, module: torch.nn.Module) -> None:
         """Make a module's forward a boundary; a second call for the same module changes nothing."""
         if id(module) in self._models:
             return
         watched = WatchedModel(module)
+        self._books.leave_lap()
         self._models[id(module)] = watched
         if isinstance(module, torch.jit.ScriptModule):
             self._sink.passage_lost(reason=SCRIPTED, ns=0)  # its work is counted, between passages
             return
-        self._handles += [
-            module.register_forward_pre_hook(BoundaryHook(self._forward_begins), with_kwargs=True, prepend=True),
-            module.register_forward_hook(BoundaryHook(self._forward_ended), with_kwargs=True, always_call=True),
-        ]
+        self._handles.append(module.register_forward_pre_hook(self._begins, with_kwargs=True, prepend=True))
+        self._hear_of_end(watched)
         adopt_compiled(self, module)
         self._adopt_wrapped(module)
 
@@ -120,16 +129,18 @@ class TorchSensor:
     @guarded
     def new_step(self) -> None:
         """Close the running passage as the last of its step, unless it belongs to none."""
-        begun = time.perf_counter_ns()
-        if not (_this_thread() == self._thread or self._is_ours()):
-            return
-        self._phase.leave_forwards()
+        begun = _clock()
+        self._has_steps, lap = True, self._books.lap
+        if lap is None or lap.leg.owner is not None:
+            if not (_this_thread() == self._thread or self._is_ours()):
+                return
+            self._phase.forwards.clear()
+            if not self._books.is_between:
+                self._books.end("meter")
+                self._books.begin_between("step")
+            self._books.close_graphs()
         self._place = 0
-        if not self._books.is_between:
-            self._books.end("meter")
-            self._books.begin_between("step")
-        self._books.close_graphs()
-        self._budget.hook_ns += time.perf_counter_ns() - begun
+        self._budget.hook_ns += _clock() - begun
 
     @guarded
     def settle(self) -> None:
@@ -151,6 +162,8 @@ class TorchSensor:
                 handle.remove()
             self._handles.clear()
             for watched in self._models.values():
+                if watched.end is not None:
+                    watched.end.remove()
                 watched.release()
                 release_compiled(watched.module)
             self._models.clear()
@@ -160,81 +173,135 @@ class TorchSensor:
         """Hear of a failure in a hook: the passage that is open is not fully known."""
         self._books.on_failure(error)
 
-    @guarded
     def _forward_begins(self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        begun = time.perf_counter_ns()
+        begun = _clock()
+        forwards, lap, has_gradients = self._phase.forwards, self._books.lap, _has_gradients()
+        if lap is not None and not forwards and lap.forward(module, args, kwargs, has_gradients, begun):
+            self._place += 1
+            if lap.leg.owner.end is not None:
+                self._begin_leg(lap.leg, has_gradients=has_gradients)
+            if lap.is_full:
+                self._books.look_at_lap()
+            self._budget.hook_ns += _clock() - begun
+            return
         if _graph_task() != -1 or not (_this_thread() == self._thread or self._is_ours()):
             return
-        self._phase.enter_forward()
-        watched = self._models.get(id(module))
-        if len(self._phase.forwards) == 1 and watched is not None:
-            self._books.end("forward", begun)
-            self._turn += 1
-            if self._budget.is_ample or watched.is_stale or watched.is_switched or not self._turn % LOOK_EACH:
-                version = watched.version
-                self._look(watched, begun)
-                if watched.version != version:
-                    adopt_compiled(self, module)
-            situation, given = watched.situation(args, kwargs)
-            self._place += 1
-            has_witness = (torch.is_grad_enabled() and HAS_NODE_COUNT) or torch.cuda.is_initialized()
-            is_trusted = given is not None and watched.is_trusted and has_witness
-            self._books.begin(situation, given, self._place, is_trusted=is_trusted, model=watched)
-        if hasattr(module, "_orig_mod"):
-            self._regions += 1
-        self._budget.hook_ns += time.perf_counter_ns() - begun
+        is_inner = len(forwards) > 0
+        forwards.append(has_gradients)
+        if is_inner:
+            self._books.leave_trail()
+        watched = self._models[id(module)]
+        self._hear_of_end(watched)
+        if not is_inner:
+            self._begin_forward(watched, args, kwargs, begun)
+        self._regions += watched.is_region
+        self._budget.hook_ns += _clock() - begun
 
-    @guarded
+    def _begin_leg(self, leg: Leg, *, has_gradients: bool) -> None:
+        """Begin a forward that was expected and whose end is heard of; see that the next one's is not, if that may be.
+
+        A hook at the end of a forward costs 10 µs. Where torch compiles it stays where it is: code is compiled for the
+        hooks that are there.
+        """
+        watched = leg.owner
+        if leg.is_quiet and not self._has_compiled and isinstance(watched, WatchedModel) and watched.end is not None:
+            watched.end.remove()
+            watched.end = None
+            return
+        self._phase.forwards.append(has_gradients)
+        self._regions += leg.is_region
+
+    def _hear_of_end(self, watched: WatchedModel) -> None:
+        """Hook onto the end of a model's forwards, unless that is done."""
+        if watched.end is None:
+            watched.end = watched.module.register_forward_hook(self._ended, with_kwargs=True, always_call=True)
+
+    def _begin_forward(
+        self, watched: WatchedModel, args: tuple[Any, ...], kwargs: Mapping[str, Any], begun: int
+    ) -> None:
+        self._books.end(FORWARD, begun)
+        is_due = self._budget.is_ample or begun - watched.looked_ns >= LOOK_EVERY_NS
+        if is_due or watched.is_stale or watched.is_switched:
+            version = watched.version
+            self._look(watched, begun)
+            if watched.version != version:
+                adopt_compiled(self, watched.module)
+        situation, given = watched.situation(args, kwargs)
+        self._place += 1
+        has_witness = (torch.is_grad_enabled() and HAS_NODE_COUNT) or torch.cuda.is_initialized()
+        is_trusted = given is not None and watched.is_trusted and has_witness
+        self._books.begin(situation, given, self._place, is_trusted=is_trusted, owner=watched)
+
     def _forward_ended(self, module: torch.nn.Module, _args: Any, _kwargs: Any, out: Any) -> None:
-        begun = time.perf_counter_ns()
+        begun = _clock()
+        lap = self._books.lap
+        if lap is not None and lap.leg.is_quiet:
+            self._phase.leave_forward()
+            self._budget.hook_ns += _clock() - begun
+            return
         if _graph_task() != -1 or not (_this_thread() == self._thread or self._is_ours()):
             return
         self._phase.leave_forward()
-        if hasattr(module, "_orig_mod"):
+        if self._models[id(module)].is_region:
             self._region_ran(out)
-        if len(self._phase.forwards) == 0 and (not torch.is_grad_enabled() or torch.is_inference_mode_enabled()):
+        has_graph = torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
+        goes_on = lap is not None and out is not None and not self._phase.forwards
+        if not (self._phase.forwards or has_graph or (goes_on and lap.between(FORWARD_END, begun))):
             # Nothing of it can come later: no graph was made. A forward that raised has no output.
             self._books.end(FORWARD_END if out is not None else "forward-failed", begun)
             self._books.begin_between(FORWARD_END)
-        self._budget.hook_ns += time.perf_counter_ns() - begun
+        self._budget.hook_ns += _clock() - begun
 
-    @guarded
     def _optimizer_begins(self, optimizer: torch.optim.Optimizer, _args: Any, _kwargs: Any) -> None:
-        if _graph_task() != -1:
+        begun = _clock()
+        lap = self._books.lap
+        if lap is not None and self._has_steps and lap.optimizer(optimizer, begun):
+            self._place = 0
+            self._budget.hook_ns += _clock() - begun
+            return
+        is_inner = _graph_task() != -1
+        if not (is_inner or _this_thread() == self._thread or self._is_ours()):
+            return
+        self._sink.optimizer_steps(id(optimizer))
+        if is_inner:
             # No boundary: the engine restores the modes that it found. The passage's witness tells instead.
             self._phase.enter_optimizer()
             self._books.note_inner(self._watched_optimizer(optimizer).situation(self._models.values()))
-            self._sink.optimizer_steps(id(optimizer))
             return
-        begun = time.perf_counter_ns()
-        if not (_this_thread() == self._thread or self._is_ours()):
+        lap = self._books.lap
+        if lap is not None and not self._has_steps and lap.optimizer(optimizer, begun):
+            self._place = 0
+            self._budget.hook_ns += _clock() - begun
             return
-        self._phase.leave_forwards()
-        self._look_again()
-        self._books.end("optimizer", begun)
-        self._books.close_graphs()
+        self._phase.forwards.clear()
+        if not self._compiles.is_hooked or self._is_adoption_due:
+            self._look_again()
         self._place = 0
-        self._sink.optimizer_steps(id(optimizer))
         self._phase.enter_optimizer()
-        watched = self._watched_optimizer(optimizer)
-        self._turn += 1
-        if self._budget.is_ample or not self._turn % LOOK_EACH:
-            self._look(watched, begun)
-        self._books.begin(watched.situation(self._models.values()), (), 0, is_trusted=watched.is_trusted)
-        self._budget.hook_ns += time.perf_counter_ns() - begun
+        self._begin_optimizer(self._watched_optimizer(optimizer), begun)
+        self._budget.hook_ns += _clock() - begun
 
-    @guarded
+    def _begin_optimizer(self, watched: WatchedOptimizer, begun: int) -> None:
+        self._books.end(OPTIMIZER, begun)
+        self._books.close_graphs()
+        if self._budget.is_ample or begun - watched.looked_ns >= LOOK_EVERY_NS:
+            self._look(watched, begun)
+        situation = watched.situation(self._models.values())
+        self._books.begin(situation, (), 0, is_trusted=watched.is_trusted, owner=watched)
+
     def _optimizer_ended(self, _optimizer: torch.optim.Optimizer, _args: Any, _kwargs: Any) -> None:
-        if _graph_task() != -1:
+        begun = _clock()
+        lap = self._books.lap
+        if lap is None or not lap.between(OPTIMIZER_END, begun):
+            if _graph_task() != -1:
+                self._phase.leave_optimizer()
+                return
+            if not (_this_thread() == self._thread or self._is_ours()):
+                return
             self._phase.leave_optimizer()
-            return
-        begun = time.perf_counter_ns()
-        if not (_this_thread() == self._thread or self._is_ours()):
-            return
-        self._phase.leave_optimizer()
-        self._books.end(OPTIMIZER_END, begun)
-        self._books.begin_between(OPTIMIZER_END)
-        self._budget.hook_ns += time.perf_counter_ns() - begun
+            self._books.end(OPTIMIZER_END, begun)
+            self._books.begin_between(OPTIMIZER_END)
+        self._budget.hook_ns += _clock() - begun
 
     def _watched_optimizer(self, optimizer: torch.optim.Optimizer) -> WatchedOptimizer:
         watched = self._optimizers.get(id(optimizer))
@@ -255,7 +322,7 @@ class TorchSensor:
 
     def _settle_all(self) -> None:
         """Book whatever waits; first look whether the models still are what it was booked as."""
-        now = time.perf_counter_ns()
+        now = _clock()
         for watched in self._models.values():
             change = watched.look(now, looks=0, is_whole=True)
             if change is not None:
@@ -266,13 +333,13 @@ class TorchSensor:
         """Take the call of a module compiled in place: a watched one's forward begins here."""
         self._regions += 1
         if id(module) in self._models:
-            self._forward_begins(module, args, kwargs)
+            self._begins(module, args, kwargs)
 
     def region_ended(self, module: torch.nn.Module, out: Any) -> None:
         """Note that compiled code ran whose inside is not seen; it will be listed as uncounted."""
         self._region_ran(out)
         if id(module) in self._models:
-            self._forward_ended(module, (), {}, out)
+            self._ended(module, (), {}, out)
 
     @guarded
     def _region_ran(self, out: Any) -> None:
@@ -284,6 +351,10 @@ class TorchSensor:
     def _compile_begins(self) -> None:
         if self._regions or _graph_task() != -1:
             return
+        self._books.leave_lap()
+        self._has_compiled = True
+        for watched in self._models.values():
+            self._hear_of_end(watched)
         if any(is_unadopted(watched.module) for watched in self._models.values()):
             if not self._is_adoption_due:  # our hooks on it are a frame of their own
                 self._region_ran(None)
@@ -293,6 +364,7 @@ class TorchSensor:
             self._sink.passage_lost(reason=UNWATCHED, ns=None)
 
     def _part_registered(self, _module: Any, _name: Any, _part: Any) -> None:
+        self._books.leave_lap()
         for watched in self._models.values():
             watched.is_stale = True
 
@@ -320,8 +392,8 @@ class TorchSensor:
         for part in module.modules():
             if hasattr(part, "_orig_mod") and id(part) not in self._models:
                 self._handles += [
-                    part.register_forward_pre_hook(BoundaryHook(self._wrapped_begins)),
-                    part.register_forward_hook(BoundaryHook(self._wrapped_ended), always_call=True),
+                    part.register_forward_pre_hook(BoundaryHook(self._wrapped_begins, self.on_failure)),
+                    part.register_forward_hook(BoundaryHook(self._wrapped_ended, self.on_failure), always_call=True),
                 ]
 
     def _wrapped_begins(self, _module: torch.nn.Module, _args: Any) -> None:

@@ -111,11 +111,11 @@ class ReplayPlan:
         """Say whether a passage of this situation was counted before."""
         return (situation, given) in self._known
 
-    def wait(self, place: Place, seen: tuple[Hashable, ...], ns: int, marks: tuple[int, ...]) -> bool:
-        """Keep a passage until it is booked, where its witness vouches for it; say whether it does."""
+    def wait(self, place: Place, seen: tuple[Hashable, ...], ns: int, marks: tuple[int, ...]) -> Variant | None:
+        """Keep a passage until it is booked, where its witness vouches for it; return what vouches."""
         variant = place.variants.get(seen)
         if variant is None or not variant.is_confirmed or (marks and not self._has_usual_marks(place, variant, marks)):
-            return False
+            return None
         place.usual_ns += (ns - place.usual_ns) >> 3
         place.uncounted += 1
         waiting = variant.waiting
@@ -124,11 +124,23 @@ class ReplayPlan:
             waiting.one_in = self._one_in
         if waiting.one_in != self._one_in:
             waiting.add(ns, self._one_in)
-            return True
+            return variant
         waiting.times += 1
         waiting.ns += ns
         waiting.longest_ns = max(waiting.longest_ns, ns)
-        return True
+        return variant
+
+    def wait_for(self, place: Place, variant: Variant, more: Waiting, *, usual_ns: int) -> None:
+        """Keep passages that were held against what they are expected to be by somebody else, until they are booked."""
+        if not variant.waiting.times:
+            self._dirty.append((place, variant))
+        variant.waiting.join(more)
+        place.uncounted += more.times
+        place.usual_ns = usual_ns
+
+    def reopen(self, place: Place) -> None:
+        """Take it that a passage is open at this place that had the chance of others there to be counted."""
+        self._one_in = place.one_in
 
     def _has_usual_marks(self, place: Place, variant: Variant, marks: tuple[int, ...]) -> bool:
         if place.strange_marks >= MAX_STRANGE_MARKS or variant.vouches_for(marks):

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from torch.nn.parameter import UninitializedParameter
 
-from flopmeter.sensors.fingerprint import HiddenShapeError, take_fingerprint
+from flopmeter.sensors.fingerprint import HiddenShapeError, guard_of, is_as_before, take_fingerprint
 from flopmeter.sensors.precision import is_tf32_on
 from flopmeter.sensors.rota import Change, Reader, Rota
 
@@ -41,6 +41,11 @@ _DULL = frozenset(
     }
 )
 _PLAIN = (bool, int, float, str, type(None), torch.dtype)
+_is_transformed: Callable[[], bool] = torch._C._are_functorch_transforms_active  # noqa: SLF001
+"""Looks at flags. Whoever asks for the stack of transforms instead makes torch keep one for this thread, and copy it
+for each node of each backward from then on: 2 % of a launch-bound backward.
+"""
+_is_autocast = getattr(torch._C, "_is_any_autocast_enabled", lambda: True)  # noqa: SLF001
 
 
 class Witness(NamedTuple):
@@ -67,7 +72,10 @@ class Witness(NamedTuple):
 
 
 class WatchedModel:
-    """One watched module: its parts, looked up once, and their state, looked at in turn at each forward."""
+    """One watched module: its parts, looked up once, and their state, looked at in turn.
+
+    `end` is the handle of the hook at the end of its forwards, None while there is none.
+    """
 
     def __init__(self, module: torch.nn.Module) -> None:
         """Look the parts up."""
@@ -77,6 +85,8 @@ class WatchedModel:
         self.ends: tuple[torch.nn.Parameter, ...] = ()
         self._hooks: list[Any] = []
         self.looked_ns = 0
+        self.is_region = hasattr(module, "_orig_mod")
+        self.end: Any = None
         self._was_training = module.training
         self._look_up()
 
@@ -149,7 +159,7 @@ class WatchedModel:
 
         That is None where it cannot be told from others.
         """
-        if torch._C._functorch.peek_interpreter_stack() is not None:  # noqa: SLF001
+        if _is_transformed():
             return (("hidden", id(self.module)), None)  # vmap and its kin hide shapes
         try:
             given = (take_fingerprint(args), take_fingerprint(kwargs))
@@ -158,9 +168,13 @@ class WatchedModel:
         ends = self.ends
         is_clear = ends and (ends[0].grad is None, ends[-1].grad is None)
         return (
-            ("forward", id(self.module), self.version, self.rota.state, self._rest.state, is_clear, *ambient()),
+            ("forward", id(self.module), self.version, self.rota.state, self._rest.state, is_clear, ambient()),
             given,
         )
+
+    def glance(self, situation: Situation, given: Any) -> "ModelGlance":
+        """Return what tells whether `situation` would return these two once more, at a fraction of what it takes."""
+        return ModelGlance(self.module, self.ends, situation, given)
 
     def _find_ends(self) -> None:
         """Find the first and the last parameter that is trained, and hear when a gradient reaches them."""
@@ -198,7 +212,10 @@ class _Reached:
 
 
 class WatchedOptimizer:
-    """One optimizer: its settings and which gradients it finds, looked at in turn at each step."""
+    """One optimizer: its settings and which gradients it finds, looked at in turn."""
+
+    reached: Sequence[int] = ()
+    """No gradient reaches an optimizer."""
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
         """Look its groups up."""
@@ -251,6 +268,84 @@ class WatchedOptimizer:
         modes = (torch.is_grad_enabled(), torch.is_inference_mode_enabled())
         states = tuple([model.state for model in models])
         return ("optimizer", id(self.optimizer), self.version, self._rota.state, is_clear, size, modes, states)
+
+    def glance(self, situation: Situation) -> "OptimizerGlance":
+        """Return what tells whether `situation` would return this once more, at a fraction of what it takes."""
+        return OptimizerGlance(self.optimizer, self._ends, situation)
+
+
+class ModelGlance:
+    """What tells whether a forward begins as another one did, as long as the model's parts need not be looked at.
+
+    Each function of torch's that is asked takes a microsecond or two where its code is in no cache. So what one of
+    them tells is not asked of another.
+    """
+
+    __slots__ = (
+        "_args",
+        "_first",
+        "_has_gradients",
+        "_is_clear",
+        "_is_training",
+        "_last",
+        "_modes",
+        "_number",
+        "given",
+        "module",
+    )
+
+    def __init__(self, module: torch.nn.Module, ends: Sequence[torch.Tensor], situation: Situation, given: Any) -> None:
+        """Expect what a situation of this model says."""
+        self.module = module
+        self.given = given
+        self._is_training = module.training
+        self._first, self._last = (ends[0], ends[-1]) if ends else (None, None)
+        *_, self._is_clear, self._modes = situation
+        self._has_gradients = self._modes[0]
+        self._args: Callable[..., bool] | None = None
+        self._number = 0
+
+    def holds(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], has_gradients: bool) -> bool:  # noqa: FBT001
+        """Say whether it does; `has_gradients` is what torch says now."""
+        first, last, guard = self._first, self._last, self._args
+        if (
+            self.module.training is not self._is_training
+            or has_gradients is not self._has_gradients
+            or (first is not None and self._is_clear != (first.grad is None, last.grad is None))
+        ):
+            return False
+        if guard is not None and len(args) == self._number and not (kwargs or _is_autocast()) and guard(*args):
+            return True
+        if self._modes != ambient() or _is_transformed() or not is_as_before(self.given, args, kwargs):
+            return False
+        if not _is_autocast():
+            self._args, self._number = guard_of(args, kwargs), len(args)
+        return True
+
+
+class OptimizerGlance:
+    """What tells whether an optimizer's step begins as another one did, as long as it need not be looked at.
+
+    Modes are left out: an optimizer sets those that it steps in.
+    """
+
+    __slots__ = ("_first", "_is_clear", "_last", "_size", "_state", "optimizer")
+
+    def __init__(self, optimizer: torch.optim.Optimizer, ends: Sequence[torch.Tensor], situation: Situation) -> None:
+        """Expect what a situation of this optimizer says."""
+        self.optimizer = optimizer
+        self._state = optimizer.state
+        self._first, self._last = (ends[0], ends[-1]) if ends else (None, None)
+        *_, self._is_clear, self._size, _, _ = situation
+
+    def holds(self) -> bool:
+        """Say whether it does."""
+        first, last = self._first, self._last
+        return (
+            (first is None or self._is_clear == (first.grad is None, last.grad is None))
+            and len(self._state) == self._size
+            and self.optimizer.state is self._state
+        )
 
 
 def ambient() -> Situation:

@@ -29,9 +29,13 @@ class PhaseTracker:
     """Knows whether an optimizer steps and which watched forwards run; torch knows the rest."""
 
     def __init__(self) -> None:
-        """Start outside of everything; `forwards` are those of watched modules that run, one inside the other."""
+        """Start outside of everything.
+
+        `forwards` are those of watched modules that run, one inside the other; `optimizer_task` is that of autograd's
+        tasks in which an optimizer steps, -1 where it steps outside of all, None where none does.
+        """
         self.forwards: list[bool] = []
-        self._optimizer_task: int | None = None
+        self.optimizer_task: int | None = None
 
     def enter_forward(self) -> None:
         """A watched module's forward begins; what runs in it belongs to the phase that gradients say now."""
@@ -48,11 +52,11 @@ class PhaseTracker:
 
     def enter_optimizer(self) -> None:
         """An optimizer's step begins, inside a backward or outside."""
-        self._optimizer_task = torch._C._current_graph_task_id()  # noqa: SLF001
+        self.optimizer_task = torch._C._current_graph_task_id()  # noqa: SLF001
 
     def leave_optimizer(self) -> None:
         """An optimizer's step has ended."""
-        self._optimizer_task = None
+        self.optimizer_task = None
 
     def now(self) -> str:
         """Return the phase of an operator called now on this thread.
@@ -66,7 +70,7 @@ class PhaseTracker:
         """
         task = _graph_task()
         has_gradients = _has_gradients()
-        if self._optimizer_task == task and not has_gradients and not self.forwards:
+        if self.optimizer_task == task and not has_gradients and not self.forwards:
             return "optimizer"
         if task != -1:
             return _phase_in_backward()

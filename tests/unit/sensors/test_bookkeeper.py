@@ -353,7 +353,7 @@ def test_a_backward_in_another_models_passage_is_told_by_the_graphs_that_are_ope
 
 def begin_forward(books, watched, number):
     books.end("forward")
-    books.begin(*watched.situation((torch.ones(1, 2),), {}), number, is_trusted=True, model=watched)
+    books.begin(*watched.situation((torch.ones(1, 2),), {}), number, is_trusted=True, owner=watched)
 
 
 def test_a_graph_is_open_until_a_gradient_reaches_its_model_or_a_step_ends(books):

@@ -130,4 +130,8 @@ def test_the_hooks_are_weighed_over_the_time_since_they_last_were(clock):
     clock.now += SECOND
     budget.hook_ns += SECOND // 101
     budget.weigh_hooks(clock.now)
+    assert not budget.is_ample, "cheap because they look at little: to look at much would be too dear again"
+    clock.now += SECOND
+    budget.hook_ns += SECOND // 601
+    budget.weigh_hooks(clock.now)
     assert budget.is_ample

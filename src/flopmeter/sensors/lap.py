@@ -1,0 +1,294 @@
+"""Lap: the passages of a step that goes on as the last one did, told at a glance.
+
+A training loop repeats itself: the same model with inputs of the same shape, then the same optimizer. To find out
+anew what each passage is takes longer than a launch-bound program can spare: after a step nothing of ours is in the
+processor's caches, and each function of torch's that is asked takes a microsecond. So what two steps had in common is
+expected of the third. A boundary holds against that only what tells whether the passage that begins is the expected
+one, and writes the witness of the one that ends on a tape; a while later all witnesses are looked at together. Where
+anything is not as expected the lap is left, and all goes on as without it.
+Not here: what tells passages apart (`situation.py`), when a lap begins and what becomes of it (`bookkeeper.py`).
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from flopmeter.sensors.allocator import device_marks, marks_between
+from flopmeter.sensors.draws import Draws
+from flopmeter.sensors.kinship import Waiting
+from flopmeter.sensors.replay import Place
+from flopmeter.sensors.situation import Situation, WatchedModel, WatchedOptimizer, count_nodes
+from flopmeter.sensors.variant import Variant
+
+FORWARD, FORWARD_END, OPTIMIZER = "forward", "forward-end", "optimizer"
+LOOK_EVERY_NS = 500_000_000
+"""How long a model or an optimizer is not looked at while a lap goes on."""
+SCANNED = 64
+"""For so many steps at once it is found out which of them hold a passage that is drawn."""
+TAPED = 16
+"""So many steps are on the tape before it is looked at."""
+_graph_task = torch._C._current_graph_task_id  # noqa: SLF001
+_WIDTH = 4  # of a note on the tape: when, nodes so far, gradients that reached either end so far
+
+
+class Leg:
+    """One passage of a lap: what it is expected to be, and how often it was.
+
+    `kind` names the boundary that opens it, `turn` says which passage of its step it is, from 1. It is quiet if the end
+    of its own forward changes nothing, soft if its end needs no witness, and told at a `glance` until `due_ns`.
+    Units: nanoseconds; `usual_ns` is the mean duration.
+    """
+
+    __slots__ = (
+        *("at", "due_ns", "following", "given", "glance", "has_marks", "is_quiet", "is_region"),
+        *("is_soft", "is_trusted", "kind", "longest_ns", "nodes", "ns", "owner", "place", "reached"),
+        *("situation", "times", "turn", "usual_ns", "variant"),
+    )
+
+    def __init__(  # noqa: PLR0917  # the parts of a passage, as the bookkeeper has them
+        self,
+        kind: str,
+        owner: WatchedModel | WatchedOptimizer | None,
+        situation: Situation,
+        given: Any,
+        at: int,
+        turn: int,
+        *,
+        is_trusted: bool,
+        place: Place,
+        variant: Variant,
+        nodes: int,
+        reached: tuple[int, ...],
+        has_marks: bool,
+    ) -> None:
+        """Expect what was seen."""
+        self.kind = kind
+        self.owner = owner
+        self.situation = situation
+        self.given = given
+        self.at = at
+        self.turn = turn
+        self.is_trusted = is_trusted
+        self.place = place
+        self.variant = variant
+        self.nodes = nodes
+        self.reached = reached
+        self.has_marks = has_marks
+        self.usual_ns = place.usual_ns
+        self.times = self.ns = self.longest_ns = self.due_ns = 0
+        self.glance: Any = None
+        self.following = self
+        self.is_region = isinstance(owner, WatchedModel) and owner.is_region
+        self.is_quiet = False
+        self.is_soft = isinstance(owner, WatchedOptimizer) and not (nodes or has_marks)
+
+    def join(self, following: "Leg") -> None:
+        """Take a place in a lap, before this other one."""
+        self.following = following
+        if isinstance(self.owner, WatchedModel):
+            self.is_quiet = not (self.is_region or following.kind == FORWARD_END)
+            self.glance = self.owner.glance(self.situation, self.given)
+        elif self.owner is not None:
+            self.glance = self.owner.glance(self.situation)
+
+    def is_like(self, other: "Leg") -> bool:
+        """Say whether it is the same passage of another step."""
+        return (
+            self.variant is other.variant
+            and self.owner is other.owner
+            and (self.kind, self.at, self.turn, self.nodes, self.reached, self.has_marks)
+            == (other.kind, other.at, other.turn, other.nodes, other.reached, other.has_marks)
+        )
+
+    def take(self) -> Waiting:
+        """Return the passages that were taken for this one since the last call."""
+        waiting = Waiting()
+        waiting.times, waiting.ns, waiting.longest_ns = self.times, self.ns, self.longest_ns
+        waiting.one_in = self.place.one_in
+        self.times = self.ns = self.longest_ns = 0
+        return waiting
+
+
+class TornError(Exception):
+    """What the tape says cannot be told apart; `ns` is how long it was written.
+
+    Units: nanoseconds.
+    """
+
+    def __init__(self, ns: int) -> None:
+        """Say for how long."""
+        super().__init__()
+        self.ns = ns
+
+
+class Strange(NamedTuple):
+    """A passage whose witness was not the expected one."""
+
+    leg: Leg
+    nodes: int
+    reached: tuple[int, ...]
+    marks: tuple[int, ...]
+    ns: int
+
+
+class Lap:
+    """The legs of one step; `leg` is open. Before step `until` no passage is drawn."""
+
+    __slots__ = (
+        *("_draws", "_full", "_has_marks", "_marks", "_oldest", "_rates", "_reached", "_tape"),
+        *("leg", "legs", "until"),
+    )
+
+    def __init__(self, legs: Sequence[Leg], draws: Draws) -> None:
+        """Join the legs to a ring: the last one counts as just closed."""
+        self.legs = tuple(legs)
+        for leg, following in zip(self.legs, (*self.legs[1:], self.legs[0]), strict=True):
+            leg.join(following)
+        self.leg = self._oldest = self.legs[-1]
+        reached = [leg.owner.reached for leg in self.legs if leg.owner is not None and any(leg.reached)]
+        self._reached = reached[0] if reached else (0, 0)  # by gradients, of the one model that is trained
+        self._has_marks = any(leg.has_marks for leg in self.legs)
+        self._tape: list[int] = []
+        self._marks: list[tuple[int, ...]] = []
+        self._full = TAPED * len(self.legs) * _WIDTH
+        self._draws = draws
+        self._rates: list[int] = []
+        self.until = -1
+
+    @staticmethod
+    def can_be(legs: Sequence[Leg], others: Sequence[Leg]) -> bool:
+        """Say whether these are the legs of a lap: the same in two steps, and gradients reach one model at most."""
+        return (
+            len(legs) == len(others)
+            and all(map(Leg.is_like, legs, others))
+            and len({id(leg.owner) for leg in legs if any(leg.reached)}) <= 1
+        )
+
+    def is_drawn(self) -> bool:
+        """Say whether chance has a passage of the running step counted."""
+        step, rates = self._draws.step, [leg.place.one_in for leg in self.legs]
+        if rates != self._rates or self.until < step:
+            self._rates, turns = rates, [leg.turn for leg in self.legs]
+            self.until = self._draws.find_step(step, SCANNED, turns, rates)
+        return self.until == step
+
+    def resume(self, place: Place, now_ns: int, *, marks: tuple[int, ...], due_ns: int) -> bool:
+        """Open the leg that is expected next, if it is the passage that has just begun."""
+        leg = self.leg.following
+        if leg.place is not place or leg.turn != self._draws.at or leg.has_marks != bool(marks) or self.is_drawn():
+            return False
+        for each in self.legs:
+            each.due_ns = min(due_ns, each.owner.looked_ns + LOOK_EVERY_NS) if each.owner is not None else due_ns
+        self._tape.clear()
+        self._marks.clear()
+        self._oldest = leg
+        self._open(leg, now_ns)
+        return True
+
+    def forward(
+        self,
+        module: torch.nn.Module,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        has_gradients: bool,  # noqa: FBT001
+        now_ns: int,
+    ) -> bool:
+        """Turn to the next leg, if that is a forward of this module with such arguments."""
+        before = self.leg
+        leg = before.following
+        glance = leg.glance
+        if (
+            leg.kind != FORWARD
+            or glance.module is not module
+            or now_ns >= leg.due_ns
+            or not glance.holds(args, kwargs, has_gradients)
+            or (before.kind == FORWARD and _graph_task() != -1)
+        ):
+            return False
+        if self._has_marks:
+            self._marks.append(device_marks())
+        first, last = self._reached
+        self._tape += (now_ns, count_nodes(), first, last)
+        self.leg, self._draws.at = leg, leg.turn
+        return True
+
+    def optimizer(self, optimizer: torch.optim.Optimizer, now_ns: int) -> bool:
+        """Turn to the next leg, if that is a step of this optimizer."""
+        leg = self.leg.following
+        glance = leg.glance
+        if leg.kind != OPTIMIZER or glance.optimizer is not optimizer or now_ns >= leg.due_ns or not glance.holds():
+            return False
+        if self._has_marks:
+            self._marks.append(device_marks())
+        first, last = self._reached
+        self._tape += (now_ns, count_nodes(), first, last)
+        self.leg, self._draws.at = leg, leg.turn
+        return True
+
+    def between(self, after: str, now_ns: int) -> bool:
+        """Turn to the next leg, if that is what runs after such a boundary."""
+        before = self.leg
+        leg = before.following
+        if leg.kind != after:
+            return False
+        if before.is_soft:
+            tape = self._tape
+            tape += (now_ns, tape[-3], tape[-2], tape[-1])
+            self.leg, self._draws.at = leg, leg.turn
+        else:
+            self._open(leg, now_ns)
+        return True
+
+    def _open(self, leg: Leg, now_ns: int) -> None:
+        """Write down the witnesses at the boundary where a leg begins."""
+        first, last = self._reached
+        if self._has_marks:
+            self._marks.append(device_marks())
+        self._tape += (now_ns, count_nodes(), first, last)
+        self.leg, self._draws.at = leg, leg.turn
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it is time to look at the tape."""
+        return len(self._tape) > self._full
+
+    @property
+    def opened(self) -> tuple[int, int, tuple[int, ...], tuple[int, ...]]:
+        """When the open leg began, and its witnesses then: nodes, gradients that had reached its model, marks."""
+        now_ns, nodes, first, last = self._tape[-_WIDTH:]
+        owner = self.leg.owner
+        reached = tuple(owner.reached) if owner is not None else ()  # of another model than the one that is trained
+        if any(self.leg.reached):
+            reached = (first, last)
+        return now_ns, nodes, reached, self._marks[-1] if self.leg.has_marks else ()
+
+    def settle(self) -> list[Strange]:
+        """Look at the tape up to the open leg: count each passage that was as expected, and return the others.
+
+        Raises:
+            TornError: an interrupt left a note out.
+        """
+        tape, marks, leg = self._tape, self._marks, self._oldest
+        closed, rest = divmod(len(tape) - _WIDTH, _WIDTH)
+        if rest or self.legs[(self.legs.index(leg) + closed) % len(self.legs)] is not self.leg:
+            raise TornError(tape[-_WIDTH] - tape[0])
+        strange = []
+        for number in range(closed):
+            began, nodes, first, last, ended, nodes_after, first_after, last_after = tape[
+                number * _WIDTH : (number + 2) * _WIDTH
+            ]
+            ns, nodes = ended - began, nodes_after - nodes
+            reached = (first_after - first, last_after - last) if any(leg.reached) else leg.reached
+            given_out = marks_between(marks[number], marks[number + 1]) if leg.has_marks else ()
+            if nodes == leg.nodes and reached == leg.reached and (not leg.has_marks or given_out == leg.variant.marks):
+                leg.usual_ns += (ns - leg.usual_ns) >> 3
+                leg.times += 1
+                leg.ns += ns
+                leg.longest_ns = max(leg.longest_ns, ns)
+            else:
+                strange.append(Strange(leg, nodes, reached, given_out, ns))
+            leg = leg.following
+        del tape[:-_WIDTH], marks[:-1]
+        self._oldest = leg
+        return strange
