@@ -331,8 +331,8 @@ class Bookkeeper:
 
     def _follow_trail(self, passage: _Open, variant: Variant, seen: tuple[Any, ...], marks: tuple[int, ...]) -> None:
         """Note a passage that was told and not counted; two steps of the same ones make a lap."""
-        trail, situation = self._trail, passage.situation
-        if trail is None:
+        trail, situation, place = self._trail, passage.situation, passage.place
+        if trail is None or place is None:
             return
         nodes, reached, _, inner = seen
         is_odd = inner or self._graphs or passage.given is None or (marks and marks != variant.marks)
@@ -348,7 +348,7 @@ class Bookkeeper:
                 passage.at,
                 passage.turn,
                 is_trusted=passage.is_trusted,
-                place=passage.place,
+                place=place,
                 variant=variant,
                 nodes=nodes,
                 reached=reached,

@@ -81,6 +81,11 @@ class CompileWatch:
         self._callback = lambda _args: None if _is_for_operator() else on_compile()
         self._frames = _count_frames()
 
+    @property
+    def has_compiled(self) -> bool:
+        """Whether anything was compiled in this process."""
+        return _count_frames() > 0
+
     def look(self) -> None:
         """Hook into Dynamo once it has been loaded, and catch up with what it compiled before that."""
         module = sys.modules.get("torch._dynamo.callback")

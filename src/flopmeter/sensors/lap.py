@@ -35,8 +35,8 @@ _WIDTH = 4  # of a note on the tape: when, nodes so far, gradients that reached 
 class Leg:
     """One passage of a lap: what it is expected to be, and how often it was.
 
-    `kind` names the boundary that opens it, `turn` says which passage of its step it is, from 1. It is quiet if the end
-    of its own forward changes nothing, soft if its end needs no witness, and told at a `glance` until `due_ns`.
+    `kind` names the boundary that opens it, `turn` says which passage of its step it is, from 1. It is quiet if the
+    ends of its model's forwards change nothing, soft if its own end needs no witness. Until `due_ns` a `glance` tells it.
     Units: nanoseconds; `usual_ns` is the mean duration.
     """
 
@@ -87,7 +87,6 @@ class Leg:
         """Take a place in a lap, before this other one."""
         self.following = following
         if isinstance(self.owner, WatchedModel):
-            self.is_quiet = not (self.is_region or following.kind == FORWARD_END)
             self.glance = self.owner.glance(self.situation, self.given)
         elif self.owner is not None:
             self.glance = self.owner.glance(self.situation)
@@ -145,6 +144,9 @@ class Lap:
         self.legs = tuple(legs)
         for leg, following in zip(self.legs, (*self.legs[1:], self.legs[0]), strict=True):
             leg.join(following)
+        heard = {id(leg.owner) for leg in self.legs if leg.is_region or leg.following.kind == FORWARD_END}
+        for leg in self.legs:
+            leg.is_quiet = isinstance(leg.owner, WatchedModel) and id(leg.owner) not in heard
         self.leg = self._oldest = self.legs[-1]
         reached = [leg.owner.reached for leg in self.legs if leg.owner is not None and any(leg.reached)]
         self._reached = reached[0] if reached else (0, 0)  # by gradients, of the one model that is trained

@@ -61,10 +61,10 @@ class TorchSensor:
         self._place = 0
         self._thread = 0
         self._is_child = False
-        self._has_compiled = False
         self._has_steps = False  # that somebody tells where they end
         self._is_foreign_known = self._is_unwatched_known = self._is_adoption_due = False
         self._regions, self._compiles = 0, CompileWatch(self._compile_begins)
+        self._has_compiled = self._compiles.has_compiled
         self._begins = BoundaryHook(self._forward_begins, self.on_failure)
         self._ended = BoundaryHook(self._forward_ended, self.on_failure)
 
@@ -178,7 +178,7 @@ class TorchSensor:
         forwards, lap, has_gradients = self._phase.forwards, self._books.lap, _has_gradients()
         if lap is not None and not forwards and lap.forward(module, args, kwargs, has_gradients, begun):
             self._place += 1
-            if lap.leg.owner.end is not None:
+            if self._models[id(module)].end is not None:
                 self._begin_leg(lap.leg, has_gradients=has_gradients)
             if lap.is_full:
                 self._books.look_at_lap()
@@ -245,9 +245,11 @@ class TorchSensor:
         if self._models[id(module)].is_region:
             self._region_ran(out)
         has_graph = torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
-        goes_on = lap is not None and out is not None and not self._phase.forwards
-        if not (self._phase.forwards or has_graph or (goes_on and lap.between(FORWARD_END, begun))):
+        if not self._phase.forwards and not has_graph:
             # Nothing of it can come later: no graph was made. A forward that raised has no output.
+            if lap is not None and out is not None and lap.between(FORWARD_END, begun):
+                self._budget.hook_ns += _clock() - begun
+                return
             self._books.end(FORWARD_END if out is not None else "forward-failed", begun)
             self._books.begin_between(FORWARD_END)
         self._budget.hook_ns += _clock() - begun
@@ -349,12 +351,12 @@ class TorchSensor:
 
     @guarded
     def _compile_begins(self) -> None:
-        if self._regions or _graph_task() != -1:
-            return
-        self._books.leave_lap()
         self._has_compiled = True
         for watched in self._models.values():
             self._hear_of_end(watched)
+        if self._regions or _graph_task() != -1:
+            return
+        self._books.leave_lap()
         if any(is_unadopted(watched.module) for watched in self._models.values()):
             if not self._is_adoption_due:  # our hooks on it are a frame of their own
                 self._region_ran(None)

@@ -283,11 +283,10 @@ class ModelGlance:
 
     __slots__ = (
         "_args",
-        "_first",
+        "_ends",
         "_has_gradients",
         "_is_clear",
         "_is_training",
-        "_last",
         "_modes",
         "_number",
         "given",
@@ -299,7 +298,7 @@ class ModelGlance:
         self.module = module
         self.given = given
         self._is_training = module.training
-        self._first, self._last = (ends[0], ends[-1]) if ends else (None, None)
+        self._ends = (ends[0], ends[-1]) if ends else None
         *_, self._is_clear, self._modes = situation
         self._has_gradients = self._modes[0]
         self._args: Callable[..., bool] | None = None
@@ -307,11 +306,11 @@ class ModelGlance:
 
     def holds(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], has_gradients: bool) -> bool:  # noqa: FBT001
         """Say whether it does; `has_gradients` is what torch says now."""
-        first, last, guard = self._first, self._last, self._args
+        ends, guard = self._ends, self._args
         if (
             self.module.training is not self._is_training
             or has_gradients is not self._has_gradients
-            or (first is not None and self._is_clear != (first.grad is None, last.grad is None))
+            or (ends is not None and self._is_clear != (ends[0].grad is None, ends[1].grad is None))
         ):
             return False
         if guard is not None and len(args) == self._number and not (kwargs or _is_autocast()) and guard(*args):
@@ -329,20 +328,20 @@ class OptimizerGlance:
     Modes are left out: an optimizer sets those that it steps in.
     """
 
-    __slots__ = ("_first", "_is_clear", "_last", "_size", "_state", "optimizer")
+    __slots__ = ("_ends", "_is_clear", "_size", "_state", "optimizer")
 
     def __init__(self, optimizer: torch.optim.Optimizer, ends: Sequence[torch.Tensor], situation: Situation) -> None:
         """Expect what a situation of this optimizer says."""
         self.optimizer = optimizer
         self._state = optimizer.state
-        self._first, self._last = (ends[0], ends[-1]) if ends else (None, None)
+        self._ends = (ends[0], ends[-1]) if ends else None
         *_, self._is_clear, self._size, _, _ = situation
 
     def holds(self) -> bool:
         """Say whether it does."""
-        first, last = self._first, self._last
+        ends = self._ends
         return (
-            (first is None or self._is_clear == (first.grad is None, last.grad is None))
+            (ends is None or self._is_clear == (ends[0].grad is None, ends[1].grad is None))
             and len(self._state) == self._size
             and self.optimizer.state is self._state
         )
