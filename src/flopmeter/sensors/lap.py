@@ -36,7 +36,8 @@ class Leg:
     """One passage of a lap: what it is expected to be, and how often it was.
 
     `kind` names the boundary that opens it, `turn` says which passage of its step it is, from 1. It is quiet if the
-    ends of its model's forwards change nothing, soft if its own end needs no witness. Until `due_ns` a `glance` tells it.
+    ends of its model's forwards change nothing, soft if its own end needs no witness. Until `due_ns` a
+    `glance` tells it.
     Units: nanoseconds; `usual_ns` is the mean duration.
     """
 
