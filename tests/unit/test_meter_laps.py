@@ -1,0 +1,208 @@
+"""A training loop that goes on as before is told at a glance; what breaks into it is told all the same."""
+
+import contextlib
+import threading
+from collections import Counter
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from torch import nn  # noqa: E402
+from torch.nn.functional import cross_entropy  # noqa: E402
+
+from flopmeter import Account, Meter  # noqa: E402
+from flopmeter.sensors import budget, lap  # noqa: E402
+
+STEPS, AT = 52, 42
+"""So many steps are made, and in one of them something else happens; by then a lap is on."""
+
+
+class Net(nn.Module):
+    """Three layers, of which one can be left out; in evaluation there is one more product."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.third = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 4)
+        self.is_short = False
+
+    def forward(self, x):
+        x = self.first(x).relu()
+        if not self.is_short:
+            x = self.second(x).relu()
+        if not self.training:
+            x = x @ torch.ones(8, 8, dtype=x.dtype)
+        return self.third(x)
+
+
+class Program:
+    """A model, an optimizer and one step of both; each other method is a step that is something else."""
+
+    def __init__(self):
+        torch.manual_seed(0)
+        self.model = Net()
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-3)
+        self.other = torch.optim.SGD(nn.Linear(4, 4).parameters(), lr=1e-3)
+        self.x, self.y = torch.randn(6, 8), torch.randint(4, (6,))
+
+    def loss(self, x=None, y=None):
+        return cross_entropy(self.model(self.x if x is None else x), self.y if y is None else y)
+
+    def usual(self):
+        self.loss().backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    def another_shape(self):
+        self.loss(self.x[:3], self.y[:3]).backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    def a_layer_left_out(self):
+        self.model.is_short = True
+        self.usual()
+        self.model.is_short = False
+
+    def two_micro_batches(self):
+        self.loss().backward()
+        self.usual()
+
+    def no_optimizer(self):
+        self.loss().backward()
+        self.optimizer.zero_grad()
+
+    def gradients_kept(self):
+        self.loss().backward()
+        self.optimizer.step()
+
+    def evaluation(self):
+        self.model.eval()
+        with torch.no_grad():
+            self.loss()
+        self.model.train()
+        self.usual()
+
+    def evaluation_with_gradients(self):
+        self.model.eval()
+        self.loss().backward()
+        self.model.train()
+        self.usual()
+
+    def another_gradient(self):
+        torch.autograd.grad(self.loss(), list(self.model.third.parameters()))
+        self.optimizer.step()
+
+    def no_backward(self):
+        self.loss()
+        self.usual()
+
+    def autocast(self):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = self.loss()
+        loss.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    def an_error(self):
+        with contextlib.suppress(RuntimeError):
+            self.loss(self.x[:, :5])
+        self.usual()
+
+    def vmap(self):
+        torch.func.vmap(self.model)(torch.ones(5, 6, 8))
+        self.usual()
+
+    def another_optimizer(self):
+        self.loss().backward()
+        self.optimizer.step()
+        for parameter in self.other.param_groups[0]["params"]:
+            parameter.grad = torch.ones_like(parameter)
+        self.other.step()
+        self.optimizer.zero_grad()
+
+    def another_layer(self):
+        self.model.fourth = nn.Linear(2, 2)
+        self.usual()
+
+    def more_between(self):
+        self.usual()
+        (torch.ones(4, 4, requires_grad=True) @ torch.ones(4, 4)).sum().backward()
+
+    def inference_mode(self):
+        with torch.inference_mode():
+            self.model(self.x)
+        self.usual()
+
+    def another_type(self):
+        self.usual()
+        self.model.double()
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-3)
+        self.x = self.x.double()
+
+    def on_another_thread(self):
+        thread = threading.Thread(target=lambda: self.model(self.x))
+        thread.start()
+        thread.join()
+        self.usual()
+
+
+CHANGES = [name for name, value in vars(Program).items() if callable(value) and name not in {"__init__", "loss"}]
+
+
+@pytest.fixture
+def turns(monkeypatch):
+    """Make every meter one whose hooks are too dear to look much, and count what its laps took in."""
+    found = Counter()
+    begin = budget.Budget.__init__
+
+    def be_tight(self, *args, **kwargs):
+        begin(self, *args, **kwargs)
+        self.is_ample = False
+
+    monkeypatch.setattr(budget.Budget, "__init__", be_tight)
+    monkeypatch.setattr(budget.Budget, "weigh_hooks", lambda _self, _now: None)
+    monkeypatch.setattr(budget.Budget, "one_in", lambda _self, **_costs: 0)
+    monkeypatch.setattr(budget.Budget, "can_afford", lambda _self, _calls: True)
+    monkeypatch.setattr(lap, "TAPED", 4)
+    for name in ("forward", "optimizer", "between"):
+        turn = getattr(lap.Lap, name)
+
+        def counted(self, *args, turn=turn, name=name):
+            is_taken = turn(self, *args)
+            found[name] += is_taken
+            return is_taken
+
+        monkeypatch.setattr(lap.Lap, name, counted)
+    return found
+
+
+def meter(folder, change, *, exact, has_steps):
+    program = Program()
+    with Meter(folder, model=program.model, exact=exact, strict=True, interval_s=1000) as running:
+        for step in range(STEPS):
+            getattr(program, change if step == AT else "usual")()
+            if has_steps:
+                running.step(tokens=6)
+    state = [parameter.detach().clone() for parameter in program.model.parameters()]
+    return Account.of(folder), state, program
+
+
+@pytest.mark.parametrize("has_steps", [True, False], ids=["steps told", "steps found"])
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_breaks_into_a_lap_is_told_or_its_figure_says_that_it_is_not_sure(tmp_path, turns, change, has_steps):
+    """If this failed, a run that goes on as before for long would hide whatever comes then."""
+    ours, state, program = meter(tmp_path / "ours", change, exact=False, has_steps=has_steps)
+    taken = Counter(turns)
+    exact, other, _ = meter(tmp_path / "exact", change, exact=True, has_steps=has_steps)
+    assert taken["forward"] > 5, "a lap was on"
+    assert taken["optimizer"] > 5
+    lower, upper = ours.interval
+    assert lower <= exact.flop
+    assert upper is None or exact.flop <= upper
+    if not ours.passages.get("modelled"):
+        assert ours.flop == exact.flop
+    if change == "usual":
+        assert ours.passages.get("modelled") is None
+    assert (ours.steps, ours.tokens) == (exact.steps, exact.tokens)
+    assert all(torch.equal(one, two) for one, two in zip(state, other, strict=True))
+    assert not (program.model._forward_hooks or program.model._forward_pre_hooks), "a hook was left behind"
