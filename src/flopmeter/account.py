@@ -13,7 +13,8 @@ from flopmeter.bounds import Share
 from flopmeter.estimate.estimate import Estimate
 from flopmeter.estimate.six_nd import estimate_six_nd
 from flopmeter.ledger.merge import Head, RunLedger, join_heads, read_run
-from flopmeter.sums import Gap, Model, Sums
+from flopmeter.model import Model
+from flopmeter.sums import Gap, Sums
 from flopmeter.tally import Tally
 from flopmeter.usage import Usage
 

@@ -7,13 +7,14 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 from flopmeter import wire
 from flopmeter.bounds import Booked, Cost, name_family, product
 from flopmeter.errors import LedgerBrokenError, LedgerUnreadableError, MalformedError
 from flopmeter.ledger.chain import Segment
 from flopmeter.ledger.entry import Entry
+from flopmeter.model import Model
 from flopmeter.step import Ran, Steps, Table, Totals
 from flopmeter.tally import Tally
 from flopmeter.units import NS_PER_S
@@ -56,34 +57,6 @@ class Gap:
             return NotImplemented
         ns, upper = _added(self.ns, other.ns), _added(self.upper_flop, other.upper_flop)
         return replace(self, ns=ns, upper_flop=upper, times=self.times + other.times)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Model:
-    """The model's size, which 6ND needs.
-
-    Units: parameters; logical ones (a tied weight once, a sharded one whole).
-    """
-
-    parameters: int
-    trainable: int
-    embedding: int
-
-    def to_wire(self) -> dict[str, wire.Wire]:
-        """Return the fields as they travel."""
-        return {
-            "parameters": wire.print_count(self.parameters),
-            "trainable": wire.print_count(self.trainable),
-            "embedding": wire.print_count(self.embedding),
-        }
-
-    @classmethod
-    def from_wire(cls, value: wire.Wire) -> Self:
-        """Return what these fields hold; MalformedError where they do not."""
-        fields = wire.parse_object(value, name="model")
-        return cls(
-            **{name: wire.parse_count(fields.get(name), name=name) for name in ("parameters", "trainable", "embedding")}
-        )
 
 
 class _Priced(NamedTuple):
