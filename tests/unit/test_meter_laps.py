@@ -205,4 +205,5 @@ def test_what_breaks_into_a_lap_is_told_or_its_figure_says_that_it_is_not_sure(t
         assert ours.passages.get("modelled") is None
     assert (ours.steps, ours.tokens) == (exact.steps, exact.tokens)
     assert all(torch.equal(one, two) for one, two in zip(state, other, strict=True))
-    assert not (program.model._forward_hooks or program.model._forward_pre_hooks), "a hook was left behind"
+    hooks = [*program.model._forward_hooks, *program.model._forward_pre_hooks]
+    assert hooks == [], "a hook was left behind"

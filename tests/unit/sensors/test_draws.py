@@ -71,3 +71,25 @@ def test_mixing_is_the_output_function_of_splitmix64():
     """First outputs of the reference implementation, seeded with 0: what an auditor's library gives."""
     assert mix(0) == 0xE220A8397B1DCDAF
     assert mix(0x9E3779B97F4A7C15) == 0x6E789E6AA1B965F4
+
+
+@pytest.mark.parametrize("rates", [(4, 64, 0), (0, 0, 16), (1, 1, 1), (1 << 20, 0, 1 << 20)])
+def test_the_first_step_with_a_drawn_passage_is_the_one_that_a_look_at_each_finds(rates):
+    """If this failed, a step that is drawn would go by uncounted wherever steps are alike."""
+    draws, turns = Draws(7), (1, 2, 3)
+
+    def is_drawn(step):
+        draws.step = step
+        for turn, one_in in zip(turns, rates, strict=True):
+            draws.at = turn
+            if draws.is_drawn(one_in):
+                return True
+        return False
+
+    for begin in (0, 1, 40, 1000):
+        drawn = [step for step in range(begin, begin + 50) if is_drawn(step)]
+        assert draws.find_step(begin, 50, turns, rates) == min(drawn, default=begin + 50)
+
+
+def test_where_nothing_can_be_drawn_no_step_is_ever_found():
+    assert Draws(7).find_step(0, 64, (1, 2), (0, 0)) > 1 << 60

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import pack_sequence
 
-from flopmeter.sensors.fingerprint import HiddenShapeError, take_fingerprint
+from flopmeter.sensors.fingerprint import HiddenShapeError, guard_of, is_as_before, take_fingerprint
 
 Pair = namedtuple("Pair", "one two")  # noqa: PYI024
 
@@ -146,3 +146,54 @@ def test_no_operator_runs():
     x = torch.ones(2, 2)
     with Refuse():
         take_fingerprint((x, [x], {"a": x}, Cargo(x), 1, 0.5, None))
+
+
+OTHERS = {
+    "a shape": lambda: torch.ones(3, 2),
+    "a type": lambda: torch.ones(2, 3, dtype=torch.float64),
+    "a gradient": lambda: torch.ones(2, 3, requires_grad=True),
+    "a layout": lambda: torch.ones(2, 3).to_sparse(),
+    "no tensor": lambda: 3,
+    "nothing": lambda: None,
+    "a subclass": lambda: nn.Parameter(torch.ones(2, 3)),
+    "on no device": lambda: torch.ones(2, 3, device="meta"),
+}
+
+
+@pytest.mark.parametrize("other", OTHERS)
+def test_guards_let_nothing_pass_that_a_fingerprint_tells_apart(other):
+    """If this failed, arguments of another kind would be booked as those before them."""
+    one = torch.ones(2, 3)
+    guard, before = guard_of((one,), {}), (take_fingerprint((one,)), ())
+    assert guard is not None
+    assert guard(torch.zeros(2, 3))
+    assert is_as_before(before, (torch.zeros(2, 3),), {})
+    assert not guard(OTHERS[other]())
+    assert not is_as_before(before, (OTHERS[other](),), {})
+
+
+def test_guards_notice_transforms_inference_mode_and_autocast():
+    """If this failed, what runs under one of them would be booked as what runs without."""
+    one = torch.ones(2, 3)
+    guard, seen = guard_of((one,), {}), []
+    torch.func.vmap(lambda x: seen.append(guard(x)) or x)(torch.ones(5, 2, 3))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        seen.append(guard(one))
+    with torch.inference_mode():
+        seen.append(guard(one))
+    assert seen == [False] * 3
+    assert guard(one)
+
+
+@pytest.mark.parametrize(("args", "kwargs"), [((), {}), ((torch.ones(2), 3), {}), ((torch.ones(2),), {"x": 1})])
+def test_other_arguments_than_plain_tensors_have_no_guards(args, kwargs):
+    assert guard_of(args, kwargs) is None
+
+
+def test_as_many_arguments_as_before_and_of_the_same_names_are_asked_for():
+    one = torch.ones(2, 3)
+    before = (take_fingerprint((one,)), take_fingerprint({"mask": one}))
+    assert is_as_before(before, (one,), {"mask": one})
+    assert not is_as_before(before, (one, one), {"mask": one})
+    assert not is_as_before(before, (one,), {"other": one})
+    assert not is_as_before(before, (one,), {})
