@@ -204,7 +204,8 @@ class Meter:
             return
         self._has_explicit_steps = True
         self._sensor.new_step()
-        tokens, samples = tokens and check_count(tokens), samples and check_count(samples)
+        tokens = check_count(tokens) if tokens != 0 else 0  # None is neither
+        samples = check_count(samples) if samples != 0 else 0
         self._sensor.begin_step(self._journal.recording.finish_step(tokens=tokens, samples=samples))
         if time.monotonic_ns() - self._last_flush_ns >= self._settings.interval_ns:
             self._flush()

@@ -18,7 +18,7 @@ from flopmeter.sensors.budget import Budget
 from flopmeter.sensors.draws import Draws
 from flopmeter.sensors.guard import guarded
 from flopmeter.sensors.kinship import Booking, Verdict
-from flopmeter.sensors.lap import FORWARD_END, OPTIMIZER, Lap, Leg, TornError
+from flopmeter.sensors.lap import FORWARD_END, OPTIMIZER, Lap, Leg
 from flopmeter.sensors.pricing import Pricer
 from flopmeter.sensors.replay import Choice, Place, ReplayPlan
 from flopmeter.sensors.rota import Change
@@ -309,10 +309,10 @@ class Bookkeeper:
 
     def _settle_lap(self, lap: Lap) -> bool:
         """Keep for the books what ran; say whether all of it was as expected."""
-        try:
-            strange = lap.settle()
-        except TornError as torn:
-            self._sink.passage_lost(reason=INTERRUPTED, ns=torn.ns)
+        ns = lap.taped_ns
+        strange = lap.settle()
+        if strange is None:
+            self._sink.passage_lost(reason=INTERRUPTED, ns=ns)
             return False
         for leg in lap.legs:
             if leg.times:

@@ -110,18 +110,6 @@ class Leg:
         return waiting
 
 
-class TornError(Exception):
-    """What the tape says cannot be told apart; `ns` is how long it was written.
-
-    Units: nanoseconds.
-    """
-
-    def __init__(self, ns: int) -> None:
-        """Say for how long."""
-        super().__init__()
-        self.ns = ns
-
-
 class Strange(NamedTuple):
     """A passage whose witness was not the expected one."""
 
@@ -266,16 +254,23 @@ class Lap:
             reached = (first, last)
         return now_ns, nodes, reached, self._marks[-1] if self.leg.has_marks else ()
 
-    def settle(self) -> list[Strange]:
+    @property
+    def taped_ns(self) -> int:
+        """How long the tape was written since it was last looked at.
+
+        Units: nanoseconds.
+        """
+        return self._tape[-_WIDTH] - self._tape[0]
+
+    def settle(self) -> list[Strange] | None:
         """Look at the tape up to the open leg: count each passage that was as expected, and return the others.
 
-        Raises:
-            TornError: an interrupt left a note out.
+        None where an interrupt left a note out: which passage is which cannot be told then.
         """
         tape, marks, leg = self._tape, self._marks, self._oldest
         closed, rest = divmod(len(tape) - _WIDTH, _WIDTH)
         if rest or self.legs[(self.legs.index(leg) + closed) % len(self.legs)] is not self.leg:
-            raise TornError(tape[-_WIDTH] - tape[0])
+            return None
         strange = []
         for number in range(closed):
             began, nodes, first, last, ended, nodes_after, first_after, last_after = tape[
