@@ -8,7 +8,7 @@ import time
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import sub
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import torch
 
@@ -17,84 +17,28 @@ from flopmeter.sensors.allocator import device_marks, marks_between
 from flopmeter.sensors.budget import Budget
 from flopmeter.sensors.draws import Draws
 from flopmeter.sensors.guard import guarded
-from flopmeter.sensors.kinship import Booking, Verdict
-from flopmeter.sensors.lap import FORWARD_END, OPTIMIZER, Lap, Leg
+from flopmeter.sensors.kinship import Booking
+from flopmeter.sensors.lap import FORWARD_END, OPTIMIZER, Lap
 from flopmeter.sensors.pricing import Pricer
 from flopmeter.sensors.replay import Choice, Place, ReplayPlan
 from flopmeter.sensors.rota import Change
 from flopmeter.sensors.shadows import Key
+from flopmeter.sensors.sink import PassageSink
 from flopmeter.sensors.situation import Situation, WatchedModel, WatchedOptimizer, Witness, count_nodes
 from flopmeter.sensors.threads import OUTLIVED, ThreadWatch
 from flopmeter.sensors.torch_ops import OpRecorder, is_heard
 from flopmeter.sensors.torch_phase import PhaseTracker
+from flopmeter.sensors.trail import BETWEEN, Graph, Passage, Trail
 from flopmeter.sensors.values import Waiting
-from flopmeter.sensors.variant import Variant
 
 SETTLE_NS = 1_000_000_000
 """What ran is booked once this long has passed; until then it is added up where it costs next to nothing."""
 MAX_GRAPHS = 8
-MAX_LEGS = 256
-"""A step of more passages than this is never expected to go on as the last one did."""
 _NONE: tuple[int, ...] = ()
-BETWEEN, OPTIMIZER_END = "between", "optimizer-end"
+OPTIMIZER_END = "optimizer-end"
 INTERRUPTED = "an interrupt came between the end of one passage and the beginning of the next"
 LIFTED = "something took the counter off torch's stack of modes"
 UNKNOWN = "a passage was neither counted nor known: it was new, and counting it was beyond the overhead budget"
-
-
-class PassageSink(Protocol):
-    """What the meter offers the sensor."""
-
-    def passages_ran(self, booking: Booking) -> None:
-        """Take passages that ran."""
-
-    def passage_audited(self, verdict: Verdict) -> None:
-        """Hear of a passage that was counted by chance, or that showed others to be wrong."""
-
-    def passages_doubted(self, table: str) -> None:
-        """Hear that passages were booked at a table that may not have been theirs."""
-
-    def passage_lost(self, *, reason: str, ns: int | None) -> None:
-        """Take note of a passage whose work is not known."""
-
-    def optimizer_steps(self, optimizer_id: int) -> None:
-        """Hear that an optimizer is about to step."""
-
-    def sensor_failed(self, error: Exception, *, ns: int | None = None) -> None:
-        """Hear of a failure of ours, and how long it hid the work at most; may raise in strict mode."""
-
-
-@dataclass(slots=True)
-class _Open:
-    """The passage that is running, the `turn`th of its step. Of one that is known and not counted, `place` says what.
-
-    `alone` is what its own forward was given, without the graphs that were open then.
-    """
-
-    situation: Situation
-    given: Any
-    at: int
-    is_trusted: bool
-    place: Place | None
-    choice: Choice | None
-    owner: WatchedModel | WatchedOptimizer | None
-    turn: int
-    marks: tuple[int, ...]
-    reached: tuple[int, ...]
-    nodes: int
-    started_ns: int
-    alone: Any
-    inner: int = 0
-    failed: str = ""
-
-
-class _Graph(NamedTuple):
-    """A forward that ended before any gradient reached its model."""
-
-    model: WatchedModel | WatchedOptimizer
-    reached: tuple[int, ...]
-    passage: _Open
-    nodes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,18 +72,17 @@ class Bookkeeper:
         )
         self._late: Waiting[_Counted] = Waiting()
         self._pricer = Pricer(book, lambda error: sink.sensor_failed(error, ns=self._ending_ns))
-        self._open: _Open | None = None
+        self._open: Passage | None = None
         self._ending_ns: int | None = None
         self._closed_ns: int | None = None  # since when no passage is open
         self._settled_ns = 0
         self._was_on = self._was_on_before = False  # in the last passage; in that before a forward or a step
         self._has_cuda = torch.cuda.is_initialized()
         self._is_wanted = False  # that the mode is on between passages: what follows in an inference mode is unknown
-        self._graphs: list[_Graph] = []
+        self._graphs: list[Graph] = []
         self.lap: Lap | None = None  # while it is on, its open leg is the open passage
         self._parked: Lap | None = None  # one that was just left, and may go on with the next passage
-        self._trail: list[Leg] | None = None  # the passages of this step, while all of them are known
-        self._last_trail: list[Leg] = []
+        self._trail = Trail()
 
     @property
     def is_running(self) -> bool:
@@ -239,7 +182,7 @@ class Bookkeeper:
         if self._goes_on(place, marks):
             self._closed_ns = None
             return
-        self._open = _Open(
+        self._open = Passage(
             situation,
             given,
             at,
@@ -261,18 +204,14 @@ class Bookkeeper:
         """Say whether the passage that begins is a leg of a lap: of the one that was just left, or of a new one."""
         lap, self._parked = self._parked, None
         if self.draws.at == 1:
-            trail, self._trail = self._trail, []
-            if lap is None and trail:
-                if Lap.can_be(trail, self._last_trail):
-                    lap = Lap(trail, self.draws)
-                self._last_trail = trail
+            lap = self._trail.begin_step(lap, self.draws)
         if lap is None or place is None or self.budget.is_ample:
             return False  # with time to spare, models are looked at each time
-        now = time.perf_counter_ns()
-        if lap.resume(place, now, marks=marks, due_ns=self._settled_ns + SETTLE_NS):
-            self.lap, self._trail = lap, None
-            return True
-        return False
+        is_on = lap.resume(place, time.perf_counter_ns(), marks=marks, due_ns=self._settled_ns + SETTLE_NS)
+        if is_on:
+            self.lap = lap
+            self._trail.leave()
+        return is_on
 
     def look_at_lap(self) -> None:
         """Keep for the books what ran in the lap that is on; leave it where something was not as expected."""
@@ -286,26 +225,10 @@ class Bookkeeper:
         if lap is None:
             return
         self._parked = lap if self._settle_lap(lap) else None
-        leg = lap.leg
-        started_ns, nodes, reached, marks = lap.opened
-        self._plan.reopen(leg.place)
-        self._open = _Open(
-            leg.situation,
-            leg.given,
-            leg.at,
-            leg.is_trusted,
-            leg.place,
-            None,
-            leg.owner,
-            leg.turn,
-            marks,
-            reached,
-            nodes,
-            started_ns,
-            leg.given,
-        )
+        self._plan.reopen(lap.leg.place)
+        self._open = Passage.of(lap)
         self._was_on = self._was_on_before = False
-        self._phase.optimizer_task = -1 if leg.kind == OPTIMIZER else None
+        self._phase.optimizer_task = -1 if lap.leg.kind == OPTIMIZER else None
 
     def _settle_lap(self, lap: Lap) -> bool:
         """Keep for the books what ran; say whether all of it was as expected."""
@@ -319,42 +242,14 @@ class Bookkeeper:
                 self._plan.wait_for(leg.place, leg.variant, leg.take(), usual_ns=leg.usual_ns)
         for leg, nodes, reached, marks, ns in strange:
             self._plan.reopen(leg.place)
-            choice = Choice(leg.situation, leg.given, leg.at, leg.is_trusted, is_counted=False, place=leg.place)
-            ended_by = "" if leg.owner is None else "meter" if leg.following.kind == "step" else leg.following.kind
-            self._end_uncounted(choice, Witness(nodes, reached, ended_by), marks, ns)
+            self._end_uncounted(leg.choice, Witness(nodes, reached, leg.ended_by), marks, ns)
         return not strange
 
     def leave_trail(self) -> None:
-        """Take it that this step is not one that is expected to go on: one watched forward runs inside of another."""
+        """Take it that this step does not go on as others did: something changed, or one forward runs in another."""
         self.leave_lap()
-        self._trail = self._parked = None
-
-    def _follow_trail(self, passage: _Open, variant: Variant, seen: tuple[Any, ...], marks: tuple[int, ...]) -> None:
-        """Note a passage that was told and not counted; two steps of the same ones make a lap."""
-        trail, situation, place = self._trail, passage.situation, passage.place
-        if trail is None or place is None:
-            return
-        nodes, reached, _, inner = seen
-        is_odd = inner or self._graphs or passage.given is None or (marks and marks != variant.marks)
-        if is_odd or len(trail) >= MAX_LEGS:
-            self._trail = None
-            return
-        trail.append(
-            Leg(
-                situation[1] if situation[0] == BETWEEN else situation[0],
-                passage.owner,
-                situation,
-                passage.given,
-                passage.at,
-                passage.turn,
-                is_trusted=passage.is_trusted,
-                place=place,
-                variant=variant,
-                nodes=nodes,
-                reached=reached,
-                has_marks=bool(marks),
-            )
-        )
+        self._parked = None
+        self._trail.leave()
 
     def end(self, ended_by: str, now: int = 0) -> None:
         """Close the open passage and book it."""
@@ -382,20 +277,21 @@ class Bookkeeper:
             raise
         self._ending_ns = None
 
-    def _end(self, passage: _Open, choice: Choice | None, ended_by: str, ns: int) -> None:
+    def _end(self, passage: Passage, choice: Choice | None, ended_by: str, ns: int) -> None:
         nodes, owner, place, reached = count_nodes() - passage.nodes, passage.owner, passage.place, _NONE
         if owner is not None:
             reached = tuple(map(sub, owner.reached, passage.reached))
             if reached and nodes and not any(reached):
-                self._graphs = [*self._graphs[1 - MAX_GRAPHS :], _Graph(owner, tuple(owner.reached), passage, nodes)]
+                self._graphs = [*self._graphs[1 - MAX_GRAPHS :], Graph(owner, tuple(owner.reached), passage, nodes)]
         marks = marks_between(passage.marks, device_marks()) if passage.marks else _NONE
         seen = (nodes, reached, ended_by, passage.inner)
         if place is not None and not passage.failed:
             variant = self._plan.wait(place, seen, ns, marks)
             if variant is not None:
-                self._follow_trail(passage, variant, seen, marks)
+                self._trail.add(passage, variant, seen, marks, has_graphs=bool(self._graphs))
                 return
-        self._trail = self._parked = None
+        self._parked = None
+        self._trail.leave()
         if choice is not None and choice.is_counted:
             self.settle_late()
             self._take_counted(passage, choice, Witness(*seen), marks, ns)
@@ -408,7 +304,9 @@ class Bookkeeper:
             )
         self._end_uncounted(choice, Witness(*seen), marks, ns)
 
-    def _take_counted(self, passage: _Open, choice: Choice, witness: Witness, marks: tuple[int, ...], ns: int) -> None:
+    def _take_counted(
+        self, passage: Passage, choice: Choice, witness: Witness, marks: tuple[int, ...], ns: int
+    ) -> None:
         recorder = self.recorder
         if not (recorder.is_on and is_heard()):
             passage.failed = passage.failed or LIFTED
@@ -462,6 +360,13 @@ class Bookkeeper:
         for calls, counted in self._late.take(is_last=is_last):
             self._end_counted(counted, calls)
 
+    def end_step(self) -> None:
+        """Close the open passage as the last of its step, unless it belongs to none."""
+        if not self.is_between:
+            self.end("meter")
+            self.begin_between("step")
+        self.close_graphs()
+
     def close_graphs(self) -> None:
         """Forget the graphs that no backward has gone through: an optimizer has stepped, or a step has ended."""
         if self._graphs:
@@ -474,7 +379,7 @@ class Bookkeeper:
 
     def take_change(self, owner: int, change: Change) -> None:
         """Book what waits; where a change may be older than that, what waits is in doubt, and what was just booked."""
-        self.leave_lap()
+        self.leave_trail()
         if change.doubted_since is None:
             self.book_waiting()
             return

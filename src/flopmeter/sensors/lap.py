@@ -17,7 +17,7 @@ import torch
 from flopmeter.sensors.allocator import device_marks, marks_between
 from flopmeter.sensors.draws import Draws
 from flopmeter.sensors.kinship import Waiting
-from flopmeter.sensors.replay import Place
+from flopmeter.sensors.replay import Choice, Place
 from flopmeter.sensors.situation import Situation, WatchedModel, WatchedOptimizer, count_nodes
 from flopmeter.sensors.variant import Variant
 
@@ -100,6 +100,16 @@ class Leg:
             and (self.kind, self.at, self.turn, self.nodes, self.reached, self.has_marks)
             == (other.kind, other.at, other.turn, other.nodes, other.reached, other.has_marks)
         )
+
+    @property
+    def ended_by(self) -> str:
+        """Which boundary closes it, as its witness has it."""
+        return "" if self.owner is None else "meter" if self.following.kind == "step" else self.following.kind
+
+    @property
+    def choice(self) -> Choice:
+        """What was decided of it: that it is not counted."""
+        return Choice(self.situation, self.given, self.at, self.is_trusted, is_counted=False, place=self.place)
 
     def take(self) -> Waiting:
         """Return the passages that were taken for this one since the last call."""

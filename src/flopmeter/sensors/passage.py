@@ -20,17 +20,17 @@ from torch.nn.modules.module import (
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from flopmeter.formulas.book import FormulaBook
-from flopmeter.sensors.bookkeeper import OPTIMIZER_END, Bookkeeper, PassageSink
+from flopmeter.sensors.bookkeeper import OPTIMIZER_END, Bookkeeper
 from flopmeter.sensors.compiled import REGION, UNWATCHED, CompileWatch, adopt_compiled, is_unadopted, release_compiled
 from flopmeter.sensors.guard import guarded
 from flopmeter.sensors.hook import BoundaryHook
 from flopmeter.sensors.lap import FORWARD, FORWARD_END, LOOK_EVERY_NS, OPTIMIZER, Leg
 from flopmeter.sensors.model import devices_in_reach
 from flopmeter.sensors.rota import Change
-from flopmeter.sensors.situation import HAS_NODE_COUNT, WatchedModel, WatchedOptimizer
+from flopmeter.sensors.sink import PassageSink
+from flopmeter.sensors.situation import HAS_NODE_COUNT, WatchedModel, WatchedOptimizer, watch_optimizer
 from flopmeter.sensors.torch_phase import PhaseTracker
 
-MAX_OPTIMIZERS = 64
 LOOKS = 12
 """How many parts of a model are looked at when its forward begins, and some for the time since the last look."""
 _this_thread = threading.get_ident
@@ -132,13 +132,10 @@ class TorchSensor:
         begun = _clock()
         self._has_steps, lap = True, self._books.lap
         if lap is None or lap.leg.owner is not None:
-            if not (_this_thread() == self._thread or self._is_ours()):
+            if not self._is_ours():
                 return
             self._phase.forwards.clear()
-            if not self._books.is_between:
-                self._books.end("meter")
-                self._books.begin_between("step")
-            self._books.close_graphs()
+            self._books.end_step()
         self._place = 0
         self._budget.hook_ns += _clock() - begun
 
@@ -162,8 +159,7 @@ class TorchSensor:
                 handle.remove()
             self._handles.clear()
             for watched in self._models.values():
-                if watched.end is not None:
-                    watched.end.remove()
+                watched.release_end()
                 watched.release()
                 release_compiled(watched.module)
             self._models.clear()
@@ -175,6 +171,8 @@ class TorchSensor:
 
     def _forward_begins(self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         begun = _clock()
+        if not (_this_thread() == self._thread or self._is_ours()):
+            return
         forwards, lap, has_gradients = self._phase.forwards, self._books.lap, _has_gradients()
         if lap is not None and not forwards and lap.forward(module, args, kwargs, has_gradients, begun):
             self._place += 1
@@ -184,7 +182,7 @@ class TorchSensor:
                 self._books.look_at_lap()
             self._budget.hook_ns += _clock() - begun
             return
-        if _graph_task() != -1 or not (_this_thread() == self._thread or self._is_ours()):
+        if _graph_task() != -1:
             return
         is_inner = len(forwards) > 0
         forwards.append(has_gradients)
@@ -203,10 +201,8 @@ class TorchSensor:
         A hook at the end of a forward costs 10 µs. Where torch compiles it stays where it is: code is compiled for the
         hooks that are there.
         """
-        watched = leg.owner
-        if leg.is_quiet and not self._has_compiled and isinstance(watched, WatchedModel) and watched.end is not None:
-            watched.end.remove()
-            watched.end = None
+        if leg.is_quiet and not self._has_compiled and isinstance(leg.owner, WatchedModel):
+            leg.owner.release_end()
             return
         self._phase.forwards.append(has_gradients)
         self._regions += leg.is_region
@@ -234,14 +230,10 @@ class TorchSensor:
 
     def _forward_ended(self, module: torch.nn.Module, _args: Any, _kwargs: Any, out: Any) -> None:
         begun = _clock()
-        lap = self._books.lap
-        if lap is not None and lap.leg.is_quiet:
-            self._phase.leave_forward()
-            self._budget.hook_ns += _clock() - begun
-            return
         if _graph_task() != -1 or not (_this_thread() == self._thread or self._is_ours()):
             return
         self._phase.leave_forward()
+        lap = self._books.lap
         if self._models[id(module)].is_region:
             self._region_ran(out)
         has_graph = torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
@@ -256,19 +248,19 @@ class TorchSensor:
 
     def _optimizer_begins(self, optimizer: torch.optim.Optimizer, _args: Any, _kwargs: Any) -> None:
         begun = _clock()
+        if not (_this_thread() == self._thread or _graph_task() != -1 or self._is_ours()):
+            return
         lap = self._books.lap
         if lap is not None and self._has_steps and lap.optimizer(optimizer, begun):
             self._place = 0
             self._budget.hook_ns += _clock() - begun
             return
         is_inner = _graph_task() != -1
-        if not (is_inner or _this_thread() == self._thread or self._is_ours()):
-            return
         self._sink.optimizer_steps(id(optimizer))
         if is_inner:
             # No boundary: the engine restores the modes that it found. The passage's witness tells instead.
             self._phase.enter_optimizer()
-            self._books.note_inner(self._watched_optimizer(optimizer).situation(self._models.values()))
+            self._books.note_inner(watch_optimizer(self._optimizers, optimizer).situation(self._models.values()))
             return
         lap = self._books.lap
         if lap is not None and not self._has_steps and lap.optimizer(optimizer, begun):
@@ -280,7 +272,7 @@ class TorchSensor:
             self._look_again()
         self._place = 0
         self._phase.enter_optimizer()
-        self._begin_optimizer(self._watched_optimizer(optimizer), begun)
+        self._begin_optimizer(watch_optimizer(self._optimizers, optimizer), begun)
         self._budget.hook_ns += _clock() - begun
 
     def _begin_optimizer(self, watched: WatchedOptimizer, begun: int) -> None:
@@ -293,42 +285,34 @@ class TorchSensor:
 
     def _optimizer_ended(self, _optimizer: torch.optim.Optimizer, _args: Any, _kwargs: Any) -> None:
         begun = _clock()
-        lap = self._books.lap
-        if lap is None or not lap.between(OPTIMIZER_END, begun):
+        is_ours, lap = _this_thread() == self._thread, self._books.lap
+        if lap is None or not is_ours or not lap.between(OPTIMIZER_END, begun):
             if _graph_task() != -1:
                 self._phase.leave_optimizer()
                 return
-            if not (_this_thread() == self._thread or self._is_ours()):
+            if not (is_ours or self._is_ours()):
                 return
             self._phase.leave_optimizer()
             self._books.end(OPTIMIZER_END, begun)
             self._books.begin_between(OPTIMIZER_END)
         self._budget.hook_ns += _clock() - begun
 
-    def _watched_optimizer(self, optimizer: torch.optim.Optimizer) -> WatchedOptimizer:
-        watched = self._optimizers.get(id(optimizer))
-        if watched is None or watched.optimizer is not optimizer:
-            if len(self._optimizers) >= MAX_OPTIMIZERS:
-                self._optimizers.clear()
-            watched = self._optimizers[id(optimizer)] = WatchedOptimizer(optimizer)
-        return watched
-
-    def _look(self, watched: WatchedModel | WatchedOptimizer, now_ns: int) -> None:
-        """Look at some parts of what is about to run."""
+    def _look(self, watched: WatchedModel | WatchedOptimizer, now_ns: int, *, is_whole: bool = False) -> None:
+        """Look at some parts of what is about to run, or at all of it."""
         before, is_plain = watched.looked_ns, isinstance(watched, WatchedModel) and watched.is_switched
-        change = watched.look(now_ns, looks=LOOKS)
+        change = watched.look(now_ns, looks=0 if is_whole else LOOKS, is_whole=is_whole)
         if change is not None and change.doubted_since is None and not (self._budget.is_ample or is_plain):
             change = Change(before)  # looks were left out since then
         if change is not None:
             self._books.take_change(watched.owner, change)
 
     def _settle_all(self) -> None:
-        """Book whatever waits; first look whether the models still are what it was booked as."""
+        """Book whatever waits; first look whether all still is what it was booked as."""
         now = _clock()
+        self._books.leave_lap()
         for watched in self._models.values():
-            change = watched.look(now, looks=0, is_whole=True)
-            if change is not None:
-                self._books.take_change(watched.owner, change)
+            self._hear_of_end(watched)  # hooks are among what is looked at
+            self._look(watched, now, is_whole=True)
         self._books.book_waiting(is_last=True)
 
     def region_began(self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -366,7 +350,7 @@ class TorchSensor:
             self._sink.passage_lost(reason=UNWATCHED, ns=None)
 
     def _part_registered(self, _module: Any, _name: Any, _part: Any) -> None:
-        self._books.leave_lap()
+        self._books.leave_trail()
         for watched in self._models.values():
             watched.is_stale = True
 

@@ -12,12 +12,14 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from torch.nn.parameter import UninitializedParameter
 
-from flopmeter.sensors.fingerprint import HiddenShapeError, guard_of, is_as_before, take_fingerprint
+from flopmeter.sensors.fingerprint import HiddenShapeError, take_fingerprint
+from flopmeter.sensors.glance import ModelGlance, OptimizerGlance, ambient, is_transformed
 from flopmeter.sensors.precision import is_tf32_on
 from flopmeter.sensors.rota import Change, Reader, Rota
 
 Situation: TypeAlias = tuple[Any, ...]
 
+MAX_OPTIMIZERS = 64
 LOOK_NS = 10_000_000
 """One more thing is looked at for each 10 ms that have passed: a look takes one or two microseconds."""
 
@@ -41,11 +43,6 @@ _DULL = frozenset(
     }
 )
 _PLAIN = (bool, int, float, str, type(None), torch.dtype)
-_is_transformed: Callable[[], bool] = torch._C._are_functorch_transforms_active  # noqa: SLF001
-"""Looks at flags. Whoever asks for the stack of transforms instead makes torch keep one for this thread, and copy it
-for each node of each backward from then on: 2 % of a launch-bound backward.
-"""
-_is_autocast = getattr(torch._C, "_is_any_autocast_enabled", lambda: True)  # noqa: SLF001
 
 
 class Witness(NamedTuple):
@@ -159,7 +156,7 @@ class WatchedModel:
 
         That is None where it cannot be told from others.
         """
-        if _is_transformed():
+        if is_transformed():
             return (("hidden", id(self.module)), None)  # vmap and its kin hide shapes
         try:
             given = (take_fingerprint(args), take_fingerprint(kwargs))
@@ -172,9 +169,9 @@ class WatchedModel:
             given,
         )
 
-    def glance(self, situation: Situation, given: Any) -> "ModelGlance":
+    def glance(self, situation: Situation, given: Any) -> ModelGlance:
         """Return what tells whether `situation` would return these two once more, at a fraction of what it takes."""
-        return ModelGlance(self.module, self.ends, situation, given)
+        return ModelGlance(self.module, self.ends, situation, given, is_training=self._was_training)
 
     def _find_ends(self) -> None:
         """Find the first and the last parameter that is trained, and hear when a gradient reaches them."""
@@ -190,6 +187,12 @@ class WatchedModel:
         self.ends = ends
         # Of `torch.autograd.grad` nothing else tells: no gradient is left where it could be looked for.
         self._hooks = [end.register_hook(_Reached(self.reached, place)) for place, end in enumerate(ends)]
+
+    def release_end(self) -> None:
+        """Take the hook off the end of its forwards."""
+        if self.end is not None:
+            self.end.remove()
+            self.end = None
 
     def release(self) -> None:
         """Take the hooks off the parameters."""
@@ -237,9 +240,9 @@ class WatchedOptimizer:
         # Whether a step of somebody else's does the same each time, nobody but they can know.
         self.is_standard = type(self.optimizer).__module__.startswith("torch.optim")
 
-    def look(self, now_ns: int, *, looks: int) -> Change | None:
+    def look(self, now_ns: int, *, looks: int, is_whole: bool = False) -> Change | None:
         """Look at some of it, at more the longer it was since the last look; say whether anything is new."""
-        number = looks + (now_ns - self.looked_ns) // LOOK_NS
+        number = 0 if is_whole else looks + (now_ns - self.looked_ns) // LOOK_NS
         self.looked_ns = now_ns
         if [len(group["params"]) for group in self.optimizer.param_groups] == self._sizes:
             try:
@@ -269,92 +272,19 @@ class WatchedOptimizer:
         states = tuple([model.state for model in models])
         return ("optimizer", id(self.optimizer), self.version, self._rota.state, is_clear, size, modes, states)
 
-    def glance(self, situation: Situation) -> "OptimizerGlance":
+    def glance(self, situation: Situation) -> OptimizerGlance:
         """Return what tells whether `situation` would return this once more, at a fraction of what it takes."""
         return OptimizerGlance(self.optimizer, self._ends, situation)
 
 
-class ModelGlance:
-    """What tells whether a forward begins as another one did, as long as the model's parts need not be looked at.
-
-    Each function of torch's that is asked takes a microsecond or two where its code is in no cache. So what one of
-    them tells is not asked of another.
-    """
-
-    __slots__ = (
-        "_args",
-        "_ends",
-        "_has_gradients",
-        "_is_clear",
-        "_is_training",
-        "_modes",
-        "_number",
-        "given",
-        "module",
-    )
-
-    def __init__(self, module: torch.nn.Module, ends: Sequence[torch.Tensor], situation: Situation, given: Any) -> None:
-        """Expect what a situation of this model says."""
-        self.module = module
-        self.given = given
-        self._is_training = module.training
-        self._ends = (ends[0], ends[-1]) if ends else None
-        *_, self._is_clear, self._modes = situation
-        self._has_gradients = self._modes[0]
-        self._args: Callable[..., bool] | None = None
-        self._number = 0
-
-    def holds(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], has_gradients: bool) -> bool:  # noqa: FBT001
-        """Say whether it does; `has_gradients` is what torch says now."""
-        ends, guard = self._ends, self._args
-        if (
-            self.module.training is not self._is_training
-            or has_gradients is not self._has_gradients
-            or (ends is not None and self._is_clear != (ends[0].grad is None, ends[1].grad is None))
-        ):
-            return False
-        if guard is not None and len(args) == self._number and not (kwargs or _is_autocast()) and guard(*args):
-            return True
-        if self._modes != ambient() or _is_transformed() or not is_as_before(self.given, args, kwargs):
-            return False
-        if not _is_autocast():
-            self._args, self._number = guard_of(args, kwargs), len(args)
-        return True
-
-
-class OptimizerGlance:
-    """What tells whether an optimizer's step begins as another one did, as long as it need not be looked at.
-
-    Modes are left out: an optimizer sets those that it steps in.
-    """
-
-    __slots__ = ("_ends", "_is_clear", "_size", "_state", "optimizer")
-
-    def __init__(self, optimizer: torch.optim.Optimizer, ends: Sequence[torch.Tensor], situation: Situation) -> None:
-        """Expect what a situation of this optimizer says."""
-        self.optimizer = optimizer
-        self._state = optimizer.state
-        self._ends = (ends[0], ends[-1]) if ends else None
-        *_, self._is_clear, self._size, _, _ = situation
-
-    def holds(self) -> bool:
-        """Say whether it does."""
-        ends = self._ends
-        return (
-            (ends is None or self._is_clear == (ends[0].grad is None, ends[1].grad is None))
-            and len(self._state) == self._size
-            and self.optimizer.state is self._state
-        )
-
-
-def ambient() -> Situation:
-    """Return the settings of torch that change what a passage runs."""
-    return (
-        torch.is_grad_enabled(),
-        torch.is_inference_mode_enabled(),
-        torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu"),
-        torch.is_autocast_enabled("cuda") and torch.get_autocast_dtype("cuda"),
-    )
+def watch_optimizer(known: dict[int, WatchedOptimizer], optimizer: torch.optim.Optimizer) -> WatchedOptimizer:
+    """Return what is known of an optimizer, after a first look where nothing is."""
+    watched = known.get(id(optimizer))
+    if watched is None or watched.optimizer is not optimizer:
+        if len(known) >= MAX_OPTIMIZERS:
+            known.clear()
+        watched = known[id(optimizer)] = WatchedOptimizer(optimizer)
+    return watched
 
 
 HAS_NODE_COUNT = hasattr(torch._C._autograd, "_get_sequence_nr")  # noqa: SLF001

@@ -1,0 +1,101 @@
+"""What tells at a glance whether a passage begins as another one did, as long as nothing needs to be looked at.
+
+Each function of torch's that is asked takes a microsecond or two where its code is in no cache. So what one of them
+tells is not asked of another. Not here: what a passage is told by in full (`situation.py`).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import torch
+
+from flopmeter.sensors.fingerprint import guard_of, is_as_before
+
+Parts: TypeAlias = tuple[Any, ...]
+
+is_transformed: Callable[[], bool] = torch._C._are_functorch_transforms_active  # noqa: SLF001
+"""Looks at flags. Whoever asks for the stack of transforms instead makes torch keep one for this thread, and copy it
+for each node of each backward from then on: 2 % of a launch-bound backward.
+"""
+_is_autocast = getattr(torch._C, "_is_any_autocast_enabled", lambda: True)  # noqa: SLF001
+
+
+class ModelGlance:
+    """What tells whether a forward begins as another one did."""
+
+    __slots__ = (
+        "_args",
+        "_ends",
+        "_has_gradients",
+        "_is_clear",
+        "_is_training",
+        "_modes",
+        "_number",
+        "given",
+        "module",
+    )
+
+    def __init__(
+        self, module: torch.nn.Module, ends: Sequence[torch.Tensor], situation: Parts, given: Any, *, is_training: bool
+    ) -> None:
+        """Expect what a situation of this model says."""
+        self.module = module
+        self.given = given
+        self._is_training = is_training
+        self._ends = (ends[0], ends[-1]) if ends else None
+        *_, self._is_clear, self._modes = situation
+        self._has_gradients = self._modes[0]
+        self._args: Callable[..., bool] | None = None
+        self._number = 0
+
+    def holds(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], has_gradients: bool) -> bool:  # noqa: FBT001
+        """Say whether it does; `has_gradients` is what torch says now."""
+        ends, guard = self._ends, self._args
+        if (
+            self.module.training is not self._is_training
+            or has_gradients is not self._has_gradients
+            or (ends is not None and self._is_clear != (ends[0].grad is None, ends[1].grad is None))
+        ):
+            return False
+        if guard is not None and len(args) == self._number and not (kwargs or _is_autocast()) and guard(*args):
+            return True
+        if self._modes != ambient() or is_transformed() or not is_as_before(self.given, args, kwargs):
+            return False
+        if not _is_autocast():
+            self._args, self._number = guard_of(args, kwargs), len(args)
+        return True
+
+
+class OptimizerGlance:
+    """What tells whether an optimizer's step begins as another one did.
+
+    Modes are left out: an optimizer sets those that it steps in.
+    """
+
+    __slots__ = ("_ends", "_is_clear", "_size", "_state", "optimizer")
+
+    def __init__(self, optimizer: torch.optim.Optimizer, ends: Sequence[torch.Tensor], situation: Parts) -> None:
+        """Expect what a situation of this optimizer says."""
+        self.optimizer = optimizer
+        self._state = optimizer.state
+        self._ends = (ends[0], ends[-1]) if ends else None
+        *_, self._is_clear, self._size, _, _ = situation
+
+    def holds(self) -> bool:
+        """Say whether it does."""
+        ends = self._ends
+        return (
+            (ends is None or self._is_clear == (ends[0].grad is None, ends[1].grad is None))
+            and len(self._state) == self._size
+            and self.optimizer.state is self._state
+        )
+
+
+def ambient() -> tuple[Any, ...]:
+    """Return the settings of torch that change what a passage runs."""
+    return (
+        torch.is_grad_enabled(),
+        torch.is_inference_mode_enabled(),
+        torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu"),
+        torch.is_autocast_enabled("cuda") and torch.get_autocast_dtype("cuda"),
+    )

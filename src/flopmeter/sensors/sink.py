@@ -1,0 +1,27 @@
+"""What the meter offers the sensors. Not here: what it does with it (`meter.py`)."""
+
+from typing import Protocol
+
+from flopmeter.sensors.kinship import Booking, Verdict
+
+
+class PassageSink(Protocol):
+    """What the meter offers the sensor."""
+
+    def passages_ran(self, booking: Booking) -> None:
+        """Take passages that ran."""
+
+    def passage_audited(self, verdict: Verdict) -> None:
+        """Hear of a passage that was counted by chance, or that showed others to be wrong."""
+
+    def passages_doubted(self, table: str) -> None:
+        """Hear that passages were booked at a table that may not have been theirs."""
+
+    def passage_lost(self, *, reason: str, ns: int | None) -> None:
+        """Take note of a passage whose work is not known."""
+
+    def optimizer_steps(self, optimizer_id: int) -> None:
+        """Hear that an optimizer is about to step."""
+
+    def sensor_failed(self, error: Exception, *, ns: int | None = None) -> None:
+        """Hear of a failure of ours, and how long it hid the work at most; may raise in strict mode."""
