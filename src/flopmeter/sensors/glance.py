@@ -13,7 +13,11 @@ from flopmeter.sensors.fingerprint import guard_of, is_as_before
 
 Parts: TypeAlias = tuple[Any, ...]
 
-is_transformed: Callable[[], bool] = torch._C._are_functorch_transforms_active  # noqa: SLF001
+is_transformed: Callable[[], bool] = getattr(
+    torch._C,  # noqa: SLF001
+    "_are_functorch_transforms_active",
+    lambda: torch._C._functorch.peek_interpreter_stack() is not None,  # noqa: SLF001
+)
 """Looks at flags. Whoever asks for the stack of transforms instead makes torch keep one for this thread, and copy it
 for each node of each backward from then on: 2 % of a launch-bound backward.
 """

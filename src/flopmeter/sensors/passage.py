@@ -209,7 +209,7 @@ class TorchSensor:
 
     def _hear_of_end(self, watched: WatchedModel) -> None:
         """Hook onto the end of a model's forwards, unless that is done."""
-        if watched.end is None:
+        if watched.end is None and not isinstance(watched.module, torch.jit.ScriptModule):
             watched.end = watched.module.register_forward_hook(self._ended, with_kwargs=True, always_call=True)
 
     def _begin_forward(
