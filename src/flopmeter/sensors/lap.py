@@ -207,7 +207,7 @@ class Lap:
             or (before.kind == FORWARD and _graph_task() != -1)
         ):
             return False
-        if self._has_marks:
+        if self._has_marks:  # from here on `_open`, written out: one more call costs a microsecond here
             self._marks.append(device_marks())
         first, last = self._reached
         self._tape += (now_ns, count_nodes(), first, last)
@@ -220,7 +220,7 @@ class Lap:
         glance = leg.glance
         if leg.kind != OPTIMIZER or glance.optimizer is not optimizer or now_ns >= leg.due_ns or not glance.holds():
             return False
-        if self._has_marks:
+        if self._has_marks:  # `_open`, written out
             self._marks.append(device_marks())
         first, last = self._reached
         self._tape += (now_ns, count_nodes(), first, last)

@@ -134,7 +134,7 @@ class TorchSensor:
         if lap is None or lap.leg.owner is not None:
             if not self._is_ours():
                 return
-            self._phase.forwards.clear()
+            self._phase.leave_forwards()
             self._books.end_step()
         self._place = 0
         self._budget.hook_ns += _clock() - begun
@@ -177,7 +177,7 @@ class TorchSensor:
         if lap is not None and not forwards and lap.forward(module, args, kwargs, has_gradients, begun):
             self._place += 1
             if self._models[id(module)].end is not None:
-                self._begin_leg(lap.leg, has_gradients=has_gradients)
+                self._begin_leg(lap.leg)
             if lap.is_full:
                 self._books.look_at_lap()
             self._budget.hook_ns += _clock() - begun
@@ -185,7 +185,7 @@ class TorchSensor:
         if _graph_task() != -1:
             return
         is_inner = len(forwards) > 0
-        forwards.append(has_gradients)
+        self._phase.enter_forward()
         if is_inner:
             self._books.leave_trail()
         watched = self._models[id(module)]
@@ -195,7 +195,7 @@ class TorchSensor:
         self._regions += watched.is_region
         self._budget.hook_ns += _clock() - begun
 
-    def _begin_leg(self, leg: Leg, *, has_gradients: bool) -> None:
+    def _begin_leg(self, leg: Leg) -> None:
         """Begin a forward that was expected and whose end is heard of; see that the next one's is not, if that may be.
 
         A hook at the end of a forward costs 10 µs. Where torch compiles it stays where it is: code is compiled for the
@@ -204,7 +204,7 @@ class TorchSensor:
         if leg.is_quiet and not self._has_compiled and isinstance(leg.owner, WatchedModel):
             leg.owner.release_end()
             return
-        self._phase.forwards.append(has_gradients)
+        self._phase.enter_forward()
         self._regions += leg.is_region
 
     def _hear_of_end(self, watched: WatchedModel) -> None:
@@ -267,7 +267,7 @@ class TorchSensor:
             self._place = 0
             self._budget.hook_ns += _clock() - begun
             return
-        self._phase.forwards.clear()
+        self._phase.leave_forwards()
         if not self._compiles.is_hooked or self._is_adoption_due:
             self._look_again()
         self._place = 0
