@@ -100,7 +100,7 @@ class Meter:
         self._has_size: bool | None = None
         self._thread = threading.get_ident()
         self._has_explicit_steps = False
-        self._last_flush_ns = 0
+        self._last_flush_ns = self._flushes_ns = 0
 
     def __enter__(self) -> Self:
         """Start."""
@@ -377,6 +377,7 @@ class Meter:
             self._flush()
 
     def _flush(self) -> None:
+        begun = time.perf_counter_ns()
         self._last_flush_ns = time.monotonic_ns()  # first: what is settled now asks whether a flush is due
         if self._sensor is not None:
             self._sensor.settle()
@@ -384,10 +385,11 @@ class Meter:
             for uuid, fields in self._nvml.identities().items() if self._nvml is not None else ():
                 self._journal.note_device(uuid, fields)
             self._journal.flush(**self._circumstances())
+        self._flushes_ns += time.perf_counter_ns() - begun
 
     def _circumstances(self) -> Circumstances:
         return {
             "usage": self._nvml.read() if self._nvml is not None else Usage(),
-            "own_ns": self._sensor.own_ns if self._sensor is not None else 0,
+            "own_ns": self._flushes_ns + (self._sensor.own_ns if self._sensor is not None else 0),
             "ceiling": self._ceiling(),
         }

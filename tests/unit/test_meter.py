@@ -18,6 +18,7 @@ from torch import nn
 from flopmeter.account import Account
 from flopmeter.errors import FormulaError, LedgerLockedError, MeterError, UncountedOpError
 from flopmeter.formulas.book import FormulaBook
+from flopmeter.journal import Journal
 from flopmeter.ledger.chain import read_segment
 from flopmeter.ledger.file import LedgerFile
 from flopmeter.meter import Meter
@@ -524,3 +525,19 @@ def test_the_size_of_a_lazy_model_is_told_once_it_has_one(tmp_path):
     with Meter(tmp_path, model=model, strict=True):
         model(torch.ones(2, 3))
     assert Account.of(tmp_path).model.parameters == 16
+
+
+def test_what_writing_records_takes_is_part_of_what_metering_took(tmp_path, monkeypatch):
+    """If this failed, a slow disk would be said to cost nothing."""
+    flush = Journal.flush
+
+    def slow(self, **circumstances):
+        time.sleep(0.03)
+        flush(self, **circumstances)
+
+    monkeypatch.setattr(Journal, "flush", slow)
+    with Meter(tmp_path, interval_s=0.001) as meter:
+        for _ in range(3):
+            time.sleep(0.002)
+            meter.step(tokens=1)
+    assert Account.of(tmp_path).own_ns >= 2 * 30_000_000
