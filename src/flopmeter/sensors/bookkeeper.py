@@ -232,10 +232,10 @@ class Bookkeeper:
 
     def _settle_lap(self, lap: Lap) -> bool:
         """Keep for the books what ran; say whether all of it was as expected."""
-        ns = lap.taped_ns
+        taped_ns = lap.taped_ns
         strange = lap.settle()
         if strange is None:
-            self._sink.passage_lost(reason=INTERRUPTED, ns=ns)
+            self._sink.passage_lost(reason=INTERRUPTED, ns=taped_ns)
             return False
         for leg in lap.legs:
             if leg.times:
@@ -244,6 +244,11 @@ class Bookkeeper:
             self._plan.reopen(leg.place)
             self._end_uncounted(leg.choice, Witness(nodes, reached, leg.ended_by), marks, ns)
         return not strange
+
+    def expire_lap(self) -> None:
+        """Have no lap go on: something was added to a model. Any thread may say so; the next boundary acts on it."""
+        for lap in filter(None, (self.lap, self._parked)):
+            lap.expire()
 
     def leave_trail(self) -> None:
         """Take it that this step does not go on as others did: something changed, or one forward runs in another."""

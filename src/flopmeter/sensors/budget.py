@@ -12,6 +12,7 @@ GRACE_NS = 300_000_000
 """What may be spent before there is anything to show for it: the first counts of a run, and its start."""
 MAX_ONE_IN = 1 << 20
 _LEAST_CALLS = 16
+_PART_TO_LOOK_LESS, _PART_TO_LOOK_AGAIN = 4, 24
 _LEAST_CALL_NS, _MOST_CALL_NS = 2_000, 200_000
 
 
@@ -47,12 +48,12 @@ class Budget:
     def weigh_hooks(self, now: int) -> None:
         """Say anew whether hooks are cheap enough to look at much: they took less than a quarter of the budget.
 
-        Once they were too dear they look at little, which is five times cheaper; so they are asked for less than that
+        Once they were too dear they look at little, which is several times cheaper; so they have to take that much less
         before they look at much again.
         """
         since, before = self._weighed
         if now > since:
-            part = 4 if self.is_ample else 24
+            part = _PART_TO_LOOK_LESS if self.is_ample else _PART_TO_LOOK_AGAIN
             self.is_ample = self.hook_ns - before < self._share * (now - since) / part
             self._weighed = (now, self.hook_ns)
 

@@ -40,6 +40,7 @@ class Draws:
     def find_step(self, begin: int, number: int, turns: Sequence[int], rates: Sequence[int]) -> int:
         """Return the first of so many steps in which one of these passages is drawn, or the one after the last.
 
+        Where none of them has a chance that is a step which no run reaches.
         `turns` say which passages of a step, `rates` with a chance of 1 in how many each.
         """
         wanted = [(turn * _GOLDEN, one_in) for turn, one_in in zip(turns, rates, strict=True) if one_in]

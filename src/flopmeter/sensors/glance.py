@@ -19,7 +19,7 @@ is_transformed: Callable[[], bool] = getattr(
     lambda: torch._C._functorch.peek_interpreter_stack() is not None,  # noqa: SLF001
 )
 """Looks at flags. Whoever asks for the stack of transforms instead makes torch keep one for this thread, and copy it
-for each node of each backward from then on: 2 % of a launch-bound backward.
+for each node of each backward from then on.
 """
 _is_autocast = getattr(torch._C, "_is_any_autocast_enabled", lambda: True)  # noqa: SLF001
 

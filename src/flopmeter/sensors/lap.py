@@ -135,7 +135,7 @@ class Lap:
 
     __slots__ = (
         *("_draws", "_full", "_has_marks", "_marks", "_oldest", "_rates", "_reached", "_tape"),
-        *("leg", "legs", "until"),
+        *("is_over", "leg", "legs", "until"),
     )
 
     def __init__(self, legs: Sequence[Leg], draws: Draws) -> None:
@@ -156,6 +156,7 @@ class Lap:
         self._draws = draws
         self._rates: list[int] = []
         self.until = -1
+        self.is_over = False
 
     @staticmethod
     def can_be(legs: Sequence[Leg], others: Sequence[Leg]) -> bool:
@@ -177,7 +178,13 @@ class Lap:
     def resume(self, place: Place, now_ns: int, *, marks: tuple[int, ...], due_ns: int) -> bool:
         """Open the leg that is expected next, if it is the passage that has just begun."""
         leg = self.leg.following
-        if leg.place is not place or leg.turn != self._draws.at or leg.has_marks != bool(marks) or self.is_drawn():
+        if (
+            self.is_over
+            or leg.place is not place
+            or leg.turn != self._draws.at
+            or leg.has_marks != bool(marks)
+            or self.is_drawn()
+        ):
             return False
         for each in self.legs:
             each.due_ns = min(due_ns, each.owner.looked_ns + LOOK_EVERY_NS) if each.owner is not None else due_ns
@@ -186,6 +193,12 @@ class Lap:
         self._oldest = leg
         self._open(leg, now_ns)
         return True
+
+    def expire(self) -> None:
+        """End with the next boundary, and never go on; any thread may say so."""
+        self.is_over = True
+        for leg in self.legs:
+            leg.due_ns = 0
 
     def forward(
         self,
@@ -279,7 +292,8 @@ class Lap:
         """
         tape, marks, leg = self._tape, self._marks, self._oldest
         closed, rest = divmod(len(tape) - _WIDTH, _WIDTH)
-        if rest or self.legs[(self.legs.index(leg) + closed) % len(self.legs)] is not self.leg:
+        is_torn = rest or (self._has_marks and len(marks) != closed + 1)
+        if is_torn or self.legs[(self.legs.index(leg) + closed) % len(self.legs)] is not self.leg:
             return None
         strange = []
         for number in range(closed):

@@ -24,7 +24,7 @@ from flopmeter.sensors.bookkeeper import OPTIMIZER_END, Bookkeeper
 from flopmeter.sensors.compiled import REGION, UNWATCHED, CompileWatch, adopt_compiled, is_unadopted, release_compiled
 from flopmeter.sensors.guard import guarded
 from flopmeter.sensors.hook import BoundaryHook
-from flopmeter.sensors.lap import FORWARD, FORWARD_END, LOOK_EVERY_NS, OPTIMIZER, Leg
+from flopmeter.sensors.lap import FORWARD, FORWARD_END, LOOK_EVERY_NS, OPTIMIZER, Lap, Leg
 from flopmeter.sensors.model import devices_in_reach
 from flopmeter.sensors.rota import Change
 from flopmeter.sensors.sink import PassageSink
@@ -100,7 +100,12 @@ class TorchSensor:
         """Note which step of the run it is that goes on now; draws depend on it."""
         draws, lap = self._books.draws, self._books.lap
         draws.step, draws.at = index, 0
-        if lap is not None and lap.until <= index and lap.is_drawn():
+        if lap is not None and lap.until <= index:
+            self._leave_drawn(lap)
+
+    @guarded
+    def _leave_drawn(self, lap: Lap) -> None:
+        if lap.is_drawn():
             self._books.leave_lap()
 
     def watch(self, module: torch.nn.Module) -> None:
@@ -198,8 +203,8 @@ class TorchSensor:
     def _begin_leg(self, leg: Leg) -> None:
         """Begin a forward that was expected and whose end is heard of; see that the next one's is not, if that may be.
 
-        A hook at the end of a forward costs 10 µs. Where torch compiles it stays where it is: code is compiled for the
-        hooks that are there.
+        A hook at the end of a forward costs as much as one at its beginning. Where torch compiles it stays where it is:
+        code is compiled for the hooks that are there.
         """
         if leg.is_quiet and not self._has_compiled and isinstance(leg.owner, WatchedModel):
             leg.owner.release_end()
@@ -250,22 +255,17 @@ class TorchSensor:
         begun = _clock()
         if not (_this_thread() == self._thread or _graph_task() != -1 or self._is_ours()):
             return
+        if not self._has_steps:
+            self._sink.optimizer_steps(id(optimizer))  # may begin a step
         lap = self._books.lap
-        if lap is not None and self._has_steps and lap.optimizer(optimizer, begun):
+        if lap is not None and lap.optimizer(optimizer, begun):
             self._place = 0
             self._budget.hook_ns += _clock() - begun
             return
-        is_inner = _graph_task() != -1
-        self._sink.optimizer_steps(id(optimizer))
-        if is_inner:
+        if _graph_task() != -1:
             # No boundary: the engine restores the modes that it found. The passage's witness tells instead.
             self._phase.enter_optimizer()
             self._books.note_inner(watch_optimizer(self._optimizers, optimizer).situation(self._models.values()))
-            return
-        lap = self._books.lap
-        if lap is not None and not self._has_steps and lap.optimizer(optimizer, begun):
-            self._place = 0
-            self._budget.hook_ns += _clock() - begun
             return
         self._phase.leave_forwards()
         if not self._compiles.is_hooked or self._is_adoption_due:
@@ -350,9 +350,9 @@ class TorchSensor:
             self._sink.passage_lost(reason=UNWATCHED, ns=None)
 
     def _part_registered(self, _module: Any, _name: Any, _part: Any) -> None:
-        self._books.leave_trail()
         for watched in self._models.values():
             watched.is_stale = True
+        self._books.expire_lap()
 
     def _look_again(self) -> None:
         """Hear of Dynamo as soon as it is there, and find what was compiled in place since it was watched."""

@@ -268,3 +268,23 @@ def test_another_thread_that_runs_the_model_meanwhile_turns_no_lap(tmp_path, tur
     account = Account.of(tmp_path)
     assert sum(account.passages.values()) == 3 * STEPS + 1
     assert [gap.reason for gap in account.gaps] == ["passage"], "that it ran there is a gap with a name"
+
+
+def test_a_module_that_another_thread_builds_meanwhile_ends_a_lap_and_disturbs_nothing(tmp_path, turns):
+    """If this failed, somebody's loader thread would change our books under the running training."""
+    program = Program()
+    with Meter(tmp_path, model=program.model, strict=True, interval_s=1000) as running:
+        for step in range(STEPS + 10):
+            if step == AT:
+                taken = turns["forward"]
+                thread = threading.Thread(target=lambda: nn.Linear(2, 2))
+                thread.start()
+                thread.join()
+            program.usual()
+            running.step(tokens=6)
+    account = Account.of(tmp_path)
+    assert taken > 5
+    assert turns["forward"] > taken, "another lap began"
+    assert sum(account.passages.values()) == 3 * (STEPS + 10) + 1
+    assert not account.gaps
+    assert not account.passages.get("modelled")
