@@ -202,10 +202,11 @@ class Meter:
                 self._is_idle_known = True
                 _log.warning("step() was called while nothing is metered; use `with Meter(…)`, or start()")
             return
+        tokens = check_count(tokens)
+        if type(samples) is not int or samples:  # the usual nought needs no check
+            samples = check_count(samples)
         self._has_explicit_steps = True
         self._sensor.new_step()
-        tokens = check_count(tokens) if tokens != 0 else 0  # None is neither
-        samples = check_count(samples) if samples != 0 else 0
         self._sensor.begin_step(self._journal.recording.finish_step(tokens=tokens, samples=samples))
         if time.monotonic_ns() - self._last_flush_ns >= self._settings.interval_ns:
             self._flush()

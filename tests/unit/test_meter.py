@@ -405,11 +405,22 @@ def test_a_killed_run_is_opened_verified_and_gone_on_with(tmp_path, death):
     assert [segment.is_closed for segment in segments] == [False, True]
 
 
-@pytest.mark.parametrize(("tokens", "error"), [(-1, ValueError), (1.5, TypeError), ("7", TypeError), (None, TypeError)])
-def test_tokens_are_whole_and_not_negative(tmp_path, tokens, error):
+@pytest.mark.parametrize("name", ["tokens", "samples"])
+@pytest.mark.parametrize(
+    ("number", "error"),
+    [
+        *[(-1, ValueError), (10**30, ValueError)],
+        *[(1.5, TypeError), (0.0, TypeError), ("7", TypeError), (None, TypeError), (torch.zeros(2), TypeError)],
+    ],
+    ids=str,
+)
+def test_tokens_and_samples_are_whole_and_not_negative_and_a_refused_step_is_none(tmp_path, number, error, name):
     """If this failed, 6ND would be computed from nonsense."""
-    with Meter(tmp_path) as meter, pytest.raises(error):
-        meter.step(tokens=tokens)
+    with Meter(tmp_path) as meter:
+        with pytest.raises(error):
+            meter.step(**{name: number})
+        meter.step(tokens=1)
+    assert Account.of(tmp_path).steps == 1
 
 
 def test_tokens_can_be_told_in_parts_and_as_a_running_total(tmp_path):
