@@ -253,5 +253,11 @@ def test_ever_new_shapes_stay_within_their_room(tmp_path, monkeypatch):
         assert len(sensor._books._plan._kin) <= 20
         assert len(recording._tables) <= 20
     account = meter.account()
-    assert account.tally.contraction_flop == sum(2 * 16 * (1 + index) for index in range(300)), "and nothing is lost"
+    truth = sum(2 * 16 * (1 + index) for index in range(300))
+    low, high = account.interval
+    products = [one for one in account.tally.counts if one.op == "aten::mm"]
+    assert sum(one.calls for one in products) == 300, "and nothing is lost"
+    assert low <= truth <= (truth if high is None else high)
+    if {one.basis for one in products} <= {"counted", "interpolated"}:  # the budget of a busy machine may ask to guess
+        assert account.tally.contraction_flop == truth
     assert account.steps == 300
