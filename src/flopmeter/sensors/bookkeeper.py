@@ -19,8 +19,9 @@ from flopmeter.sensors.draws import Draws
 from flopmeter.sensors.guard import guarded
 from flopmeter.sensors.kinship import Booking
 from flopmeter.sensors.lap import FORWARD_END, OPTIMIZER, Lap
+from flopmeter.sensors.place import Choice, Place
 from flopmeter.sensors.pricing import Pricer
-from flopmeter.sensors.replay import Choice, Place, ReplayPlan
+from flopmeter.sensors.replay import ReplayPlan
 from flopmeter.sensors.rota import Change
 from flopmeter.sensors.shadows import Key
 from flopmeter.sensors.sink import PassageSink
@@ -28,12 +29,11 @@ from flopmeter.sensors.situation import Situation, WatchedModel, WatchedOptimize
 from flopmeter.sensors.threads import OUTLIVED, ThreadWatch
 from flopmeter.sensors.torch_ops import OpRecorder, is_heard
 from flopmeter.sensors.torch_phase import PhaseTracker
-from flopmeter.sensors.trail import BETWEEN, Graph, Passage, Trail
+from flopmeter.sensors.trail import BETWEEN, Graphs, Passage, Trail
 from flopmeter.sensors.values import Waiting
 
 SETTLE_NS = 1_000_000_000
 """What ran is booked once this long has passed; until then it is added up where it costs next to nothing."""
-MAX_GRAPHS = 8
 _NONE: tuple[int, ...] = ()
 OPTIMIZER_END = "optimizer-end"
 INTERRUPTED = "an interrupt came between the end of one passage and the beginning of the next"
@@ -79,7 +79,7 @@ class Bookkeeper:
         self._was_on = self._was_on_before = False  # in the last passage; in that before a forward or a step
         self._has_cuda = torch.cuda.is_initialized()
         self._is_wanted = False  # that the mode is on between passages: what follows in an inference mode is unknown
-        self._graphs: list[Graph] = []
+        self.graphs = Graphs()
         self.lap: Lap | None = None  # while it is on, its open leg is the open passage
         self._parked: Lap | None = None  # one that was just left, and may go on with the next passage
         self._trail = Trail()
@@ -166,8 +166,8 @@ class Bookkeeper:
         alone = given
         if situation[0] != BETWEEN:
             self._was_on_before = self._was_on
-        if owner is not None and self._graphs and given is not None:
-            given = (given, self._open_graphs())
+        if owner is not None and self.graphs.open and given is not None:
+            given = (given, self.graphs.read())
         place = self._plan.pass_by(situation, given, at) if is_counted is None else None
         choice, failed = None, ""
         if place is None:
@@ -179,7 +179,7 @@ class Bookkeeper:
                 self.recorder.take()  # what was noted between passages belongs to none
                 self._threads.follow()
         marks = device_marks() if self._has_cuda and situation[0] != BETWEEN else ()
-        if self._goes_on(place, marks):
+        if self._goes_on(place, choice, marks):
             self._closed_ns = None
             return
         self._open = Passage(
@@ -200,14 +200,18 @@ class Bookkeeper:
         )
         self._closed_ns = None
 
-    def _goes_on(self, place: Place | None, marks: tuple[int, ...]) -> bool:
+    def _goes_on(self, place: Place | None, choice: Choice | None, marks: tuple[int, ...]) -> bool:
         """Say whether the passage that begins is a leg of a lap: of the one that was just left, or of a new one."""
         lap, self._parked = self._parked, None
         if self.draws.at == 1:
             lap = self._trail.begin_step(lap, self.draws)
-        if lap is None or place is None or self.budget.is_ample:
+        if lap is None or self.budget.is_ample:
             return False  # with time to spare, models are looked at each time
-        is_on = lap.resume(place, time.perf_counter_ns(), marks=marks, due_ns=self._settled_ns + SETTLE_NS)
+        known = place if choice is None else self._plan.expects(choice)
+        if known is None:
+            return False
+        sizes, due_ns = () if choice is None else choice.sizes, self._settled_ns + SETTLE_NS
+        is_on = lap.resume(known, sizes, time.perf_counter_ns(), marks=marks, due_ns=due_ns)
         if is_on:
             self.lap = lap
             self._trail.leave()
@@ -225,7 +229,7 @@ class Bookkeeper:
         if lap is None:
             return
         self._parked = lap if self._settle_lap(lap) else None
-        self._plan.reopen(lap.leg.place)
+        self._plan.reopen(lap.leg.known.one_in)
         self._open = Passage.of(lap)
         self._was_on = self._was_on_before = False
         self._phase.optimizer_task = -1 if lap.leg.kind == OPTIMIZER else None
@@ -233,17 +237,17 @@ class Bookkeeper:
     def _settle_lap(self, lap: Lap) -> bool:
         """Keep for the books what ran; say whether all of it was as expected."""
         taped_ns = lap.taped_ns
-        strange = lap.settle()
-        if strange is None:
+        told = lap.settle()
+        if told is None:
             self._sink.passage_lost(reason=INTERRUPTED, ns=taped_ns)
             return False
         for leg in lap.legs:
             if leg.times:
-                self._plan.wait_for(leg.place, leg.variant, leg.take(), usual_ns=leg.usual_ns)
-        for leg, nodes, reached, marks, ns in strange:
-            self._plan.reopen(leg.place)
-            self._end_uncounted(leg.choice, Witness(nodes, reached, leg.ended_by), marks, ns)
-        return not strange
+                self._plan.wait_for(leg.known, leg.variant, leg.take(), usual_ns=leg.usual_ns)
+        for leg, nodes, reached, marks, ns, sizes, _ in told:
+            self._plan.reopen(leg.known.one_in)
+            self._end_uncounted(leg.choice(sizes), Witness(nodes, reached, leg.ended_by), marks, ns)
+        return all(one.is_expected for one in told) and not any(self._plan.is_due(leg.known) for leg in lap.legs)
 
     def expire_lap(self) -> None:
         """Have no lap go on: something was added to a model. Any thread may say so; the next boundary acts on it."""
@@ -287,26 +291,28 @@ class Bookkeeper:
         if owner is not None:
             reached = tuple(map(sub, owner.reached, passage.reached))
             if reached and nodes and not any(reached):
-                self._graphs = [*self._graphs[1 - MAX_GRAPHS :], Graph(owner, tuple(owner.reached), passage, nodes)]
+                self.graphs.add(passage, owner, nodes)
         marks = marks_between(passage.marks, device_marks()) if passage.marks else _NONE
         seen = (nodes, reached, ended_by, passage.inner)
         if place is not None and not passage.failed:
             variant = self._plan.wait(place, seen, ns, marks)
             if variant is not None:
-                self._trail.add(passage, variant, seen, marks, has_graphs=bool(self._graphs))
+                self._trail.add(passage, place, variant, seen, marks, has_graphs=bool(self.graphs.open))
                 return
-        self._parked = None
-        self._trail.leave()
-        if choice is not None and choice.is_counted:
+        choice = passage.decided
+        is_asked = self._parked is not None or self._trail.is_followed
+        known = self._plan.expects(choice) if is_asked and not passage.failed else None
+        if known is None:
+            self._parked = None
+            self._trail.leave()
+        else:
+            self._trail.add(passage, known, None, seen, marks, has_graphs=bool(self.graphs.open))
+        if choice.is_counted:
             self.settle_late()
             self._take_counted(passage, choice, Witness(*seen), marks, ns)
             return
         if passage.failed:
             self._sink.passage_lost(reason=passage.failed, ns=ns)
-        if choice is None:
-            choice = Choice(
-                passage.situation, passage.given, passage.at, passage.is_trusted, is_counted=False, place=place
-            )
         self._end_uncounted(choice, Witness(*seen), marks, ns)
 
     def _take_counted(
@@ -370,17 +376,7 @@ class Bookkeeper:
         if not self.is_between:
             self.end("meter")
             self.begin_between("step")
-        self.close_graphs()
-
-    def close_graphs(self) -> None:
-        """Forget the graphs that no backward has gone through: an optimizer has stepped, or a step has ended."""
-        if self._graphs:
-            self._graphs = []
-
-    def _open_graphs(self) -> tuple[Any, ...]:
-        """Return what tells of forwards whose backward is still to come: it will run in the passage that begins now."""
-        self._graphs = [graph for graph in self._graphs if tuple(graph.model.reached) == graph.reached]
-        return tuple([(graph.passage.situation, graph.passage.alone, graph.nodes) for graph in self._graphs])
+        self.graphs.close()
 
     def take_change(self, owner: int, change: Change) -> None:
         """Book what waits; where a change may be older than that, what waits is in doubt, and what was just booked."""

@@ -8,8 +8,10 @@ from collections.abc import Callable
 
 CALL_NS = 20_000
 """What counting adds to one operator call, until it was measured: a Python dispatch and our note of it."""
+COUNT_NS = 100_000
+"""What counting adds to a passage however few calls it has: the mode goes on and off, and what it heard is priced."""
 GRACE_NS = 300_000_000
-"""What may be spent before there is anything to show for it: the first counts of a run, and its start."""
+"""What may be spent before there is anything to show for it: the first counts of a run. It is saved up later."""
 MAX_ONE_IN = 1 << 20
 _LEAST_CALLS = 16
 _PART_TO_LOOK_LESS, _PART_TO_LOOK_AGAIN = 4, 24
@@ -29,7 +31,7 @@ class Budget:
         self._share = share
         self._clock = clock
         self._started_ns = clock()
-        self._counted_calls = 0
+        self._counted_calls = self._counts = 0
         self._extra_ns = self._extra_calls = 0.0
         self.call_ns = CALL_NS
         self.is_ample = True  # whether the hooks themselves leave enough of it
@@ -58,8 +60,14 @@ class Budget:
             self._weighed = (now, self.hook_ns)
 
     def spend(self, *, calls: int) -> None:
-        """Note that so many calls were counted."""
+        """Note that a passage of so many calls was counted."""
         self._counted_calls += calls
+        self._counts += 1
+
+    @property
+    def usual_calls(self) -> int:
+        """How many calls a passage had that was counted, on the average."""
+        return self._counted_calls // max(1, self._counts)
 
     def compare(self, *, calls: int, counted_ns: int, usual_ns: int) -> None:
         """Learn from a passage that was counted, and is usually not, what counting adds to a call."""
@@ -77,10 +85,17 @@ class Budget:
         """
         return max(ns - calls * self.call_ns, ns // 8)
 
+    def _cost(self, calls: int) -> int:
+        return calls * self.call_ns + COUNT_NS
+
     def can_afford(self, calls: int) -> bool:
-        """Say whether counting a passage of about so many calls, that nobody asked to be counted at random, fits."""
-        cost = calls * self.call_ns
-        return self.spent_ns + cost <= self._share * (self._clock() - self._started_ns) + GRACE_NS + 4 * cost
+        """Say whether counting a passage of about so many calls, that nobody asked to be counted at random, fits.
+
+        However dear it is, it does four times.
+        """
+        cost = self._cost(calls)
+        allowed = max(self._share * (self._clock() - self._started_ns), GRACE_NS, 4 * cost)
+        return self.spent_ns + cost <= allowed
 
     def one_in(self, *, calls: int, usual_ns: int) -> int:
         """Return in how many passages one may be counted at random; a power of two, 0 for none.
@@ -91,7 +106,7 @@ class Budget:
         """
         free = self._share - self.spent_ns / max(1, self._clock() - self._started_ns)
         allowed = free / 2 * usual_ns
-        cost = calls * self.call_ns
+        cost = self._cost(calls)
         if free <= self._share / 16:
             return 0
         if cost <= allowed:

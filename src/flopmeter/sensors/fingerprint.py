@@ -59,8 +59,10 @@ def is_as_before(given: tuple[Any, Any], args: tuple[Any, ...], kwargs: Mapping[
     return named == () if not kwargs else _is_like(kwargs, named)
 
 
-def guard_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Callable[..., bool] | None:
-    """Return what tells in one call whether other positional arguments are like these.
+def guard_of(
+    args: tuple[Any, ...], kwargs: Mapping[str, Any], *, has_free_sizes: bool = False
+) -> Callable[..., bool] | None:
+    """Return what tells in one call whether other positional arguments are like these, perhaps but for their sizes.
 
     The guards of torch's compiler do: they look at type, dispatch keys (so at layout, device, transforms, inference
     mode, autocast on or off), shape, strides, dtype and `requires_grad`. None where some argument is no plain tensor,
@@ -68,8 +70,9 @@ def guard_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Callable[..., 
     """
     if _TensorGuards is None or kwargs or not args or any(type(value) is not _Tensor for value in args):
         return None
+    free = [[None] * value.dim() for value in args] if has_free_sizes else None
     try:
-        check = _TensorGuards(*args, dynamic_dims_sizes=None, dynamic_dims_strides=None).check
+        check = _TensorGuards(*args, dynamic_dims_sizes=free, dynamic_dims_strides=free).check
     except (TypeError, ValueError, RuntimeError):  # made for the compiler: one day it may be made in another way
         return None
     return check  # type: ignore[no-any-return]

@@ -9,7 +9,8 @@ from typing import Any, TypeAlias
 
 import torch
 
-from flopmeter.sensors.fingerprint import guard_of, is_as_before
+from flopmeter.sensors.fingerprint import HiddenShapeError, guard_of, is_as_before, take_fingerprint
+from flopmeter.sensors.kinship import split_sizes
 
 Parts: TypeAlias = tuple[Any, ...]
 
@@ -25,26 +26,41 @@ _is_autocast = getattr(torch._C, "_is_any_autocast_enabled", lambda: True)  # no
 
 
 class ModelGlance:
-    """What tells whether a forward begins as another one did."""
+    """What tells whether a forward begins as another one did; where sizes are free, `sizes` are the last one's."""
 
     __slots__ = (
         "_args",
         "_ends",
+        "_frame",
+        "_given",
         "_has_gradients",
         "_is_clear",
+        "_is_old",
         "_is_training",
         "_modes",
         "_number",
-        "given",
         "module",
+        "sizes",
     )
 
     def __init__(
-        self, module: torch.nn.Module, ends: Sequence[torch.Tensor], situation: Parts, given: Any, *, is_training: bool
+        self,
+        module: torch.nn.Module,
+        ends: Sequence[torch.Tensor],
+        situation: Parts,
+        given: Any,
+        *,
+        is_training: bool,
+        has_free_sizes: bool,
     ) -> None:
         """Expect what a situation of this model says."""
         self.module = module
-        self.given = given
+        self._given = given
+        self._is_old = False  # that what is kept is of other sizes than the last one's
+        self.sizes: tuple[int, ...] = ()
+        self._frame: Any = None
+        if has_free_sizes:
+            self._frame, self.sizes = split_sizes(given)
         self._is_training = is_training
         self._ends = (ends[0], ends[-1]) if ends else None
         *_, self._is_clear, self._modes = situation
@@ -62,12 +78,42 @@ class ModelGlance:
         ):
             return False
         if guard is not None and len(args) == self._number and not (kwargs or _is_autocast()) and guard(*args):
+            if self._frame is not None:
+                self.sizes = tuple([size for value in args for size in value.shape])
+                self._is_old = True
             return True
-        if self._modes != ambient() or is_transformed() or not is_as_before(self.given, args, kwargs):
+        if self._modes != ambient() or is_transformed():
+            return False
+        if self._frame is not None:
+            if not self._is_of_frame(args, kwargs):
+                return False
+        elif not is_as_before(self._given, args, kwargs):
             return False
         if not _is_autocast():
-            self._args, self._number = guard_of(args, kwargs), len(args)
+            has_free_sizes = self._frame is not None
+            self._args, self._number = guard_of(args, kwargs, has_free_sizes=has_free_sizes), len(args)
         return True
+
+    def _is_of_frame(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+        """Say whether arguments are the same but for their sizes."""
+        try:
+            given = (take_fingerprint(args), take_fingerprint(kwargs))
+        except HiddenShapeError:
+            return False
+        frame, sizes = split_sizes(given)
+        if frame != self._frame:
+            return False
+        self._given, self._is_old, self.sizes = given, False, sizes
+        return True
+
+    @property
+    def given(self) -> Any:
+        """What the last one that was found to be like this was given."""
+        if self._is_old:  # then all of it were plain tensors
+            sizes, (args, kwargs) = iter(self.sizes), self._given
+            args = tuple([(torch.Size([next(sizes) for _ in shape]), *rest) for shape, *rest in args])
+            self._given, self._is_old = (args, kwargs), False
+        return self._given
 
 
 class OptimizerGlance:

@@ -8,10 +8,11 @@ which passages are one family, what becomes of a figure. Sizes that code rounds 
 
 import itertools
 from collections.abc import Sequence
+from operator import add
 from typing import TypeAlias, TypeVar
 
 from flopmeter.sensors.pieces import Pieces
-from flopmeter.sensors.polynomial import Point
+from flopmeter.sensors.polynomial import Point, Said
 from flopmeter.tally import Cell, OpCount, Tally, Uncounted
 
 MAX_POINTS = 64
@@ -20,7 +21,7 @@ MAX_SETBACKS = 16
 FAILED_CUT = 4
 FIRST_CUT = 16
 MAX_BRANCHES = 16
-MAX_KEPT = 64
+MAX_KEPT = 256
 
 Sizes: TypeAlias = tuple[int, ...]
 _Key = TypeVar("_Key")
@@ -33,19 +34,31 @@ class Foretold:
     Sums of these are cheap, and only the sum's `tally` has to be made; the basis in it is that of the counts.
     """
 
-    __slots__ = ("_layout", "figures")
+    __slots__ = ("_layout", "_values", "_which")
 
-    def __init__(self, layout: "_Layout", figures: tuple[int, ...]) -> None:
-        """Take figures in the order of their family's layout."""
+    def __init__(self, layout: "_Layout", values: Sequence[int], which: Sequence[int]) -> None:
+        """Take the values that figures are, each once, and `which` each is in the order of the family's layout."""
         self._layout = layout
-        self.figures = figures
+        self._values = values
+        self._which = which
 
     def __add__(self, other: object) -> "Foretold":
         """Return the sum of two of one family."""
         if not isinstance(other, Foretold) or other._layout is not self._layout:
             return NotImplemented
-        pairs = itertools.zip_longest(self.figures, other.figures, fillvalue=0)
-        return Foretold(self._layout, tuple([one + two for one, two in pairs]))
+        if other._which is self._which:
+            return Foretold(self._layout, list(map(add, self._values, other._values)), self._which)
+        sums = [one + two for one, two in itertools.zip_longest(self.figures, other.figures, fillvalue=0)]
+        return Foretold(self._layout, sums, range(len(sums)))
+
+    def __mul__(self, times: int) -> "Foretold":
+        """Return the sum of so many like this."""
+        return Foretold(self._layout, [value * times for value in self._values], self._which)
+
+    @property
+    def figures(self) -> tuple[int, ...]:
+        """All figures."""
+        return tuple(map(self._values.__getitem__, self._which))
 
     @property
     def flop(self) -> int:
@@ -54,7 +67,7 @@ class Foretold:
         Units: FLOP.
         Is not: anything of uncounted operators.
         """
-        return self._layout.flop(self.figures)
+        return self._layout.flop(self._values, self._which)
 
     @property
     def tally(self) -> Tally:
@@ -64,7 +77,7 @@ class Foretold:
     @property
     def witness(self) -> tuple[int, ...]:
         """The numbers that were learned beside the tally."""
-        return self._layout.witness(self.figures)
+        return self._layout.witness(self._values, self._which)
 
 
 class Family:
@@ -99,14 +112,21 @@ class Family:
         has_room = len(self._branches) < MAX_BRANCHES if branch is None else not branch.is_closed
         return has_room and not self.is_closed and self.predict(sizes) is None
 
+    def covers(self, sizes: Sizes) -> bool:
+        """Say, at a fraction of what `predict` takes, whether these sizes are proven and inside the hull."""
+        if sizes in self._kept:
+            return self._kept[sizes] is not None
+        branch = self._branches.get(_small(sizes))
+        return branch is not None and branch.covers(sizes)
+
     def predict(self, sizes: Sizes) -> Foretold | None:
         """Return what a passage of these sizes costs; None unless proven, inside the hull, whole and not negative."""
         if sizes not in self._kept:
             if len(self._kept) >= MAX_KEPT:
                 self._kept.clear()
             branch = self._branches.get(_small(sizes))
-            figures = branch.foretell(sizes) if branch is not None else None
-            self._kept[sizes] = None if figures is None else self._layout.accept(figures)
+            said = branch.say(sizes) if branch is not None else None
+            self._kept[sizes] = None if said is None else self._layout.accept(said)
         return self._kept[sizes]
 
     def learn(self, sizes: Sizes, tally: Tally, witness: tuple[int, ...] = ()) -> bool:
@@ -161,6 +181,14 @@ class _Branch:
     def foretell(self, sizes: Sizes) -> list[int | None] | None:
         """Return the figures that are foretold, None for each that is not whole; None where nothing is foretold."""
         return self._pieces.foretell(sizes) if self._pieces is not None else None
+
+    def say(self, sizes: Sizes) -> Said | None:
+        """Return the same, shortly."""
+        return self._pieces.say(sizes) if self._pieces is not None else None
+
+    def covers(self, sizes: Sizes) -> bool:
+        """Say whether figures are foretold, whole or not."""
+        return self._pieces is not None and self._pieces.covers(sizes)
 
     def learn(self, point: Point) -> tuple[bool, bool]:
         """Take a count; say whether anything changed, and whether what was proven stands."""
@@ -248,6 +276,7 @@ class _Layout:
         self._ops: dict[str, int] = {}
         self._numbers: dict[int, int] = {}
         self._width = 0
+        self._entries: list[tuple[int, int]] = []  # where each begins, and how many figures it has
 
     def read(self, tally: Tally, witness: tuple[int, ...]) -> list[int]:
         """Return the figures, with room for entries that were not there before."""
@@ -266,27 +295,31 @@ class _Layout:
     def _place(self, places: dict[_Key, int], key: _Key, width: int) -> int:
         if key not in places:
             places[key] = self._width
+            self._entries.append((self._width, width))
             self._width += width
         return places[key]
 
-    def accept(self, figures: list[int | None]) -> Foretold | None:
+    def accept(self, said: Said) -> Foretold | None:
         """Return these figures as foretold; None where no passage can have them."""
-        whole = tuple([figure for figure in figures if figure is not None])
-        if len(whole) < len(figures) or min(whole, default=0) < 0:
+        values, which = said
+        if None in values:
             return None
-        widths = ((self._cells, 5), (self._ops, 3), (self._numbers, 2))
-        for at, width in [(at, width) for places, width in widths for at in places.values()]:
-            is_there = whole[at : at + 1]  # what came after the fit has no place in it
-            if is_there not in ((1,), ()) and any(whole[at : at + width]):
+        whole: list[int] = values  # type: ignore[assignment] # none of them is None
+        if min(whole, default=0) < 0:
+            return None
+        for at, width in self._entries:
+            if at >= len(which):
+                break  # what came after the fit has no place in it
+            if whole[which[at]] != 1 and any(whole[each] for each in which[at : at + width]):
                 return None
-        return Foretold(self, whole)
+        return Foretold(self, whole, which)
 
-    def flop(self, figures: tuple[int, ...]) -> int:
+    def flop(self, values: Sequence[int], which: Sequence[int]) -> int:
         """Sum up the floating-point operations.
 
         Units: FLOP.
         """
-        return sum(map(figures.__getitem__, [at + 2 for at in self._cells.values() if at < len(figures)]))
+        return sum([values[which[at + 2]] for at in self._cells.values() if at < len(which)])
 
     def tally(self, figures: tuple[int, ...]) -> Tally:
         """Return the entries that are there, in the order of any tally."""
@@ -313,7 +346,7 @@ class _Layout:
                 unknown.append(Uncounted(op=op, calls=calls, elements=elements))
         return Tally(tuple(counts), tuple(unknown))
 
-    def witness(self, figures: tuple[int, ...]) -> tuple[int, ...]:
+    def witness(self, values: Sequence[int], which: Sequence[int]) -> tuple[int, ...]:
         """Return the numbers that are there, in their order."""
-        places = [at for _, at in sorted(self._numbers.items()) if at < len(figures)]
-        return tuple([figures[at + 1] for at in places if figures[at]])
+        places = [at for _, at in sorted(self._numbers.items()) if at < len(which)]
+        return tuple([values[which[at + 1]] for at in places if values[which[at]]])

@@ -79,14 +79,15 @@ class Verdict(NamedTuple):
 class Kinship:
     """One frame of situations, and the families that were met in it, told apart by the sort of their witness.
 
-    Units: `calls` operator calls of the last count, `usual_ns` the mean duration when it is not counted.
+    Units: `calls` operator calls of the last count, `usual_ns` the mean duration when it is not counted; `counts` of
+    passages that chance did not ask for, `foretold` passages that were not counted.
     """
 
     def __init__(self, name: str, *, owner: Hashable) -> None:
         """Start with nothing counted."""
         self.name = name
         self.owner = owner
-        self.calls = self.usual_ns = self.one_in = 0
+        self.calls = self.usual_ns = self.one_in = self.counts = self.foretold = 0
         self._families: dict[Hashable, Family] = {}
         self._first: tuple[tuple[int, ...], Seen, Table] | None = None
         self._sort: Hashable = None
@@ -96,7 +97,8 @@ class Kinship:
 
     def can_foretell(self, sizes: tuple[int, ...]) -> bool:
         """Say whether a passage of these sizes is foretold, if it is of the sort that was counted last."""
-        return self._foretell(sizes, self._sort) is not None
+        family = self._families.get(self._sort)
+        return family is not None and not self._is_led_by_values and family.covers(sizes)
 
     def _foretell(self, sizes: tuple[int, ...], sort: Hashable) -> "Foretold | None":
         family = self._families.get(sort)
@@ -108,6 +110,7 @@ class Kinship:
         """Take in a passage that was counted; say what an audit found, where it was one or came to the same."""
         self.calls, self._last, self._sort = calls, table, witness.sort
         self._is_led_by_values |= not is_fixed
+        self.counts += not is_drawn
         if self._is_led_by_values:
             return Verdict(is_miss=True, family=self.name) if is_drawn else None
         if self._first is None:
@@ -161,14 +164,15 @@ class Kinship:
             sizes, sort, numbers = key
             foretold = None if is_doubted else self._foretell(sizes, sort)
             if foretold is not None and foretold.witness == numbers:
-                for _ in range(item.times):
-                    sums[sort] = sums[sort] + foretold if sort in sums else foretold
+                all_of_them = foretold * item.times
+                sums[sort] = sums[sort] + all_of_them if sort in sums else all_of_them
                 most = max(most, foretold.flop)
                 whole.join(item)
             elif is_last or is_doubted or foretold is not None:
                 yield Booking("modelled", item.times, item.ns, table=self._last)
             else:
                 self._waiting[key] = item
+        self.foretold += whole.times
         if whole.times:
             tallies = [foretold.tally for foretold in sums.values()]
             tally = Tally.of(

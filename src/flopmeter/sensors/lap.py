@@ -16,8 +16,8 @@ import torch
 
 from flopmeter.sensors.allocator import device_marks, marks_between
 from flopmeter.sensors.draws import Draws
-from flopmeter.sensors.kinship import Waiting
-from flopmeter.sensors.replay import Choice, Place
+from flopmeter.sensors.kinship import Kinship, Waiting
+from flopmeter.sensors.place import Choice, Place
 from flopmeter.sensors.situation import Situation, WatchedModel, WatchedOptimizer, count_nodes
 from flopmeter.sensors.variant import Variant
 
@@ -26,6 +26,7 @@ LOOK_EVERY_NS = 500_000_000
 """How long a model or an optimizer is not looked at while a lap goes on."""
 SCANNED = 64
 """For so many steps at once it is found out which of them hold a passage that is drawn."""
+MAX_COVERED = 1024
 TAPED = 16
 """So many steps are on the tape before it is looked at."""
 _graph_task = torch._C._current_graph_task_id  # noqa: SLF001
@@ -35,15 +36,16 @@ _WIDTH = 4  # of a note on the tape: when, nodes so far, gradients that reached 
 class Leg:
     """One passage of a lap: what it is expected to be, and how often it was.
 
-    `kind` names the boundary that opens it, `turn` says which passage of its step it is, from 1. It is quiet if the
-    ends of its model's forwards change nothing, soft if its own end needs no witness. Until `due_ns` a
-    `glance` tells it.
+    `kind` names the boundary that opens it, `turn` says which passage of its step it is, from 1. What is `known` of it
+    is its place, or its kin where its sizes are free. It is loose if it may be anything: where values decide what it
+    does. It is quiet if the ends of its model's forwards change nothing, soft if its own end needs no witness. Until
+    `due_ns` a `glance` tells it.
     Units: nanoseconds; `usual_ns` is the mean duration.
     """
 
     __slots__ = (
-        *("at", "due_ns", "following", "given", "glance", "has_marks", "is_quiet", "is_region"),
-        *("is_soft", "is_trusted", "kind", "longest_ns", "nodes", "ns", "owner", "place", "reached"),
+        *("at", "covered", "due_ns", "following", "given", "glance", "has_marks", "is_loose", "is_quiet", "is_region"),
+        *("is_soft", "is_trusted", "kin", "kind", "known", "longest_ns", "nodes", "ns", "owner", "reached"),
         *("situation", "times", "turn", "usual_ns", "variant"),
     )
 
@@ -57,8 +59,8 @@ class Leg:
         turn: int,
         *,
         is_trusted: bool,
-        place: Place,
-        variant: Variant,
+        known: Place | Kinship,
+        variant: Variant | None,
         nodes: int,
         reached: tuple[int, ...],
         has_marks: bool,
@@ -71,12 +73,15 @@ class Leg:
         self.at = at
         self.turn = turn
         self.is_trusted = is_trusted
-        self.place = place
+        self.known = known
+        self.kin = known if isinstance(known, Kinship) else None
+        self.is_loose = isinstance(known, Place) and not known.is_trusted
         self.variant = variant
         self.nodes = nodes
         self.reached = reached
         self.has_marks = has_marks
-        self.usual_ns = place.usual_ns
+        self.usual_ns = known.usual_ns
+        self.covered: set[tuple[int, ...]] = set()
         self.times = self.ns = self.longest_ns = self.due_ns = 0
         self.glance: Any = None
         self.following = self
@@ -88,53 +93,81 @@ class Leg:
         """Take a place in a lap, before this other one."""
         self.following = following
         if isinstance(self.owner, WatchedModel):
-            self.glance = self.owner.glance(self.situation, self.given)
+            has_free_sizes = self.kin is not None
+            self.glance = self.owner.glance(self.situation, self.given, has_free_sizes=has_free_sizes)
         elif self.owner is not None:
             self.glance = self.owner.glance(self.situation)
 
     def is_like(self, other: "Leg") -> bool:
         """Say whether it is the same passage of another step."""
-        return (
-            self.variant is other.variant
+        is_same = (
+            self.known is other.known
             and self.owner is other.owner
-            and (self.kind, self.at, self.turn, self.nodes, self.reached, self.has_marks)
-            == (other.kind, other.at, other.turn, other.nodes, other.reached, other.has_marks)
+            and (self.kind, self.at, self.turn, self.has_marks) == (other.kind, other.at, other.turn, other.has_marks)
         )
+        if self.is_loose:
+            return is_same
+        has_same_nodes = self.kin is not None or self.nodes == other.nodes
+        return is_same and self.variant is other.variant and self.reached == other.reached and has_same_nodes
 
     @property
     def ended_by(self) -> str:
         """Which boundary closes it, as its witness has it."""
         return "" if self.owner is None else "meter" if self.following.kind == "step" else self.following.kind
 
-    @property
-    def choice(self) -> Choice:
-        """What was decided of it: that it is not counted."""
-        return Choice(self.situation, self.given, self.at, self.is_trusted, is_counted=False, place=self.place)
+    def choice(self, sizes: tuple[int, ...]) -> Choice:
+        """Return what was decided of one of these sizes: that it is not counted."""
+        place, kin, known = None, self.kin, self.known
+        if isinstance(known, Place):
+            place = known
+        return Choice(
+            self.situation,
+            self.given,
+            self.at,
+            self.is_trusted,
+            is_counted=False,
+            place=place,
+            kin=kin,
+            sizes=sizes,
+        )
+
+    def covers(self, sizes: tuple[int, ...]) -> bool:
+        """Say whether a passage of these sizes is foretold; only counts change that, and none happens in a lap."""
+        if sizes in self.covered:
+            return True
+        if self.kin is None or not self.kin.can_foretell(sizes):
+            return False
+        if len(self.covered) >= MAX_COVERED:
+            self.covered.clear()
+        self.covered.add(sizes)
+        return True
 
     def take(self) -> Waiting:
         """Return the passages that were taken for this one since the last call."""
         waiting = Waiting()
         waiting.times, waiting.ns, waiting.longest_ns = self.times, self.ns, self.longest_ns
-        waiting.one_in = self.place.one_in
+        waiting.one_in = self.known.one_in
         self.times = self.ns = self.longest_ns = 0
         return waiting
 
 
-class Strange(NamedTuple):
-    """A passage whose witness was not the expected one."""
+class Told(NamedTuple):
+    """A passage that is booked on its own: its sizes or its cost were free, or it was not the expected one."""
 
     leg: Leg
     nodes: int
     reached: tuple[int, ...]
     marks: tuple[int, ...]
     ns: int
+    sizes: tuple[int, ...]
+    is_expected: bool
 
 
 class Lap:
     """The legs of one step; `leg` is open. Before step `until` no passage is drawn."""
 
     __slots__ = (
-        *("_draws", "_full", "_has_marks", "_marks", "_oldest", "_rates", "_reached", "_tape"),
+        *("_draws", "_full", "_has_marks", "_marks", "_oldest", "_rates", "_reached", "_sizes", "_tape"),
         *("is_over", "leg", "legs", "until"),
     )
 
@@ -152,6 +185,7 @@ class Lap:
         self._has_marks = any(leg.has_marks for leg in self.legs)
         self._tape: list[int] = []
         self._marks: list[tuple[int, ...]] = []
+        self._sizes: list[tuple[int, ...]] = []  # of the legs on the tape whose sizes are free
         self._full = TAPED * len(self.legs) * _WIDTH
         self._draws = draws
         self._rates: list[int] = []
@@ -169,27 +203,41 @@ class Lap:
 
     def is_drawn(self) -> bool:
         """Say whether chance has a passage of the running step counted."""
-        step, rates = self._draws.step, [leg.place.one_in for leg in self.legs]
+        step, rates = self._draws.step, [leg.known.one_in for leg in self.legs]
         if rates != self._rates or self.until < step:
             self._rates, turns = rates, [leg.turn for leg in self.legs]
             self.until = self._draws.find_step(step, SCANNED, turns, rates)
         return self.until == step
 
-    def resume(self, place: Place, now_ns: int, *, marks: tuple[int, ...], due_ns: int) -> bool:
-        """Open the leg that is expected next, if it is the passage that has just begun."""
+    def resume(
+        self,
+        known: Place | Kinship,
+        sizes: tuple[int, ...],
+        now_ns: int,
+        *,
+        marks: tuple[int, ...],
+        due_ns: int,
+    ) -> bool:
+        """Open the leg that is expected next, if it is the passage of these sizes that has just begun."""
         leg = self.leg.following
         if (
             self.is_over
-            or leg.place is not place
+            or leg.known is not known
             or leg.turn != self._draws.at
             or leg.has_marks != bool(marks)
             or self.is_drawn()
         ):
             return False
         for each in self.legs:
+            each.covered.clear()
             each.due_ns = min(due_ns, each.owner.looked_ns + LOOK_EVERY_NS) if each.owner is not None else due_ns
         self._tape.clear()
         self._marks.clear()
+        self._sizes.clear()
+        if leg.kin is not None:
+            if not leg.covers(sizes):
+                return False
+            self._sizes.append(sizes)
         self._oldest = leg
         self._open(leg, now_ns)
         return True
@@ -220,6 +268,10 @@ class Lap:
             or (before.kind == FORWARD and _graph_task() != -1)
         ):
             return False
+        if leg.kin is not None:
+            if glance.sizes not in leg.covered and not leg.covers(glance.sizes):
+                return False
+            self._sizes.append(glance.sizes)
         if self._has_marks:  # from here on `_open`, written out: one more call costs a microsecond here
             self._marks.append(device_marks())
         first, last = self._reached
@@ -285,17 +337,28 @@ class Lap:
         """
         return self._tape[-_WIDTH] - self._tape[0]
 
-    def settle(self) -> list[Strange] | None:
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Those of the open leg, where they are free."""
+        return self._sizes[-1] if self.leg.kin is not None else ()
+
+    def settle(self) -> list[Told] | None:
         """Look at the tape up to the open leg: count each passage that was as expected, and return the others.
 
         None where an interrupt left a note out: which passage is which cannot be told then.
         """
         tape, marks, leg = self._tape, self._marks, self._oldest
         closed, rest = divmod(len(tape) - _WIDTH, _WIDTH)
-        is_torn = rest or (self._has_marks and len(marks) != closed + 1)
-        if is_torn or self.legs[(self.legs.index(leg) + closed) % len(self.legs)] is not self.leg:
+        if rest or (self._has_marks and len(marks) != closed + 1):
             return None
-        strange = []
+        ring, at = len(self.legs), self.legs.index(leg)
+        if self.legs[(at + closed) % ring] is not self.leg:
+            return None
+        free = [number for number in range(closed + 1) if self.legs[(at + number) % ring].kin is not None]
+        if len(free) != len(self._sizes):
+            return None
+        sizes = dict(zip(free, self._sizes, strict=True))
+        told = []
         for number in range(closed):
             began, nodes, first, last, ended, nodes_after, first_after, last_after = tape[
                 number * _WIDTH : (number + 2) * _WIDTH
@@ -303,14 +366,16 @@ class Lap:
             ns, nodes = ended - began, nodes_after - nodes
             reached = (first_after - first, last_after - last) if any(leg.reached) else leg.reached
             given_out = marks_between(marks[number], marks[number + 1]) if leg.has_marks else ()
-            if nodes == leg.nodes and reached == leg.reached and (not leg.has_marks or given_out == leg.variant.marks):
+            is_as_before, variant = nodes == leg.nodes and reached == leg.reached, leg.variant
+            if is_as_before and variant is not None and (not leg.has_marks or given_out == variant.marks):
                 leg.usual_ns += (ns - leg.usual_ns) >> 3
                 leg.times += 1
                 leg.ns += ns
                 leg.longest_ns = max(leg.longest_ns, ns)
             else:
-                strange.append(Strange(leg, nodes, reached, given_out, ns))
+                is_expected = leg.is_loose or (leg.kin is not None and reached == leg.reached)
+                told.append(Told(leg, nodes, reached, given_out, ns, sizes.get(number, ()), is_expected))
             leg = leg.following
-        del tape[:-_WIDTH], marks[:-1]
+        del tape[:-_WIDTH], marks[:-1], self._sizes[: len(free) - (leg.kin is not None)]
         self._oldest = leg
-        return strange
+        return told

@@ -277,7 +277,7 @@ class TorchSensor:
 
     def _begin_optimizer(self, watched: WatchedOptimizer, begun: int) -> None:
         self._books.end(OPTIMIZER, begun)
-        self._books.close_graphs()
+        self._books.graphs.close()
         if self._budget.is_ample or begun - watched.looked_ns >= LOOK_EVERY_NS:
             self._look(watched, begun)
         situation = watched.situation(self._models.values())

@@ -6,7 +6,7 @@ Not here: one polynomial (`polynomial.py`), what is trusted and forgotten (`inte
 from collections.abc import Sequence
 from typing import Self
 
-from flopmeter.sensors.polynomial import PROOFS, Frame, Piece, Place, Placed, Point, climb, fit
+from flopmeter.sensors.polynomial import PROOFS, Frame, Piece, Place, Placed, Point, Said, climb, fit
 
 MAX_PIECES = 3
 
@@ -48,11 +48,21 @@ class Pieces:
 
     def foretell(self, sizes: Place) -> list[int | None] | None:
         """Return the figures that one piece, and one alone, answers for; None for each that is not whole."""
+        said = self.say(sizes)
+        return said.figures if said is not None else None
+
+    def say(self, sizes: Place) -> Said | None:
+        """Return the same, shortly."""
         place = self._frame.read(sizes)
         if place is None:
             return None
-        claims = [figures for piece in self._pieces if (figures := piece.foretell(place)) is not None]
+        claims = [said for piece in self._pieces if (said := piece.say(place)) is not None]
         return claims[0] if len(claims) == 1 else None
+
+    def covers(self, sizes: Place) -> bool:
+        """Say whether one piece, and one alone, answers for these sizes."""
+        place = self._frame.read(sizes)
+        return place is not None and sum([piece.covers(place) for piece in self._pieces]) == 1
 
     def extend(self, point: Point) -> bool:
         """Take a point that plainly belongs to a piece; False, and nothing is changed, where it belongs to none."""

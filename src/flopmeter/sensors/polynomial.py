@@ -147,6 +147,21 @@ class _Hull(NamedTuple):
         )
 
 
+class Said(NamedTuple):
+    """What a polynomial says of a place: each value once, and `which` of them each figure is; None for one not whole.
+
+    What two of one polynomial hold as `which` is the same object.
+    """
+
+    values: list[int | None]
+    which: list[int]
+
+    @property
+    def figures(self) -> list[int | None]:
+        """All figures in order."""
+        return [self.values[at] for at in self.which]
+
+
 class Piece:
     """One polynomial: counts that determine it, its base, and counts that agree with it, its proofs.
 
@@ -173,7 +188,7 @@ class Piece:
         """Drop what is computed from base and proofs."""
         self._hulls: dict[int, _Hull | None] = {}
         self._solved: tuple[int, list[int], list[list[int]], list[tuple[int, list[int]]]] | None = None
-        self._profiles: list[tuple[int, ...]] = []
+        self._profiles: list[tuple[tuple[int, ...], bool]] = []
         self._which: list[int] = []
 
     @property
@@ -211,15 +226,28 @@ class Piece:
     def _says(self, weighed: tuple[list[int], int], point: Point) -> bool:
         weights, scale = weighed
         digest = sum([weight * base.digest for weight, (_, base) in zip(weights, self._base, strict=True)])
-        return digest == scale * point.digest and self._evaluate(weights, scale) == point.figures
+        return digest == scale * point.digest and self._evaluate(weights, scale).figures == point.figures
 
     def foretell(self, place: Place) -> list[int | None] | None:
         """Return the figures at a place, None for each that is not whole; None where nothing vouches for them."""
+        said = self.say(place)
+        return said.figures if said is not None else None
+
+    def say(self, place: Place) -> Said | None:
+        """Return the same, shortly."""
         weighed = self._weigh(place)
-        hull = self._hull(_mask(weighed[0])) if weighed is not None else None
-        if weighed is None or hull is None or not hull.has(place):
+        if weighed is None or not self._vouches(weighed, place):
             return None
         return self._evaluate(*weighed)
+
+    def covers(self, place: Place) -> bool:
+        """Say whether figures are foretold there, at a fraction of what it takes to foretell them."""
+        weighed = self._weigh(place)
+        return weighed is not None and self._vouches(weighed, place)
+
+    def _vouches(self, weighed: tuple[list[int], int], place: Place) -> bool:
+        hull = self._hull(_mask(weighed[0]))
+        return hull is not None and hull.has(place)
 
     def drop_dispensable(self) -> Point | None:
         """Let go of a proof that enough others make up for, one inside of their hull if there is one."""
@@ -284,21 +312,21 @@ class Piece:
                 return None
         return [sum(map(mul, hits, column)) for column in columns], scale
 
-    def _evaluate(self, weights: list[int], scale: int) -> list[int | None]:
-        """Return all figures; those whose counts in the base are the same are computed once."""
+    def _evaluate(self, weights: list[int], scale: int) -> Said:
+        """Compute all figures; those whose counts in the base are the same, once."""
         if len(self._which) != len(self._base[0][1].figures):
             known: dict[tuple[int, ...], int] = {}
             columns = zip(*[point.figures for _, point in self._base], strict=True)
             self._which = [known.setdefault(column, len(known)) for column in columns]
-            self._profiles = list(known)
+            self._profiles = [(column, len(set(column)) == 1) for column in known]
         said: list[int | None] = []
-        for profile in self._profiles:
-            if profile.count(profile[0]) == len(profile):
+        for profile, is_constant in self._profiles:
+            if is_constant:
                 said.append(profile[0])  # weights add up to one
             else:
                 whole, rest = divmod(sum(map(mul, weights, profile)), scale)
                 said.append(None if rest else whole)
-        return [said[at] for at in self._which]
+        return Said(said, self._which)
 
 
 def _mask(weights: Sequence[int]) -> int:

@@ -11,12 +11,12 @@ interval (`bounds.py`).
 
 from collections import OrderedDict
 from collections.abc import Hashable, Iterator
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any
 
 from flopmeter.sensors.budget import Budget
 from flopmeter.sensors.draws import Draws
 from flopmeter.sensors.kinship import Booking, Kinship, Seen, Verdict, Waiting, split_sizes
+from flopmeter.sensors.place import MAX_OWED, OWED_IN, Choice, Place
 from flopmeter.sensors.variant import Variant
 from flopmeter.step import Chance, Table
 
@@ -24,54 +24,19 @@ MAX_SITUATIONS = 4096
 MAX_PLACES = 64
 """From here on the passages of a step share a place: one that never ends (an evaluation) would else never replay."""
 MAX_KINSHIPS = 256
+MAX_FORETOLD = 512
 MAX_ROWS = 50_000
 FIRST_COUNTS = 2
-FIRST_SAMPLES, FIRST_SAMPLED_CALLS = 32, 2000
-"""How many passages that nothing vouches for are counted before they are sampled: as long as that is cheap."""
+FIRST_SAMPLES, FIRST_SAMPLED_CALLS, FIRST_EMPTY = 32, 2000, 4
+"""How many passages that nothing vouches for are counted before they are sampled: as long as that is cheap, and fewer
+where they did nothing at all."""
 COUNTS_AFTER_A_MISS = 4
 MAX_STRANGE_MARKS = 8
-ONE_IN_UNAFFORDABLE = 16
+ONE_IN_UNAFFORDABLE = 1024
 """Of passages that should be counted and that the budget does not allow, one in so many is counted all the same."""
-
-
-@dataclass(slots=True)
-class Place:
-    """What is known of one situation at one place in a step.
-
-    Units: `calls` operator calls of a count, the mean of all but the last: else a dear one would be drawn for less
-    often, and what the others are booked at for longer. `usual_ns` is the mean duration when it is not counted.
-    """
-
-    owner: Hashable
-    is_trusted: bool
-    owed: int
-    variants: dict[Hashable, Variant] = field(default_factory=dict)
-    last: Variant | None = None
-    calls: int = 0
-    counts: int = 0
-    counted_calls: int = 0
-    usual_ns: int = 0
-    uncounted: int = 0
-    strange_marks: int = 0
-    booked_at: int = -1
-    one_in: int = 0
-
-
+FIRST_FRAMES = 64
+"""So many programs of which nothing is known are counted when they are met, whatever the budget says."""
 _ENOUGH = 8  # passages that were not counted, to say how long they take
-
-
-class Choice(NamedTuple):
-    """What was decided of a passage before it ran. `is_drawn`: a figure was ready, and chance had it counted."""
-
-    situation: tuple[Hashable, ...]
-    given: Hashable
-    at: int
-    is_trusted: bool
-    is_counted: bool
-    is_drawn: bool = False
-    place: Place | None = None
-    kin: Kinship | None = None
-    sizes: tuple[int, ...] = ()
 
 
 class ReplayPlan:
@@ -88,18 +53,19 @@ class ReplayPlan:
         self._exact = exact
         self._known: OrderedDict[Hashable, dict[int, Place]] = OrderedDict()
         self._kin: OrderedDict[Hashable, Kinship] = OrderedDict()
+        self._foretold: dict[Hashable, tuple[Kinship, tuple[int, ...]]] = {}  # sizes that were met since the last count
         self._dirty: list[tuple[Place, Variant]] = []
         self._rows = 0
         self._families = 0
         self._one_in = 0  # the chance that the passage had to be counted that is open now
         self._evicted: list[Booking] = []
+        self._guesses: dict[str, tuple[Table, Waiting]] = {}
+        self._last: OrderedDict[tuple[Hashable, ...], Table] = OrderedDict()  # counted, by kind and owner
 
     def pass_by(self, situation: tuple[Hashable, ...], given: Hashable, at: int) -> Place | None:
         """Return what is known of a passage that starts now, where that is enough not to count it."""
-        if self._exact:
-            return None
         key = (situation, given)
-        places = self._known.get(key)
+        places = self._known.get(key) if not self._exact else None
         place = places.get(min(at, MAX_PLACES)) if places is not None else None
         if place is None or place.owed > 0 or self._draws.is_drawn(place.one_in):
             return None
@@ -130,35 +96,41 @@ class ReplayPlan:
         waiting.longest_ns = max(waiting.longest_ns, ns)
         return variant
 
-    def wait_for(self, place: Place, variant: Variant, more: Waiting, *, usual_ns: int) -> None:
-        """Keep passages that were held against what they are expected to be by somebody else, until they are booked."""
-        if not variant.waiting.times:
-            self._dirty.append((place, variant))
-        variant.waiting.join(more)
-        place.uncounted += more.times
-        place.usual_ns = usual_ns
+    def expects(self, choice: Choice) -> Place | Kinship | None:
+        """Return what is known of a passage that need not be counted and may be anything, or of any size; else None."""
+        if choice.is_counted:
+            return None
+        if choice.place is not None:
+            return None if choice.place.is_trusted else choice.place
+        return choice.kin if choice.kin is not None and choice.kin.can_foretell(choice.sizes) else None
 
-    def reopen(self, place: Place) -> None:
-        """Take it that a passage is open at this place that had the chance of others there to be counted."""
-        self._one_in = place.one_in
+    def is_due(self, known: Place | Kinship) -> bool:
+        """Say whether the next passage of this place should be counted, and can be."""
+        return isinstance(known, Place) and known.owed > 0 and self._budget.can_afford(known.calls)
+
+    def wait_for(self, place: Place | Kinship, variant: Variant | None, more: Waiting, *, usual_ns: int) -> None:
+        """Keep passages that were held against what they are expected to be by somebody else, until they are booked."""
+        if variant is not None and isinstance(place, Place):
+            if not variant.waiting.times:
+                self._dirty.append((place, variant))
+            variant.waiting.join(more)
+            place.uncounted += more.times
+            place.usual_ns = usual_ns
+
+    def reopen(self, one_in: int) -> None:
+        """Take it that a passage is open that had this chance to be counted."""
+        self._one_in = one_in
 
     def _has_usual_marks(self, place: Place, variant: Variant, marks: tuple[int, ...]) -> bool:
         if place.strange_marks >= MAX_STRANGE_MARKS or variant.vouches_for(marks):
             return True
         place.strange_marks += 1
-        place.owed = max(place.owed, FIRST_COUNTS)
+        place.owe(FIRST_COUNTS)
         if place.strange_marks == MAX_STRANGE_MARKS:
             place.is_trusted = False  # somebody else allocates meanwhile, at times of their own
         return False
 
-    def begin(
-        self,
-        situation: tuple[Hashable, ...],
-        given: Hashable,
-        at: int,
-        *,
-        is_trusted: bool,
-    ) -> Choice:
+    def begin(self, situation: tuple[Hashable, ...], given: Hashable, at: int, *, is_trusted: bool) -> Choice:
         """Decide whether the passage that starts now is counted. The owner of a situation is its second entry."""
         at = min(at, MAX_PLACES)
         place = self._known.get((situation, given), {}).get(at)
@@ -174,6 +146,9 @@ class ReplayPlan:
         return Choice(situation, given, at, is_trusted, is_drawn, is_drawn and place.one_in > 1, place=place)
 
     def _begin_unknown(self, situation: tuple[Hashable, ...], given: Hashable, at: int, is_trusted: bool) -> Choice:  # noqa: FBT001
+        kin, sizes = self._foretold.get((situation, given, at), (None, ()))
+        if kin is not None:
+            return self._begin_foretold(situation, given, at, is_trusted, kin, sizes)
         frame, sizes = split_sizes(given)
         key = (situation, frame, at)
         kin = self._kin.get(key)
@@ -184,13 +159,23 @@ class ReplayPlan:
             if len(self._kin) > MAX_KINSHIPS:
                 _, old = self._kin.popitem(last=False)
                 self._evicted.extend(old.settle(is_last=True))
-            return Choice(situation, given, at, is_trusted, True, kin=kin, sizes=sizes)  # noqa: FBT003
+            is_new = situation[:2] not in self._last and self._families <= FIRST_FRAMES
+            is_counted = is_new or self._is_affordable(self._budget.usual_calls)
+            return Choice(situation, given, at, is_trusted, is_counted, kin=kin, sizes=sizes)
         self._kin.move_to_end(key)
-        if kin.can_foretell(sizes):
-            self._one_in = kin.one_in
-            is_drawn = self._draws.is_drawn(kin.one_in)
-            return Choice(situation, given, at, is_trusted, is_drawn, is_drawn and kin.one_in > 1, kin=kin, sizes=sizes)
-        return Choice(situation, given, at, is_trusted, self._is_affordable(kin.calls), kin=kin, sizes=sizes)
+        if kin.can_foretell(sizes) or kin.counts >= MAX_OWED + kin.foretold // OWED_IN:
+            if len(self._foretold) >= MAX_FORETOLD:
+                self._foretold.clear()
+            self._foretold[situation, given, at] = kin, sizes
+            return self._begin_foretold(situation, given, at, is_trusted, kin, sizes)
+        is_counted = self._is_affordable(kin.calls)
+        return Choice(situation, given, at, is_trusted, is_counted, kin=kin, sizes=sizes)
+
+    def _begin_foretold(self, *passage: Any) -> Choice:
+        situation, given, at, is_trusted, kin, sizes = passage
+        one_in = self._one_in = kin.one_in
+        is_drawn = self._draws.is_drawn(one_in)
+        return Choice(situation, given, at, is_trusted, is_drawn, is_drawn and one_in > 1, kin=kin, sizes=sizes)
 
     def _is_affordable(self, calls: int) -> bool:
         return self._budget.can_afford(calls) or self._draws.is_drawn(ONE_IN_UNAFFORDABLE)
@@ -211,7 +196,11 @@ class ReplayPlan:
         `is_fixed` says that nothing but the situation decided its cost; values inside tensors did not.
         """
         verdict: Verdict | None = None
+        self._last[choice.situation[:2]] = table
+        if len(self._last) > MAX_KINSHIPS:
+            self._last.popitem(last=False)
         if choice.kin is not None:
+            self._foretold.clear()
             choice.kin.usual_ns = choice.kin.usual_ns or self._budget.without(calls, ns)
             verdict = choice.kin.learn(
                 choice.sizes, witness, table, calls=calls, is_fixed=is_fixed, is_drawn=choice.is_drawn
@@ -221,6 +210,7 @@ class ReplayPlan:
                 return verdict
         place = self._find_place(choice)
         was_trusted = place.is_trusted
+        place.owed_counts += place.owed > 0
         self._weigh(place, calls, ns)
         verdict = self._compare(place, choice, witness, table)
         place.is_trusted &= is_fixed and choice.is_trusted
@@ -229,8 +219,11 @@ class ReplayPlan:
         if not place.is_trusted:
             variant.is_confirmed = True
             place.owed += FIRST_SAMPLES - FIRST_COUNTS if was_trusted else 0
-            if place.counted_calls - calls > FIRST_SAMPLED_CALLS:  # one more than that: the last was likely a dear one
+            is_dear = place.counted_calls - calls > FIRST_SAMPLED_CALLS  # all but the last, which was likely a dear one
+            if is_dear or (place.counts >= FIRST_EMPTY and not place.counted_calls):
                 place.owed = 0
+        if place.is_worn_out:
+            place.owed = 0
         if place.owed <= 0:
             self._rate(place)
         self._make_room()
@@ -301,26 +294,40 @@ class ReplayPlan:
         """
         place = choice.place
         if place is None:
-            if choice.kin is None:
-                raise LookupError
-            return choice.kin.wait(choice.sizes, witness, ns, self._one_in)
+            return self._wait_among_kin(choice, witness, ns)
         own = place.variants.get(witness)
         variant = own if own is not None and own.is_confirmed else self._find_elsewhere(choice, witness)
         if variant is None:
-            place.owed = max(place.owed, COUNTS_AFTER_A_MISS)
+            place.owe(COUNTS_AFTER_A_MISS)
             likeliest = own or place.last
             if likeliest is None:
                 raise LookupError
-            return Booking("modelled", 1, ns, table=likeliest.table)
+            self._guess(likeliest.table, ns)
+            return None
         if marks and variant.marks != marks:
-            return Booking("modelled", 1, ns, table=variant.table)
+            self._guess(variant.table, ns)
+            return None
         if not variant.is_confirmed:
             variant.is_relied_on = True
-            place.owed = max(place.owed, FIRST_COUNTS)
+            place.owe(FIRST_COUNTS)
         if not variant.waiting.times:
             self._dirty.append((place, variant))
         variant.waiting.add(ns, self._one_in)
         return None
+
+    def _wait_among_kin(self, choice: Choice, witness: Seen, ns: int) -> Booking | None:
+        if choice.kin is not None and choice.kin.counts:
+            return choice.kin.wait(choice.sizes, witness, ns, self._one_in)
+        table = self._last.get(choice.situation[:2])
+        if table is None:
+            raise LookupError
+        self._guess(table, ns)
+        return None
+
+    def _guess(self, table: Table, ns: int) -> None:
+        if table.name not in self._guesses:
+            self._guesses[table.name] = (table, Waiting())
+        self._guesses[table.name][1].add(ns, 0)
 
     def _find_elsewhere(self, choice: Choice, witness: Seen) -> Variant | None:
         places = self._known.get((choice.situation, choice.given), {})
@@ -341,6 +348,9 @@ class ReplayPlan:
         """
         evicted, self._evicted = self._evicted, []
         yield from evicted
+        guesses, self._guesses = self._guesses, {}
+        for table, waiting in guesses.values():
+            yield Booking("modelled", waiting.times, waiting.ns, table=table)
         dirty, self._dirty = self._dirty, []
         for place, variant in dirty:
             if variant.waiting.times:

@@ -23,6 +23,8 @@ class Change(NamedTuple):
 
 MAX_VALUES = 8
 MAX_STATES = 4096
+MAX_NEW, NEW_IN = 64, 16
+"""Beyond so many states, a new one at more than one look in so many is too often."""
 _PLAIN = frozenset({bool, int, str, type(None)})
 
 
@@ -32,7 +34,8 @@ class Rota:
     The first `always` things are looked at each time; so when one of those changes is known, and what else is new then
     is taken to have come with it (`eval()` switches every part). With the others it may have been since the last round
     but one: `doubted_since` is when that began, by the caller's clock.
-    A value that has been more than `MAX_VALUES` things (a counter) is looked at no more; `is_blind` tells of that.
+    A value that has been more than `MAX_VALUES` things (a counter) is looked at no more, nor is anything but the first
+    `always` things once all together are something new too often; `is_blind` tells of that.
     """
 
     def __init__(self, readers: Sequence[Reader], *, always: int = 0, now: int = 0) -> None:
@@ -46,6 +49,7 @@ class Rota:
         self._numbers = itertools.count()
         self._at = self._always
         self._round_began = now
+        self._looks = 0
         self._is_whole = True  # that the last look was at everything
         self.doubted_since = now
         self.is_blind = False
@@ -56,6 +60,7 @@ class Rota:
 
         Where something is, everything is looked at.
         """
+        self._looks += 1
         count, since, was_whole = len(self._readers), self.doubted_since, self._is_whole
         is_certain = self._look(0, self._always)
         is_new = False
@@ -78,7 +83,7 @@ class Rota:
 
     def _look(self, begin: int, end: int) -> bool:
         is_new = False
-        for index in range(begin, end):
+        for index in range(begin, min(end, len(self._readers))):
             values = self._readers[index]()
             if not all(map(is_, values, self._last[index])):
                 is_new |= self._take(index, tuple(values))
@@ -108,7 +113,14 @@ class Rota:
         known = self._states.get(key)
         if known is None:
             known = self._states[key] = next(self._numbers)
+            if known >= MAX_NEW and known * NEW_IN > self._looks:
+                self._look_at_less()
         return known
+
+    def _look_at_less(self) -> None:
+        self.is_blind = True
+        for kept in (self._readers, self._last, self._plain):
+            del kept[self._always :]
 
 
 _VARIES = object()

@@ -169,9 +169,15 @@ class WatchedModel:
             given,
         )
 
-    def glance(self, situation: Situation, given: Any) -> ModelGlance:
-        """Return what tells whether `situation` would return these two once more, at a fraction of what it takes."""
-        return ModelGlance(self.module, self.ends, situation, given, is_training=self._was_training)
+    def glance(self, situation: Situation, given: Any, *, has_free_sizes: bool = False) -> ModelGlance:
+        """Return what tells whether `situation` would return these two once more, at a fraction of what it takes.
+
+        Where sizes are free, whole numbers in what was given may be others.
+        """
+        is_training = self._was_training
+        return ModelGlance(
+            self.module, self.ends, situation, given, is_training=is_training, has_free_sizes=has_free_sizes
+        )
 
     def _find_ends(self) -> None:
         """Find the first and the last parameter that is trained, and hear when a gradient reaches them."""

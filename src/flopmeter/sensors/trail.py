@@ -1,20 +1,24 @@
 """Trail: the passages of the step that runs, for as long as each of them is known; two steps alike make a lap.
 
-Not here: what a lap does (`lap.py`).
+Also which forwards of it wait for their backward. Not here: what a lap does (`lap.py`).
 """
 
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from flopmeter.sensors.draws import Draws
+from flopmeter.sensors.kinship import Kinship
 from flopmeter.sensors.lap import Lap, Leg
-from flopmeter.sensors.replay import Choice, Place
+from flopmeter.sensors.place import Choice, Place
 from flopmeter.sensors.situation import Situation, WatchedModel, WatchedOptimizer
 from flopmeter.sensors.variant import Variant
 
 BETWEEN = "between"
+MAX_GRAPHS = 8
 MAX_LEGS = 256
 """A step of more passages than this is never expected to go on as the last one did."""
+PATIENCE, FOLLOWED, IN = 64, 3, 32
+"""After so many steps without a lap, of so many steps the first few are followed: it costs something."""
 
 
 @dataclass(slots=True)
@@ -40,25 +44,34 @@ class Passage:
     inner: int = 0
     failed: str = ""
 
+    @property
+    def decided(self) -> Choice:
+        """What was decided of it; one whose place is known is not counted."""
+        return self.choice or Choice(
+            self.situation, self.given, self.at, self.is_trusted, is_counted=False, place=self.place
+        )
+
     @classmethod
     def of(cls, lap: Lap) -> "Passage":
         """Return the passage that runs in a lap, as it is without one."""
         leg = lap.leg
         started_ns, nodes, reached, marks = lap.opened
+        place, choice = (leg.known, None) if isinstance(leg.known, Place) else (None, leg.choice(lap.sizes))
+        given = leg.given if choice is None else leg.glance.given
         return cls(
             leg.situation,
-            leg.given,
+            given,
             leg.at,
             leg.is_trusted,
-            leg.place,
-            None,
+            place,
+            choice,
             leg.owner,
             leg.turn,
             marks,
             reached,
             nodes,
             started_ns,
-            leg.given,
+            given,
         )
 
 
@@ -71,6 +84,28 @@ class Graph(NamedTuple):
     nodes: int
 
 
+class Graphs:
+    """The forwards whose backward is still to come; it runs in a later passage."""
+
+    def __init__(self) -> None:
+        """Start with none."""
+        self.open: list[Graph] = []
+
+    def add(self, passage: Passage, owner: WatchedModel | WatchedOptimizer, nodes: int) -> None:
+        """Take a forward that made so many nodes, and that no gradient went back through."""
+        self.open = [*self.open[1 - MAX_GRAPHS :], Graph(owner, tuple(owner.reached), passage, nodes)]
+
+    def close(self) -> None:
+        """Forget the graphs that no backward has gone through: an optimizer has stepped, or a step has ended."""
+        if self.open:
+            self.open = []
+
+    def read(self) -> tuple[Any, ...]:
+        """Return what tells of those that are open: their backward will run in the passage that begins now."""
+        self.open = [graph for graph in self.open if tuple(graph.model.reached) == graph.reached]
+        return tuple([(graph.passage.situation, graph.passage.alone, graph.nodes) for graph in self.open])
+
+
 class Trail:
     """What ran since the step began, and what the step before was made of."""
 
@@ -78,6 +113,7 @@ class Trail:
         """Start in the middle of a step."""
         self._legs: list[Leg] | None = None
         self._before: list[Leg] = []
+        self._in_vain = 0  # steps since there was a lap
 
     def leave(self) -> None:
         """Follow this step no longer."""
@@ -90,23 +126,33 @@ class Trail:
             if Lap.can_be(legs, self._before):
                 lap = Lap(legs, draws)
             self._before = legs
+        self._in_vain = self._in_vain + 1 if lap is None else 0
+        if self._in_vain > PATIENCE and self._in_vain % IN >= FOLLOWED:
+            self._legs = None
         return lap
+
+    @property
+    def is_followed(self) -> bool:
+        """Whether the step that runs may go on as another one did."""
+        return self._legs is not None
 
     def add(
         self,
         passage: Passage,
-        variant: Variant,
+        known: Place | Kinship,
+        variant: Variant | None,
         seen: tuple[Any, ...],
         marks: tuple[int, ...],
         *,
         has_graphs: bool,
     ) -> None:
         """Note a passage that was told and not counted; where it depends on what is not seen here, leave the step."""
-        legs, situation, place = self._legs, passage.situation, passage.place
-        if legs is None or place is None:
+        legs, situation = self._legs, passage.situation
+        if legs is None:
             return
         nodes, reached, _, inner = seen
-        is_odd = inner or has_graphs or passage.given is None or (marks and marks != variant.marks)
+        is_odd = inner or has_graphs or passage.given is None
+        is_odd = is_odd or (marks and variant is not None and marks != variant.marks)
         if is_odd or len(legs) >= MAX_LEGS:
             self._legs = None
             return
@@ -119,7 +165,7 @@ class Trail:
                 passage.at,
                 passage.turn,
                 is_trusted=passage.is_trusted,
-                place=place,
+                known=known,
                 variant=variant,
                 nodes=nodes,
                 reached=reached,

@@ -362,15 +362,15 @@ def test_a_graph_is_open_until_a_gradient_reaches_its_model_or_a_step_ends(books
     begin_forward(books, first, 1)
     loss = first.module(torch.ones(1, 2)).sum()
     begin_forward(books, second, 2)
-    assert len(books._open_graphs()) == 1
+    assert len(books.graphs.read()) == 1
     loss.backward()
-    assert books._open_graphs() == ()
+    assert books.graphs.read() == ()
     begin_forward(books, first, 1)
     kept = first.module(torch.ones(1, 2)).sum()
     books.end("meter")
-    assert len(books._open_graphs()) == 1
+    assert len(books.graphs.read()) == 1
     books.close_graphs()
-    assert books._open_graphs() == ()
+    assert books.graphs.read() == ()
     assert kept.requires_grad
     for watched in (first, second):
         watched.release()

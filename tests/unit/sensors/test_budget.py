@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flopmeter.sensors.budget import CALL_NS, GRACE_NS, MAX_ONE_IN, Budget
+from flopmeter.sensors.budget import CALL_NS, COUNT_NS, GRACE_NS, MAX_ONE_IN, Budget
 
 SECOND = 1_000_000_000
 
@@ -46,12 +46,17 @@ def test_audits_take_half_of_what_is_left(clock, calls):
     clock.now += 100 * SECOND
     usual_ns = calls * 5_000
     one_in = budget.one_in(calls=calls, usual_ns=usual_ns)
-    each = calls * CALL_NS / one_in / usual_ns
+    each = (calls * CALL_NS + COUNT_NS) / one_in / usual_ns
     assert 0.0025 < each <= 0.005
 
 
-def test_what_costs_nothing_to_count_is_always_counted(clock):
-    assert Budget(0.01, clock).one_in(calls=0, usual_ns=10**6) == 1
+def test_what_costs_next_to_nothing_to_count_is_always_counted(clock):
+    assert Budget(0.01, clock).one_in(calls=0, usual_ns=200 * COUNT_NS) == 1
+
+
+def test_a_passage_without_calls_costs_something_to_count_all_the_same(clock):
+    """The mode goes on and off: for a passage of a microsecond that is a hundred times its length."""
+    assert Budget(0.01, clock).one_in(calls=0, usual_ns=1000) > 1000
 
 
 def test_where_nothing_is_left_nothing_is_drawn(clock):
@@ -74,15 +79,27 @@ def test_what_was_spent_counts_what_the_hooks_took_and_what_calls_took_longer(cl
     assert budget.spent_ns == 7 + 3 * CALL_NS
 
 
-def test_counts_that_nobody_asked_chance_for_end_when_grace_and_budget_are_used_up(clock):
+def test_counts_that_nobody_asked_chance_for_end_when_grace_is_used_up_until_it_is_saved_up_again(clock):
+    """The whole run stays within the budget, not only what comes after its first counts."""
     budget = Budget(0.01, clock)
+    budget.hook_ns = GRACE_NS // 2
     assert budget.can_afford(100)
     budget.hook_ns = GRACE_NS
-    assert budget.can_afford(100), "a few of them more: a passage of great cost must be counted twice to be known"
-    budget.hook_ns = GRACE_NS + 4 * 100 * CALL_NS
     assert not budget.can_afford(100)
-    clock.now += 10 * SECOND
+    clock.now += 29 * SECOND
+    assert not budget.can_afford(100)
+    clock.now += 2 * SECOND
     assert budget.can_afford(100)
+
+
+def test_a_passage_however_dear_is_counted_a_few_times(clock):
+    """Else it is never known."""
+    budget, calls = Budget(0.01, clock), GRACE_NS // CALL_NS
+    found = []
+    for _ in range(6):
+        found.append(budget.can_afford(calls))
+        budget.spend(calls=calls * found[-1])
+    assert found == [True] * 4 + [False] * 2
 
 
 def test_what_counting_adds_to_a_call_is_learned(clock):

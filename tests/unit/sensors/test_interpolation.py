@@ -320,17 +320,27 @@ def test_what_is_kept_is_bounded():
     assert family.is_proven
 
 
+def test_what_is_covered_is_what_can_be_foretold(taught):
+    """It is asked at each passage that begins, of sizes that need not be computed yet."""
+    sizes = [(batch, length) for batch in (3, 8) for length in range(2, 800, 7)]
+    covered = [one for one in sizes if taught.covers(one)]
+    assert covered == [one for one in sizes if taught.predict(one) is not None]
+    assert covered == [one for one in sizes if taught.covers(one)], "what was foretold meanwhile changes nothing"
+    assert 10 < len(covered) < len(sizes) // 2 + 1
+
+
 def test_sums_of_what_is_foretold_are_what_the_tallies_add_up_to(taught):
     """The caller adds figures up at each step, and makes one tally of them in the end."""
     one, two = taught.predict((8, 200)), taught.predict((8, 201))
     together = one + two + one
     assert together.tally == transformer(8, 200) * 2 + transformer(8, 201)
     assert together.flop == together.tally.flop
+    assert (one * 3).tally == transformer(8, 200) * 3
     assert one.flop == transformer(8, 200).flop
     with pytest.raises(TypeError):
         one + Family()
     with pytest.raises(TypeError):
-        one + Foretold(Family()._layout, ())
+        one + Foretold(Family()._layout, (), ())
 
 
 def test_figures_from_before_an_operator_came_up_add_up_with_later_ones(taught):

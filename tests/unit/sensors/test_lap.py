@@ -13,22 +13,28 @@ from torch.nn.functional import cross_entropy  # noqa: E402
 
 from flopmeter import Account, Meter  # noqa: E402
 from flopmeter.sensors import budget, lap  # noqa: E402
+from flopmeter.sensors.draws import Draws  # noqa: E402
+from flopmeter.sensors.trail import FOLLOWED, IN, PATIENCE, Trail  # noqa: E402
 
 STEPS, AT = 52, 42
 """So many steps are made, and in one of them something else happens; by then a lap is on."""
 
 
 class Net(nn.Module):
-    """Three layers, of which one can be left out; in evaluation there is one more product."""
+    """Three layers, of which one can be left out, or see some rows alone; in evaluation there is one more product."""
 
-    def __init__(self):
+    def __init__(self, *, is_led_by_values=False):
         super().__init__()
+        self.is_led_by_values = is_led_by_values
         self.first, self.second, self.third = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 4)
         self.is_short = False
 
     def forward(self, x):
         x = self.first(x).relu()
-        if not self.is_short:
+        if self.is_led_by_values:
+            rows = torch.where(x[:, 0] > 0.3)[0]
+            x = x.index_add(0, rows, self.second(x[rows]).relu()) if rows.numel() else x
+        elif not self.is_short:
             x = self.second(x).relu()
         if not self.training:
             x = x @ torch.ones(8, 8, dtype=x.dtype)
@@ -36,14 +42,25 @@ class Net(nn.Module):
 
 
 class Program:
-    """A model, an optimizer and one step of both; each other method is a step that is something else."""
+    """A model, an optimizer and one step of both; each other method is a step that is something else.
 
-    def __init__(self):
+    Each step may have other sizes, or other values that decide what is done.
+    """
+
+    def __init__(self, kind="alike"):
         torch.manual_seed(0)
-        self.model = Net()
+        self.kind = kind
+        self.model = Net(is_led_by_values=kind == "values")
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-3)
         self.other = torch.optim.SGD(nn.Linear(4, 4).parameters(), lr=1e-3)
         self.x, self.y = torch.randn(6, 8), torch.randint(4, (6,))
+
+    def begin(self, step):
+        generator = torch.Generator().manual_seed(step)
+        rows = {"alike": 6, "values": 6, "sizes": 4 + step * 7 % 23}[self.kind]
+        if self.kind != "alike":
+            self.x = torch.randn(rows, 8, generator=generator, dtype=self.x.dtype)
+            self.y = torch.randint(4, (rows,), generator=generator)
 
     def loss(self, x=None, y=None):
         return cross_entropy(self.model(self.x if x is None else x), self.y if y is None else y)
@@ -146,7 +163,9 @@ class Program:
         self.usual()
 
 
-CHANGES = [name for name, value in vars(Program).items() if callable(value) and name not in {"__init__", "loss"}]
+CHANGES = [
+    name for name, value in vars(Program).items() if callable(value) and name not in {"__init__", "loss", "begin"}
+]
 
 
 @pytest.fixture
@@ -176,10 +195,11 @@ def turns(monkeypatch):
     return found
 
 
-def meter(folder, change, *, exact, has_steps):
-    program = Program()
+def meter(folder, change, *, exact, has_steps, kind="alike"):
+    program = Program(kind)
     with Meter(folder, model=program.model, exact=exact, strict=True, interval_s=1000) as running:
         for step in range(STEPS):
+            program.begin(step)
             getattr(program, change if step == AT else "usual")()
             if has_steps:
                 running.step(tokens=6)
@@ -191,24 +211,46 @@ def meter(folder, change, *, exact, has_steps):
 @pytest.mark.parametrize("change", CHANGES)
 def test_what_breaks_into_a_lap_is_told_or_its_figure_says_that_it_is_not_sure(tmp_path, turns, change, has_steps):
     """If this failed, a run that goes on as before for long would hide whatever comes then."""
-    ours, state, program = meter(tmp_path / "ours", change, exact=False, has_steps=has_steps)
+    ours, exact = compare(tmp_path, turns, change, has_steps=has_steps)
+    if not (ours.passages.get("modelled") or ours.gaps):
+        assert ours.flop == exact.flop
+    if change == "usual":
+        assert ours.passages.get("modelled") is None
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_breaks_into_a_lap_of_ever_other_sizes_is_told_as_well(tmp_path, turns, change):
+    ours, exact = compare(tmp_path, turns, change, has_steps=True, kind="sizes")
+    assert ours.passages["interpolated"]
+    if not (ours.passages.get("modelled") or ours.gaps):
+        assert ours.flop == exact.flop
+    if change == "usual":
+        assert ours.passages.get("modelled") is None
+
+
+@pytest.mark.parametrize("change", [change for change in CHANGES if change != "vmap"])  # torch refuses it
+def test_what_breaks_into_a_lap_of_ever_other_values_is_told_as_well(tmp_path, turns, change):
+    ours, _ = compare(tmp_path, turns, change, has_steps=True, kind="values")
+    assert ours.passages["sampled"]
+
+
+def compare(folder, turns, change, **ways):
+    """Let a program run with laps, and all counted; hold the one against the other."""
+    ours, state, program = meter(folder / "ours", change, exact=False, **ways)
     taken = Counter(turns)
-    exact, other, _ = meter(tmp_path / "exact", change, exact=True, has_steps=has_steps)
+    exact, other, _ = meter(folder / "exact", change, exact=True, **ways)
     assert taken["forward"] > 5, "a lap was on"
     assert taken["optimizer"] > 5
     lower, upper = ours.interval
     assert lower <= exact.flop
     assert upper is None or exact.flop <= upper
-    if not (ours.passages.get("modelled") or ours.gaps):
-        assert ours.flop == exact.flop
-    if change == "usual":
-        assert ours.passages.get("modelled") is None
     if not ours.gaps:  # one that could not be told from its neighbours is a gap
         assert sum(ours.passages.values()) == sum(exact.passages.values())
     assert (ours.steps, ours.tokens) == (exact.steps, exact.tokens)
     assert all(torch.equal(one, two) for one, two in zip(state, other, strict=True))
     hooks = [*program.model._forward_hooks, *program.model._forward_pre_hooks]
     assert hooks == [], "a hook was left behind"
+    return ours, exact
 
 
 def test_a_layer_that_is_exchanged_in_the_second_of_two_models_is_not_booked_as_the_old_one(tmp_path, turns):
@@ -288,3 +330,14 @@ def test_a_module_that_another_thread_builds_meanwhile_ends_a_lap_and_disturbs_n
     assert sum(account.passages.values()) == 3 * (STEPS + 10) + 1
     assert not account.gaps
     assert not account.passages.get("modelled")
+
+
+def test_steps_that_never_are_alike_are_followed_now_and_then():
+    """To follow one costs something, and a program may become regular at any time."""
+    trail, draws = Trail(), Draws(1)
+    followed = []
+    for _ in range(PATIENCE + 4 * IN):
+        trail.begin_step(None, draws)
+        followed.append(trail._legs is not None)
+    assert all(followed[:PATIENCE])
+    assert sum(followed[PATIENCE:]) == 4 * FOLLOWED

@@ -1,6 +1,7 @@
 """Which passages are counted and what the others are booked at, driven by hand: no torch, no clock."""
 
 import random
+from contextlib import suppress
 from typing import NamedTuple
 
 import pytest
@@ -9,9 +10,11 @@ from flopmeter.sensors import replay
 from flopmeter.sensors.budget import Budget
 from flopmeter.sensors.draws import Draws
 from flopmeter.sensors.kinship import Booking, Verdict
+from flopmeter.sensors.place import MAX_OWED
 from flopmeter.sensors.replay import (
     COUNTS_AFTER_A_MISS,
     FIRST_COUNTS,
+    FIRST_FRAMES,
     FIRST_SAMPLED_CALLS,
     FIRST_SAMPLES,
     MAX_PLACES,
@@ -68,7 +71,7 @@ class Run:
     """A plan, and a program whose passages a test runs one by one."""
 
     def __init__(self, *, exact: bool = False, one_in: int = 1 << 20, affords: bool = True, seed: int = 1) -> None:
-        self.purse, self.draws = Purse(one_in=one_in, affords=affords), Draws(seed)
+        self.purse, self.draws, self.seed = Purse(one_in=one_in, affords=affords), Draws(seed), seed
         self.plan = ReplayPlan(budget=self.purse, draws=self.draws, exact=exact)
         self.booked: list[Booking] = []
         self.verdicts: list[Verdict] = []
@@ -124,6 +127,12 @@ class Run:
         for _ in range(FIRST_COUNTS):
             assert self.run(cost, **options)
 
+    def draws_at(self, step: int, at: int = 1) -> bool:
+        """Say whether chance has this passage counted."""
+        draws = Draws(self.seed)
+        draws.step, draws.at = step, at
+        return draws.is_drawn(self.purse.rate)
+
     @property
     def flop(self) -> int:
         return sum(item.table.tally.flop * item.times for item in self.booked)
@@ -178,7 +187,7 @@ def test_a_witness_never_seen_is_a_guess_and_the_next_ones_are_counted():
     run = Run()
     run.learn(2)
     assert not run.run(5, seen=Seen(99))
-    (guess,) = [booking for booking in run.booked if booking.basis != "counted"]
+    (guess,) = run.settle()
     assert (guess.basis, guess.table, guess.chance) == ("modelled", table_of(2), None)
     assert [run.run(5, seen=Seen(99)) for _ in range(COUNTS_AFTER_A_MISS + 1)] == [True] * COUNTS_AFTER_A_MISS + [False]
     assert run.settle()[0].table == table_of(5)
@@ -293,7 +302,60 @@ def test_places_that_disagree_do_not_vouch_for_another():
     run.learn(2, at=2, seen=Seen(7))
     run.learn(3, at=3, seen=Seen(7))
     assert not run.run(2, at=1, seen=Seen(7))
-    assert run.booked[-1].basis == "modelled"
+    assert run.settle()[-1].basis == "modelled"
+
+
+def test_guesses_are_handed_over_together():
+    """Each for itself costs more than to say that it is one."""
+    run = Run()
+    run.learn(2)
+    run.learn(3, at=2)
+    run.purse.affords = False
+    for index in range(6):
+        run.run(5, at=1 + index % 2, seen=Seen(90 + index), step=index, ns=10)
+    assert {(item.basis, item.times, item.ns, item.table) for item in run.settle()} == {
+        ("modelled", 3, 30, table_of(2)),
+        ("modelled", 3, 30, table_of(3)),
+    }
+
+
+def test_a_program_that_is_new_to_a_known_model_and_not_counted_is_a_guess():
+    """A gap would say less: that nothing ran."""
+    run = Run()
+    run.learn(2)
+    run.purse.affords = False
+    assert not run.run(2, situation=("s", "me", "in another state"), step=1)
+    assert [(item.basis, item.table) for item in run.settle()] == [("modelled", table_of(2))]
+    assert run.run(2, situation=("s", "another model"), step=1), "nothing at all is known of this one"
+
+
+def test_programs_of_which_nothing_is_known_are_not_counted_without_end():
+    """A model that is made anew for each step is never known."""
+    run = Run(affords=False)
+    found = []
+    for index in range(2 * FIRST_FRAMES):
+        with suppress(LookupError):
+            found.append(run.run(1, situation=("s", index), step=index))
+    assert found == [True] * FIRST_FRAMES
+
+
+def test_what_varies_without_end_is_counted_by_chance_from_some_time_on():
+    """Else each rank counts in steps of its own, and all wait for each of them in turn."""
+    run = Run(one_in=64)
+    run.learn(1)
+    found = [run.run(1, seen=Seen(100 + step), step=step) for step in range(4000)]
+    assert sum(found[:200]) > MAX_OWED // 2
+    late = [step for step, is_counted in enumerate(found) if is_counted and step >= 200]
+    assert late == [step for step in range(200, 4000) if run.draws_at(step)]
+    assert len(late) > 20
+
+
+def test_sizes_that_follow_no_law_are_counted_by_chance_from_some_time_on():
+    run = Run(one_in=64)
+    found = [run.run(1 + index * index % 37, given=(2 + index * 7919 % 100_003,), step=index) for index in range(4000)]
+    late = [step for step, is_counted in enumerate(found) if is_counted and step >= 200]
+    assert sum(found[:200]) > MAX_OWED // 2
+    assert late == [step for step in range(200, 4000) if run.draws_at(step)]
 
 
 def test_what_was_counted_once_is_relied_on_only_until_it_is_counted_again():
@@ -321,7 +383,7 @@ def test_what_the_budget_does_not_allow_is_still_counted_now_and_then():
     """Else a run that began beyond its budget never learns that it changed."""
     run = Run(affords=False)
     assert run.run(1)
-    found = sum(run.run(1, seen=Seen(index), step=index) for index in range(1, 20 * ONE_IN_UNAFFORDABLE))
+    found = sum(run.run(1, seen=Seen(1 + index % 9), step=index) for index in range(1, 20 * ONE_IN_UNAFFORDABLE))
     assert 5 < found < 50
 
 
@@ -341,7 +403,7 @@ def test_what_a_device_handed_out_tells_passages_apart():
     assert not run.run(2, marks=(7, 3))
     assert run.settle()[0].basis == "replayed"
     assert not run.run(5, marks=(9, 9))
-    assert run.booked[-1].basis == "modelled"
+    assert run.settle()[0].basis == "modelled"
     assert run.run(5, marks=(9, 9))
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flopmeter.sensors.rota import MAX_STATES, MAX_VALUES, Change, Rota, plain
+from flopmeter.sensors.rota import MAX_NEW, MAX_STATES, MAX_VALUES, NEW_IN, Change, Rota, plain
 
 
 class Mode(enum.StrEnum):
@@ -150,7 +150,8 @@ def test_the_table_of_states_is_bounded_and_no_number_is_given_twice():
     numbers = {rota.state}
     for turn in range(1, MAX_STATES + 50):
         things[:] = [bool(turn >> bit & 1) for bit in range(16)]
-        rota.look(turn)
+        for _ in range(NEW_IN + 1):  # not too often
+            rota.look(turn)
         numbers.add(rota.state)
     assert len(numbers) == MAX_STATES + 50
     assert len(rota._states) <= MAX_STATES
@@ -173,3 +174,32 @@ def test_values_that_can_change_a_cost_are_told_apart(one, other):
 def test_rates_and_objects_are_not(one, other):
     """A learning rate is new at each step and changes no cost; of an object nothing may be kept."""
     assert plain(one) == plain(other)
+
+
+def test_what_is_new_too_often_is_looked_at_no_more():
+    """Each state would be a situation of its own: gradients that are there or not as tokens choose their experts."""
+    things = [0] * 12
+    rota = rota_over(things, always=1)
+    for now in range(1, 200):
+        things[1:] = [now >> bit & 1 for bit in range(11)]
+        rota.look(now)
+    assert rota.is_blind
+    state = rota.state
+    things[1:] = [1] * 11
+    assert rota.look(200) is None
+    assert rota.state == state
+    things[0] = 5
+    assert rota.look(201) == Change(doubted_since=None), "what is looked at each time still is"
+    assert rota.state != state
+
+
+def test_many_states_over_a_long_time_are_told_apart():
+    """A model that is thawed layer by layer has as many, and each is what it is."""
+    things = [0] * (2 * MAX_NEW)
+    rota = rota_over(things)
+    for index in range(2 * MAX_NEW):
+        things[index] = 1
+        for _ in range(2 * NEW_IN):
+            rota.look(index)
+    assert not rota.is_blind
+    assert rota.state >= 2 * MAX_NEW

@@ -1,0 +1,63 @@
+"""Place: what is known of one situation at one place in a step. Choice: what was decided of a passage before it ran.
+
+Not here: how it is decided (`replay.py`), what passages have in common that differ in sizes alone (`kinship.py`).
+"""
+
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from flopmeter.sensors.kinship import Kinship
+from flopmeter.sensors.variant import Variant
+
+MAX_OWED, OWED_IN = 64, 1024
+"""What was counted so often, and once in so many passages since, and still varies is counted by chance from then on: as
+audits are, in the same steps on all ranks."""
+
+
+@dataclass(slots=True)
+class Place:
+    """What is known of one situation at one place in a step.
+
+    Units: `calls` operator calls of a count, the mean of all but the last: else a dear one would be drawn for less
+    often, and what the others are booked at for longer. `usual_ns` is the mean duration when it is not counted.
+    """
+
+    owner: Hashable
+    is_trusted: bool
+    owed: int
+    variants: dict[Hashable, Variant] = field(default_factory=dict)
+    last: Variant | None = None
+    calls: int = 0
+    counts: int = 0
+    counted_calls: int = 0
+    usual_ns: int = 0
+    uncounted: int = 0
+    strange_marks: int = 0
+    booked_at: int = -1
+    one_in: int = 0
+    owed_counts: int = 0
+
+    @property
+    def is_worn_out(self) -> bool:
+        """Whether it was counted so often for what it owed that chance has to do."""
+        return self.owed_counts >= MAX_OWED + self.uncounted // OWED_IN
+
+    def owe(self, counts: int) -> None:
+        """Have so many of the next ones counted, unless chance has to do."""
+        if not self.is_worn_out:
+            self.owed = max(self.owed, counts)
+
+
+class Choice(NamedTuple):
+    """What was decided of a passage before it ran. `is_drawn`: a figure was ready, and chance had it counted."""
+
+    situation: tuple[Hashable, ...]
+    given: Hashable
+    at: int
+    is_trusted: bool
+    is_counted: bool
+    is_drawn: bool = False
+    place: Place | None = None
+    kin: Kinship | None = None
+    sizes: tuple[int, ...] = ()

@@ -1,0 +1,24 @@
+"""How often a place may ask to be counted."""
+
+from flopmeter.sensors.place import MAX_OWED, OWED_IN, Place
+
+
+def test_what_is_owed_is_the_most_that_was_asked_for():
+    place = Place("me", is_trusted=True, owed=2)
+    place.owe(4)
+    place.owe(1)
+    assert place.owed == 4
+
+
+def test_a_place_that_asked_too_often_asks_no_more():
+    """Else one that varies without end has each rank of a job count in steps of its own."""
+    place = Place("me", is_trusted=True, owed=0, owed_counts=MAX_OWED)
+    place.owe(4)
+    assert (place.owed, place.is_worn_out) == (0, True)
+
+
+def test_what_went_well_for_long_may_ask_again():
+    """Else a long run whose program changes now and then is not counted after the last change."""
+    place = Place("me", is_trusted=True, owed=0, owed_counts=MAX_OWED, uncounted=OWED_IN)
+    place.owe(4)
+    assert (place.owed, place.is_worn_out) == (4, False)
