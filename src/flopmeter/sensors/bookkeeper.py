@@ -179,7 +179,7 @@ class Bookkeeper:
                 self.recorder.take()  # what was noted between passages belongs to none
                 self._threads.follow()
         marks = device_marks() if self._has_cuda and situation[0] != BETWEEN else ()
-        if self._goes_on(place, choice, marks):
+        if self._goes_on(place, choice, marks, is_forced=is_counted is not None):
             self._closed_ns = None
             return
         self._open = Passage(
@@ -197,25 +197,24 @@ class Bookkeeper:
             time.perf_counter_ns(),
             alone,
             failed=failed,
+            is_forced=is_counted is not None,
         )
         self._closed_ns = None
 
-    def _goes_on(self, place: Place | None, choice: Choice | None, marks: tuple[int, ...]) -> bool:
+    def _goes_on(self, place: Place | None, choice: Choice | None, marks: tuple[int, ...], *, is_forced: bool) -> bool:
         """Say whether the passage that begins is a leg of a lap: of the one that was just left, or of a new one."""
         lap, self._parked = self._parked, None
         if self.draws.at == 1:
             lap = self._trail.begin_step(lap, self.draws)
-        if lap is None or self.budget.is_ample:
-            return False  # with time to spare, models are looked at each time
-        known = place if choice is None else self._plan.expects(choice)
-        if known is None:
+        if lap is None or self.budget.is_ample:  # with time to spare, models are looked at each time
             return False
-        sizes, due_ns = () if choice is None else choice.sizes, self._settled_ns + SETTLE_NS
-        is_on = lap.resume(known, sizes, time.perf_counter_ns(), marks=marks, due_ns=due_ns)
-        if is_on:
-            self.lap = lap
-            self._trail.leave()
-        return is_on
+        known, sizes = (place, ()) if choice is None else (self._plan.expects(choice), choice.sizes)
+        now, due_ns = time.perf_counter_ns(), self._settled_ns + SETTLE_NS
+        if known is None or not lap.resume(known, sizes, now, is_forced=is_forced, marks=marks, due_ns=due_ns):
+            return False
+        self.lap = lap
+        self._trail.leave()
+        return True
 
     def look_at_lap(self) -> None:
         """Keep for the books what ran in the lap that is on; leave it where something was not as expected."""
@@ -229,7 +228,7 @@ class Bookkeeper:
         if lap is None:
             return
         self._parked = lap if self._settle_lap(lap) else None
-        self._plan.reopen(lap.leg.known.one_in)
+        self._plan.reopen(lap.leg.one_in)
         self._open = Passage.of(lap)
         self._was_on = self._was_on_before = False
         self._phase.optimizer_task = -1 if lap.leg.kind == OPTIMIZER else None
@@ -245,7 +244,7 @@ class Bookkeeper:
             if leg.times:
                 self._plan.wait_for(leg.known, leg.variant, leg.take(), usual_ns=leg.usual_ns)
         for leg, nodes, reached, marks, ns, sizes, _ in told:
-            self._plan.reopen(leg.known.one_in)
+            self._plan.reopen(leg.one_in)
             self._end_uncounted(leg.choice(sizes), Witness(nodes, reached, leg.ended_by), marks, ns)
         return all(one.is_expected for one in told) and not any(self._plan.is_due(leg.known) for leg in lap.legs)
 
@@ -372,8 +371,13 @@ class Bookkeeper:
             self._end_counted(counted, calls)
 
     def end_step(self) -> None:
-        """Close the open passage as the last of its step, unless it belongs to none."""
-        if not self.is_between:
+        """Close the open passage as the last of its step, unless it belongs to none.
+
+        One that belongs to none ends as well where nobody chose whether it is counted: of the next one somebody can.
+        """
+        running = self._open if self.lap is None else self.lap.leg
+        is_stuck = running is not None and running.is_forced and not torch.is_inference_mode_enabled()
+        if is_stuck or not self.is_between:
             self.end("meter")
             self.begin_between("step")
         self.graphs.close()

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 MAX_WAITING = 2048
 MAX_FAMILIES = 32
+MAX_OWED, OWED_IN = 64, 1024
+"""What was counted so often, and once in so many passages since, and still varies is counted by chance from then on: as
+audits are, in the same steps on all ranks."""
 
 
 class Seen(Hashable, Protocol):
@@ -88,12 +91,18 @@ class Kinship:
         self.name = name
         self.owner = owner
         self.calls = self.usual_ns = self.one_in = self.counts = self.foretold = 0
+        self.is_refused = False  # that one was not counted because the budget did not allow it
         self._families: dict[Hashable, Family] = {}
         self._first: tuple[tuple[int, ...], Seen, Table] | None = None
         self._sort: Hashable = None
         self._last: Table | None = None
         self._waiting: dict[tuple[tuple[int, ...], Hashable, tuple[int, ...]], Waiting] = {}
         self._is_led_by_values = False
+
+    @property
+    def is_worn_out(self) -> bool:
+        """Whether passages that were not foretold were counted so often that chance has to do."""
+        return self.counts >= MAX_OWED + self.foretold // OWED_IN
 
     def can_foretell(self, sizes: tuple[int, ...]) -> bool:
         """Say whether a passage of these sizes is foretold, if it is of the sort that was counted last."""
@@ -111,6 +120,7 @@ class Kinship:
         self.calls, self._last, self._sort = calls, table, witness.sort
         self._is_led_by_values |= not is_fixed
         self.counts += not is_drawn
+        self.is_refused = False
         if self._is_led_by_values:
             return Verdict(is_miss=True, family=self.name) if is_drawn else None
         if self._first is None:

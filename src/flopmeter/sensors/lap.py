@@ -37,16 +37,17 @@ class Leg:
     """One passage of a lap: what it is expected to be, and how often it was.
 
     `kind` names the boundary that opens it, `turn` says which passage of its step it is, from 1. What is `known` of it
-    is its place, or its kin where its sizes are free. It is loose if it may be anything: where values decide what it
-    does. It is quiet if the ends of its model's forwards change nothing, soft if its own end needs no witness. Until
-    `due_ns` a `glance` tells it.
+    is its place, or its kin; of those a forward's sizes are free. It is loose if it may be anything: where values
+    decide what it does, or where it is not known yet and the budget does not allow to count it; forced if nobody chose
+    that it is not counted; quiet if the ends of its model's forwards change nothing; soft if its own end needs no
+    witness. Until `due_ns` a `glance` tells it.
     Units: nanoseconds; `usual_ns` is the mean duration.
     """
 
     __slots__ = (
-        *("at", "covered", "due_ns", "following", "given", "glance", "has_marks", "is_loose", "is_quiet", "is_region"),
-        *("is_soft", "is_trusted", "kin", "kind", "known", "longest_ns", "nodes", "ns", "owner", "reached"),
-        *("situation", "times", "turn", "usual_ns", "variant"),
+        *("at", "covered", "due_ns", "following", "given", "glance", "has_free_sizes", "has_marks", "is_forced"),
+        *("is_loose", "is_quiet", "is_region", "is_soft", "is_trusted", "kin", "kind", "known", "longest_ns"),
+        *("nodes", "ns", "owner", "reached", "situation", "times", "turn", "usual_ns", "variant"),
     )
 
     def __init__(  # noqa: PLR0917  # the parts of a passage, as the bookkeeper has them
@@ -60,6 +61,7 @@ class Leg:
         *,
         is_trusted: bool,
         known: Place | Kinship,
+        is_forced: bool,
         variant: Variant | None,
         nodes: int,
         reached: tuple[int, ...],
@@ -74,8 +76,10 @@ class Leg:
         self.turn = turn
         self.is_trusted = is_trusted
         self.known = known
+        self.is_forced = is_forced
         self.kin = known if isinstance(known, Kinship) else None
-        self.is_loose = isinstance(known, Place) and not known.is_trusted
+        self.has_free_sizes = self.kin is not None and kind == FORWARD
+        self.is_loose = isinstance(known, Place) and (not known.is_trusted or known.owed > 0)
         self.variant = variant
         self.nodes = nodes
         self.reached = reached
@@ -93,8 +97,7 @@ class Leg:
         """Take a place in a lap, before this other one."""
         self.following = following
         if isinstance(self.owner, WatchedModel):
-            has_free_sizes = self.kin is not None
-            self.glance = self.owner.glance(self.situation, self.given, has_free_sizes=has_free_sizes)
+            self.glance = self.owner.glance(self.situation, self.given, has_free_sizes=self.has_free_sizes)
         elif self.owner is not None:
             self.glance = self.owner.glance(self.situation)
 
@@ -102,6 +105,7 @@ class Leg:
         """Say whether it is the same passage of another step."""
         is_same = (
             self.known is other.known
+            and self.is_forced is other.is_forced
             and self.owner is other.owner
             and (self.kind, self.at, self.turn, self.has_marks) == (other.kind, other.at, other.turn, other.has_marks)
         )
@@ -114,6 +118,11 @@ class Leg:
     def ended_by(self) -> str:
         """Which boundary closes it, as its witness has it."""
         return "" if self.owner is None else "meter" if self.following.kind == "step" else self.following.kind
+
+    @property
+    def one_in(self) -> int:
+        """The chance that it had to be counted; none where nobody asks chance."""
+        return 0 if self.is_forced else self.known.one_in
 
     def choice(self, sizes: tuple[int, ...]) -> Choice:
         """Return what was decided of one of these sizes: that it is not counted."""
@@ -132,10 +141,11 @@ class Leg:
         )
 
     def covers(self, sizes: tuple[int, ...]) -> bool:
-        """Say whether a passage of these sizes is foretold; only counts change that, and none happens in a lap."""
+        """Say whether a passage of these sizes need not be counted; only counts change that, and a lap has none."""
+        kin = self.kin
         if sizes in self.covered:
             return True
-        if self.kin is None or not self.kin.can_foretell(sizes):
+        if kin is None or not (kin.can_foretell(sizes) or kin.is_refused or kin.is_worn_out):
             return False
         if len(self.covered) >= MAX_COVERED:
             self.covered.clear()
@@ -146,7 +156,7 @@ class Leg:
         """Return the passages that were taken for this one since the last call."""
         waiting = Waiting()
         waiting.times, waiting.ns, waiting.longest_ns = self.times, self.ns, self.longest_ns
-        waiting.one_in = self.known.one_in
+        waiting.one_in = self.one_in
         self.times = self.ns = self.longest_ns = 0
         return waiting
 
@@ -203,7 +213,7 @@ class Lap:
 
     def is_drawn(self) -> bool:
         """Say whether chance has a passage of the running step counted."""
-        step, rates = self._draws.step, [leg.known.one_in for leg in self.legs]
+        step, rates = self._draws.step, [leg.one_in for leg in self.legs]
         if rates != self._rates or self.until < step:
             self._rates, turns = rates, [leg.turn for leg in self.legs]
             self.until = self._draws.find_step(step, SCANNED, turns, rates)
@@ -215,6 +225,7 @@ class Lap:
         sizes: tuple[int, ...],
         now_ns: int,
         *,
+        is_forced: bool,
         marks: tuple[int, ...],
         due_ns: int,
     ) -> bool:
@@ -223,6 +234,7 @@ class Lap:
         if (
             self.is_over
             or leg.known is not known
+            or leg.is_forced is not is_forced
             or leg.turn != self._draws.at
             or leg.has_marks != bool(marks)
             or self.is_drawn()
@@ -234,9 +246,9 @@ class Lap:
         self._tape.clear()
         self._marks.clear()
         self._sizes.clear()
-        if leg.kin is not None:
-            if not leg.covers(sizes):
-                return False
+        if leg.kin is not None and not leg.covers(sizes):
+            return False
+        if leg.has_free_sizes:
             self._sizes.append(sizes)
         self._oldest = leg
         self._open(leg, now_ns)
@@ -268,7 +280,7 @@ class Lap:
             or (before.kind == FORWARD and _graph_task() != -1)
         ):
             return False
-        if leg.kin is not None:
+        if leg.has_free_sizes:
             if glance.sizes not in leg.covered and not leg.covers(glance.sizes):
                 return False
             self._sizes.append(glance.sizes)
@@ -340,7 +352,7 @@ class Lap:
     @property
     def sizes(self) -> tuple[int, ...]:
         """Those of the open leg, where they are free."""
-        return self._sizes[-1] if self.leg.kin is not None else ()
+        return self._sizes[-1] if self.leg.has_free_sizes else ()
 
     def settle(self) -> list[Told] | None:
         """Look at the tape up to the open leg: count each passage that was as expected, and return the others.
@@ -354,7 +366,7 @@ class Lap:
         ring, at = len(self.legs), self.legs.index(leg)
         if self.legs[(at + closed) % ring] is not self.leg:
             return None
-        free = [number for number in range(closed + 1) if self.legs[(at + number) % ring].kin is not None]
+        free = [number for number in range(closed + 1) if self.legs[(at + number) % ring].has_free_sizes]
         if len(free) != len(self._sizes):
             return None
         sizes = dict(zip(free, self._sizes, strict=True))
@@ -376,6 +388,6 @@ class Lap:
                 is_expected = leg.is_loose or (leg.kin is not None and reached == leg.reached)
                 told.append(Told(leg, nodes, reached, given_out, ns, sizes.get(number, ()), is_expected))
             leg = leg.following
-        del tape[:-_WIDTH], marks[:-1], self._sizes[: len(free) - (leg.kin is not None)]
+        del tape[:-_WIDTH], marks[:-1], self._sizes[: len(free) - leg.has_free_sizes]
         self._oldest = leg
         return told

@@ -136,7 +136,7 @@ class TorchSensor:
         """Close the running passage as the last of its step, unless it belongs to none."""
         begun = _clock()
         self._has_steps, lap = True, self._books.lap
-        if lap is None or lap.leg.owner is not None:
+        if lap is None or lap.leg.owner is not None or lap.leg.is_forced:
             if not self._is_ours():
                 return
             self._phase.leave_forwards()

@@ -7,12 +7,8 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from flopmeter.sensors.kinship import Kinship
+from flopmeter.sensors.kinship import MAX_OWED, OWED_IN, Kinship
 from flopmeter.sensors.variant import Variant
-
-MAX_OWED, OWED_IN = 64, 1024
-"""What was counted so often, and once in so many passages since, and still varies is counted by chance from then on: as
-audits are, in the same steps on all ranks."""
 
 
 @dataclass(slots=True)

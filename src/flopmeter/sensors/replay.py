@@ -16,7 +16,7 @@ from typing import Any
 from flopmeter.sensors.budget import Budget
 from flopmeter.sensors.draws import Draws
 from flopmeter.sensors.kinship import Booking, Kinship, Seen, Verdict, Waiting, split_sizes
-from flopmeter.sensors.place import MAX_OWED, OWED_IN, Choice, Place
+from flopmeter.sensors.place import Choice, Place
 from flopmeter.sensors.variant import Variant
 from flopmeter.step import Chance, Table
 
@@ -97,16 +97,15 @@ class ReplayPlan:
         return variant
 
     def expects(self, choice: Choice) -> Place | Kinship | None:
-        """Return what is known of a passage that need not be counted and may be anything, or of any size; else None."""
-        if choice.is_counted:
+        """Return what is known of a passage that was not counted, whatever it turns out to be; None for nothing."""
+        if choice.is_counted or choice.situation[:2] not in self._last:
             return None
-        if choice.place is not None:
-            return None if choice.place.is_trusted else choice.place
-        return choice.kin if choice.kin is not None and choice.kin.can_foretell(choice.sizes) else None
+        return choice.place or choice.kin
 
     def is_due(self, known: Place | Kinship) -> bool:
-        """Say whether the next passage of this place should be counted, and can be."""
-        return isinstance(known, Place) and known.owed > 0 and self._budget.can_afford(known.calls)
+        """Say whether the next passage like these should be counted, and can be by now."""
+        is_asked_for = known.owed > 0 if isinstance(known, Place) else known.is_refused
+        return is_asked_for and self._budget.can_afford(known.calls)
 
     def wait_for(self, place: Place | Kinship, variant: Variant | None, more: Waiting, *, usual_ns: int) -> None:
         """Keep passages that were held against what they are expected to be by somebody else, until they are booked."""
@@ -161,14 +160,16 @@ class ReplayPlan:
                 self._evicted.extend(old.settle(is_last=True))
             is_new = situation[:2] not in self._last and self._families <= FIRST_FRAMES
             is_counted = is_new or self._is_affordable(self._budget.usual_calls)
+            kin.is_refused = not is_counted
             return Choice(situation, given, at, is_trusted, is_counted, kin=kin, sizes=sizes)
         self._kin.move_to_end(key)
-        if kin.can_foretell(sizes) or kin.counts >= MAX_OWED + kin.foretold // OWED_IN:
+        if kin.can_foretell(sizes) or kin.is_worn_out:
             if len(self._foretold) >= MAX_FORETOLD:
                 self._foretold.clear()
             self._foretold[situation, given, at] = kin, sizes
             return self._begin_foretold(situation, given, at, is_trusted, kin, sizes)
         is_counted = self._is_affordable(kin.calls)
+        kin.is_refused = not is_counted
         return Choice(situation, given, at, is_trusted, is_counted, kin=kin, sizes=sizes)
 
     def _begin_foretold(self, *passage: Any) -> Choice:
@@ -325,9 +326,7 @@ class ReplayPlan:
         return None
 
     def _guess(self, table: Table, ns: int) -> None:
-        if table.name not in self._guesses:
-            self._guesses[table.name] = (table, Waiting())
-        self._guesses[table.name][1].add(ns, 0)
+        self._guesses.setdefault(table.name, (table, Waiting()))[1].add(ns, 0)
 
     def _find_elsewhere(self, choice: Choice, witness: Seen) -> Variant | None:
         places = self._known.get((choice.situation, choice.given), {})

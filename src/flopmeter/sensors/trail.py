@@ -25,7 +25,8 @@ PATIENCE, FOLLOWED, IN = 64, 3, 32
 class Passage:
     """The passage that is running, the `turn`th of its step. Of one that is known and not counted, `place` says what.
 
-    `alone` is what its own forward was given, without the graphs that were open then.
+    `alone` is what its own forward was given, without the graphs that were open then; where it `is_forced`, nothing
+    was chosen: whether it is counted followed from what ran before.
     """
 
     situation: Situation
@@ -43,6 +44,7 @@ class Passage:
     alone: Any
     inner: int = 0
     failed: str = ""
+    is_forced: bool = False
 
     @property
     def decided(self) -> Choice:
@@ -57,7 +59,7 @@ class Passage:
         leg = lap.leg
         started_ns, nodes, reached, marks = lap.opened
         place, choice = (leg.known, None) if isinstance(leg.known, Place) else (None, leg.choice(lap.sizes))
-        given = leg.given if choice is None else leg.glance.given
+        given = leg.glance.given if leg.has_free_sizes else leg.given
         return cls(
             leg.situation,
             given,
@@ -72,6 +74,7 @@ class Passage:
             nodes,
             started_ns,
             given,
+            is_forced=leg.is_forced,
         )
 
 
@@ -166,6 +169,7 @@ class Trail:
                 passage.turn,
                 is_trusted=passage.is_trusted,
                 known=known,
+                is_forced=passage.is_forced,
                 variant=variant,
                 nodes=nodes,
                 reached=reached,

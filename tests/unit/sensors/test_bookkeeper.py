@@ -369,7 +369,7 @@ def test_a_graph_is_open_until_a_gradient_reaches_its_model_or_a_step_ends(books
     kept = first.module(torch.ones(1, 2)).sum()
     books.end("meter")
     assert len(books.graphs.read()) == 1
-    books.close_graphs()
+    books.graphs.close()
     assert books.graphs.read() == ()
     assert kept.requires_grad
     for watched in (first, second):
