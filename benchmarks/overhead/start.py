@@ -2,7 +2,8 @@
 
 The same small training script runs with the meter, without it, and without it again as a control, in processes of
 their own that take turns; ratios are taken within a turn. Files of byte code are warm, as they are from the second
-start of an installed package on.
+start of an installed package on. Memory is split, where Linux tells, into what the process allocated and pages of
+files: of torch's own libraries, which a dispatch mode makes it reach for more of, and which processes share.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 VARIANTS = ("plain", "control", "metered")
-FIGURES = ("first_step_ns", "first_step_cpu_ns", "peak_rss_kib")
+FIGURES = ("first_step_ns", "first_step_cpu_ns", "peak_rss_kib", "anonymous_kib", "of_files_kib")
 RESULTS = Path(__file__).parents[1] / "results"
 
 # What a launch-bound training script is, with `around` and `steps` put in; it says when its first step was done.
@@ -43,7 +44,9 @@ with {around} as meter:
             meter.step(tokens=32)
         if step == 0:
             done_ns, cpu_ns = time.monotonic_ns(), time.process_time_ns()
-print(done_ns, cpu_ns, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+status = dict(line.split(":") for line in open("/proc/self/status"))
+parts = [status[name].split()[0] for name in ("RssAnon", "RssFile")]
+print(done_ns, cpu_ns, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, *parts)
 """
 METERED = {"imports": "from flopmeter import Meter", "around": "Meter({folder!r}, model=model)"}
 PLAIN = {"imports": "from contextlib import nullcontext", "around": "nullcontext()"}
@@ -52,7 +55,8 @@ PLAIN = {"imports": "from contextlib import nullcontext", "around": "nullcontext
 def run(variant: str, steps: int, layers: int, width: int) -> dict[str, int]:
     """Run the program once; return its figures.
 
-    Units: nanoseconds from before the process was made to the end of its first step, of CPU time until there, KiB.
+    Units: nanoseconds from before the process was made to the end of its first step, of CPU time until there, KiB at
+    the peak, and at the end of what was allocated and of files.
     """
     words = METERED if variant == "metered" else PLAIN
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
@@ -65,8 +69,8 @@ def run(variant: str, steps: int, layers: int, width: int) -> dict[str, int]:
         said = subprocess.run(  # noqa: S603  # our own program
             [sys.executable, script], env=environment, capture_output=True, text=True, check=True
         )
-    done, cpu, peak = map(int, said.stdout.split())
-    return dict(zip(FIGURES, (done - begun, cpu, peak), strict=True))
+    done, *others = map(int, said.stdout.split())
+    return dict(zip(FIGURES, (done - begun, *others), strict=True))
 
 
 def measure(pairs: int, *, steps: int = 200, layers: int = 12, width: int = 32) -> dict[str, dict[str, float]]:
@@ -117,6 +121,8 @@ def main() -> None:
             "first_step_s": round(plain["first_step_ns"] / 1e9, 3),
             "first_step_cpu_s": round(plain["first_step_cpu_ns"] / 1e9, 3),
             "peak_rss_mib": round(plain["peak_rss_kib"] / 1024, 1),
+            "anonymous_mib": round(plain["anonymous_kib"] / 1024, 1),
+            "of_files_mib": round(plain["of_files_kib"] / 1024, 1),
         },
         "ratio_to_plain": ratios,
     }

@@ -7,6 +7,7 @@ tables, outside the clock, while a variant without a meter has its turn.
 Not here: the programs (`models.py`), what is made of the times (`ratios.py`).
 """
 
+import compileall
 import gc
 import os
 import queue
@@ -26,6 +27,7 @@ import torch
 from torch.nn.modules import module as torch_modules
 from torch.optim import optimizer as torch_optimizers
 
+import flopmeter
 from flopmeter import Account, Meter
 
 METERED = "metered"
@@ -202,7 +204,11 @@ def settle() -> None:
 
 
 def in_fresh_process(work: Callable[..., Any], *args: Any) -> Any:
-    """Return what a function of a module returns in a process of its own, started anew; one heap for all threads."""
+    """Return what a function of a module returns in a process of its own, started anew; one heap for all threads.
+
+    Files of byte code are warm, as they are from the second start of an installed package on.
+    """
+    compileall.compile_dir(Path(flopmeter.__file__).parent, quiet=1)
     os.environ["MALLOC_ARENA_MAX"] = os.environ["OMP_NUM_THREADS"] = "1"
     with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=settle) as pool:
         return pool.submit(work, *args).result()

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Self
 
 from flopmeter import wire
-from flopmeter.errors import LedgerBrokenError, LedgerUnreadableError, MalformedError
+from flopmeter.account import Account
+from flopmeter.errors import LedgerUnreadableError, MalformedError
 from flopmeter.formulas.book import FormulaBook
 from flopmeter.ledger.chain import Segment
 from flopmeter.ledger.merge import RunLedger, read_run
@@ -60,9 +61,11 @@ class Recount:
         Raises:
             LedgerMissingError: no ledger there.
             LedgerUnreadableError: not of a form that this build reads.
-            LedgerBrokenError: a chain does not follow, or a record names a table that is not there.
+            LedgerBrokenError: a chain does not follow, or a record cannot be true: its totals are others, it names a
+                table that is not there.
         """
         ledger = run if isinstance(run, RunLedger) else read_run(run)
+        Account.of(ledger)  # what nobody could add up is not worth a recount: it raises
         recounted: list[Tally] = []
         recorded: list[Tally] = []
         kept: list[Tally] = []
@@ -123,10 +126,6 @@ def _read(segment: Segment) -> tuple[dict[str, Table], Counter[tuple[str, str, s
                         loose.append(ran.tally.labelled(purpose=ran.purpose, basis=ran.basis))
         except MalformedError as error:
             raise LedgerUnreadableError(error.what, where=where) from error
-        missing = next((name for name, _, _ in times if name not in tables), None)
-        if missing:
-            msg = f"table {missing[:12]}… ran, and stands nowhere before"
-            raise LedgerBrokenError(msg, where=where)
     return tables, times, loose
 
 

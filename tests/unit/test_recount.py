@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from flopmeter.errors import LedgerUnreadableError
+from flopmeter.errors import LedgerBrokenError, LedgerUnreadableError
 from flopmeter.formulas.book import FormulaBook
 from flopmeter.formulas.call import OpCall
 from flopmeter.recount import Recount
-from flopmeter.step import Row, Table
+from flopmeter.step import Row, Table, Totals
 from flopmeter.tally import OpCount, Tally
 from flopmeter.testing.ledgers import ScriptedSegment, product_table, recorded_ledger
 
@@ -65,6 +65,17 @@ def test_a_record_that_is_none_is_unreadable(tmp_path: Path) -> None:
         segment.note("steps", {"first": "0"})
         segment.end()
     with pytest.raises(LedgerUnreadableError):
+        Recount.of(tmp_path, FormulaBook.standard())
+
+
+def test_a_ledger_whose_totals_are_none_is_refused(tmp_path: Path) -> None:
+    """If this failed, a forger who seals a ledger anew would be told that every figure is right."""
+    with ScriptedSegment(tmp_path) as segment:
+        segment.run(product_table(), times=3)
+        segment._total += Totals(tokens=5)
+        segment.run(product_table(), times=3)
+        segment.end()
+    with pytest.raises(LedgerBrokenError):
         Recount.of(tmp_path, FormulaBook.standard())
 
 

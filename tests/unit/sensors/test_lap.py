@@ -47,6 +47,8 @@ class Program:
     Each step may have other sizes, or other values that decide what is done.
     """
 
+    step = 0  # of the one that runs
+
     def __init__(self, kind="alike"):
         torch.manual_seed(0)
         self.kind = kind
@@ -56,6 +58,7 @@ class Program:
         self.x, self.y = torch.randn(6, 8), torch.randint(4, (6,))
 
     def begin(self, step):
+        Program.step = step
         generator = torch.Generator().manual_seed(step)
         rows = {"alike": 6, "values": 6, "sizes": 4 + step * 7 % 23}[self.kind]
         if self.kind != "alike":
@@ -232,6 +235,17 @@ def test_what_breaks_into_a_lap_of_ever_other_sizes_is_told_as_well(tmp_path, tu
 def test_what_breaks_into_a_lap_of_ever_other_values_is_told_as_well(tmp_path, turns, change):
     ours, _ = compare(tmp_path, turns, change, has_steps=True, kind="values")
     assert ours.passages["sampled"]
+
+
+@pytest.mark.parametrize("kind", ["alike", "sizes", "values"])
+def test_what_the_budget_refuses_to_count_goes_on_in_laps_until_it_does_not(tmp_path, turns, monkeypatch, kind):
+    """If this failed, a program that cannot be known within the budget would cost several times it in looks."""
+    refused_until = AT
+    monkeypatch.setattr(budget.Budget, "can_afford", lambda _self, _calls: not 2 <= Program.step < refused_until)
+    ours, exact = compare(tmp_path, turns, "usual", has_steps=True, kind=kind)
+    assert ours.passages["counted"] > 6, "what was refused was made good"
+    assert turns["forward"] > 20
+    assert sum(ours.passages.values()) == sum(exact.passages.values())
 
 
 def compare(folder, turns, change, **ways):

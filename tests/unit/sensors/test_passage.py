@@ -8,6 +8,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from flopmeter import Meter
+
 
 def mlp() -> nn.Sequential:
     return nn.Sequential(nn.Linear(8, 16), nn.GELU(), nn.Linear(16, 4))
@@ -265,6 +267,21 @@ def test_gradients_of_gradients(replayed_truly):
             update(meter, optimizer, out)
 
     replayed_truly(program, may_be_assumed=True)  # the first kind was counted once, as a warm-up
+
+
+def test_what_runs_between_forwards_of_inference_mode_is_not_counted_for_ever(tmp_path):
+    """The end of such a block finds the mode as its beginning left it; the chain must break where no block is open."""
+    model, x = nn.Linear(8, 4), torch.ones(3, 8)
+    counted = []
+    with Meter(tmp_path, model=model, strict=True) as meter:
+        for turn in range(1, 61):
+            with torch.inference_mode():
+                for _ in range(3):
+                    model(x) @ torch.ones(4, 4)
+            meter.step()
+            if turn in {40, 60}:
+                counted.append(meter.account().passages["counted"])
+    assert counted[1] - counted[0] <= 6, "the reading of the account begins one such block anew"
 
 
 def test_inference_mode(replayed_truly):
