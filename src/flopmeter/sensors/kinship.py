@@ -91,7 +91,7 @@ class Kinship:
         self.name = name
         self.owner = owner
         self.calls = self.usual_ns = self.one_in = self.counts = self.foretold = 0
-        self.is_refused = False  # that one was not counted because the budget did not allow it
+        self.is_asked_for = False  # that one should be counted, and was not because the budget did not allow it
         self._families: dict[Hashable, Family] = {}
         self._first: tuple[tuple[int, ...], Seen, Table] | None = None
         self._sort: Hashable = None
@@ -120,7 +120,7 @@ class Kinship:
         self.calls, self._last, self._sort = calls, table, witness.sort
         self._is_led_by_values |= not is_fixed
         self.counts += not is_drawn
-        self.is_refused = False
+        self.is_asked_for = False
         if self._is_led_by_values:
             return Verdict(is_miss=True, family=self.name) if is_drawn else None
         if self._first is None:

@@ -79,7 +79,7 @@ class Leg:
         self.is_forced = is_forced
         self.kin = known if isinstance(known, Kinship) else None
         self.has_free_sizes = self.kin is not None and kind == FORWARD
-        self.is_loose = isinstance(known, Place) and (not known.is_trusted or known.owed > 0)
+        self.is_loose = isinstance(known, Place) and (not known.is_trusted or known.is_asked_for)
         self.variant = variant
         self.nodes = nodes
         self.reached = reached
@@ -121,8 +121,8 @@ class Leg:
 
     @property
     def one_in(self) -> int:
-        """The chance that it had to be counted; none where nobody asks chance."""
-        return 0 if self.is_forced else self.known.one_in
+        """The chance that it had to be counted; none where chance is not asked."""
+        return 0 if self.is_forced or self.known.is_asked_for else self.known.one_in
 
     def choice(self, sizes: tuple[int, ...]) -> Choice:
         """Return what was decided of one of these sizes: that it is not counted."""
@@ -145,7 +145,7 @@ class Leg:
         kin = self.kin
         if sizes in self.covered:
             return True
-        if kin is None or not (kin.can_foretell(sizes) or kin.is_refused or kin.is_worn_out):
+        if kin is None or not (kin.can_foretell(sizes) or kin.is_asked_for or kin.is_worn_out):
             return False
         if len(self.covered) >= MAX_COVERED:
             self.covered.clear()

@@ -10,13 +10,17 @@ from typing import NamedTuple
 from flopmeter.sensors.kinship import MAX_OWED, OWED_IN, Kinship
 from flopmeter.sensors.variant import Variant
 
+ENOUGH = 16
+"""So many passages that were not counted say how long they take."""
+
 
 @dataclass(slots=True)
 class Place:
     """What is known of one situation at one place in a step.
 
     Units: `calls` operator calls of a count, the mean of all but the last: else a dear one would be drawn for less
-    often, and what the others are booked at for longer. `usual_ns` is the mean duration when it is not counted.
+    often, and what the others are booked at for longer; `last_calls` and `last_ns` are of the last count. `usual_ns` is
+    the mean duration when it is not counted.
     """
 
     owner: Hashable
@@ -27,6 +31,8 @@ class Place:
     calls: int = 0
     counts: int = 0
     counted_calls: int = 0
+    last_calls: int = 0
+    last_ns: int = 0
     usual_ns: int = 0
     uncounted: int = 0
     strange_marks: int = 0
@@ -34,10 +40,20 @@ class Place:
     one_in: int = 0
     owed_counts: int = 0
 
+    def take_uncounted(self, times: int, *, usual_ns: int) -> bool:
+        """Take so many passages that were not counted; say whether by now it is known how long these take."""
+        before, self.uncounted, self.usual_ns = self.uncounted, self.uncounted + times, usual_ns
+        return before < ENOUGH <= self.uncounted
+
     @property
     def is_worn_out(self) -> bool:
         """Whether it was counted so often for what it owed that chance has to do."""
         return self.owed_counts >= MAX_OWED + self.uncounted // OWED_IN
+
+    @property
+    def is_asked_for(self) -> bool:
+        """Whether the next one should be counted, whatever chance says: it is where the budget allows."""
+        return self.owed > 0
 
     def owe(self, counts: int) -> None:
         """Have so many of the next ones counted, unless chance has to do."""

@@ -16,7 +16,7 @@ from typing import Any
 from flopmeter.sensors.budget import Budget
 from flopmeter.sensors.draws import Draws
 from flopmeter.sensors.kinship import Booking, Kinship, Seen, Verdict, Waiting, split_sizes
-from flopmeter.sensors.place import Choice, Place
+from flopmeter.sensors.place import ENOUGH, Choice, Place
 from flopmeter.sensors.variant import Variant
 from flopmeter.step import Chance, Table
 
@@ -36,7 +36,6 @@ ONE_IN_UNAFFORDABLE = 1024
 """Of passages that should be counted and that the budget does not allow, one in so many is counted all the same."""
 FIRST_FRAMES = 64
 """So many programs of which nothing is known are counted when they are met, whatever the budget says."""
-_ENOUGH = 8  # passages that were not counted, to say how long they take
 
 
 class ReplayPlan:
@@ -82,8 +81,8 @@ class ReplayPlan:
         variant = place.variants.get(seen)
         if variant is None or not variant.is_confirmed or (marks and not self._has_usual_marks(place, variant, marks)):
             return None
-        place.usual_ns += (ns - place.usual_ns) >> 3
-        place.uncounted += 1
+        if place.take_uncounted(1, usual_ns=place.usual_ns + ((ns - place.usual_ns) >> 3)):
+            self._budget.compare(calls=place.last_calls, counted_ns=place.last_ns, usual_ns=place.usual_ns)
         waiting = variant.waiting
         if not waiting.times:
             self._dirty.append((place, variant))
@@ -104,8 +103,7 @@ class ReplayPlan:
 
     def is_due(self, known: Place | Kinship) -> bool:
         """Say whether the next passage like these should be counted, and can be by now."""
-        is_asked_for = known.owed > 0 if isinstance(known, Place) else known.is_refused
-        return is_asked_for and self._budget.can_afford(known.calls)
+        return known.is_asked_for and self._budget.can_afford(known.calls)
 
     def wait_for(self, place: Place | Kinship, variant: Variant | None, more: Waiting, *, usual_ns: int) -> None:
         """Keep passages that were held against what they are expected to be by somebody else, until they are booked."""
@@ -113,8 +111,8 @@ class ReplayPlan:
             if not variant.waiting.times:
                 self._dirty.append((place, variant))
             variant.waiting.join(more)
-            place.uncounted += more.times
-            place.usual_ns = usual_ns
+            if place.take_uncounted(more.times, usual_ns=usual_ns):
+                self._budget.compare(calls=place.last_calls, counted_ns=place.last_ns, usual_ns=usual_ns)
 
     def reopen(self, one_in: int) -> None:
         """Take it that a passage is open that had this chance to be counted."""
@@ -157,10 +155,11 @@ class ReplayPlan:
             self._kin[key] = kin
             if len(self._kin) > MAX_KINSHIPS:
                 _, old = self._kin.popitem(last=False)
+                self._foretold.clear()
                 self._evicted.extend(old.settle(is_last=True))
             is_new = situation[:2] not in self._last and self._families <= FIRST_FRAMES
             is_counted = is_new or self._is_affordable(self._budget.usual_calls)
-            kin.is_refused = not is_counted
+            kin.is_asked_for = not is_counted
             return Choice(situation, given, at, is_trusted, is_counted, kin=kin, sizes=sizes)
         self._kin.move_to_end(key)
         if kin.can_foretell(sizes) or kin.is_worn_out:
@@ -169,7 +168,7 @@ class ReplayPlan:
             self._foretold[situation, given, at] = kin, sizes
             return self._begin_foretold(situation, given, at, is_trusted, kin, sizes)
         is_counted = self._is_affordable(kin.calls)
-        kin.is_refused = not is_counted
+        kin.is_asked_for = not is_counted
         return Choice(situation, given, at, is_trusted, is_counted, kin=kin, sizes=sizes)
 
     def _begin_foretold(self, *passage: Any) -> Choice:
@@ -232,11 +231,12 @@ class ReplayPlan:
 
     def _weigh(self, place: Place, calls: int, ns: int) -> None:
         """Learn what it takes to count passages like these."""
-        if place.uncounted > _ENOUGH:
+        if place.uncounted >= ENOUGH:
             self._budget.compare(calls=calls, counted_ns=ns, usual_ns=place.usual_ns)
         place.calls = place.counted_calls // place.counts if place.counts else calls
         place.counts += 1
         place.counted_calls += calls
+        place.last_calls, place.last_ns = calls, ns
         place.usual_ns = place.usual_ns or self._budget.without(calls, ns)
 
     def _compare(self, place: Place, choice: Choice, witness: Seen, table: Table) -> Verdict | None:

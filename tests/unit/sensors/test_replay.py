@@ -10,7 +10,7 @@ from flopmeter.sensors import replay
 from flopmeter.sensors.budget import Budget
 from flopmeter.sensors.draws import Draws
 from flopmeter.sensors.kinship import Booking, Verdict
-from flopmeter.sensors.place import MAX_OWED
+from flopmeter.sensors.place import ENOUGH, MAX_OWED
 from flopmeter.sensors.replay import (
     COUNTS_AFTER_A_MISS,
     FIRST_COUNTS,
@@ -385,6 +385,18 @@ def test_what_the_budget_does_not_allow_is_still_counted_now_and_then():
     assert run.run(1)
     found = sum(run.run(1, seen=Seen(1 + index % 9), step=index) for index in range(1, 20 * ONE_IN_UNAFFORDABLE))
     assert 5 < found < 50
+
+
+def test_what_counting_adds_is_learned_before_any_audit():
+    """A run that takes itself for dearer than it is has no room for audits, and would never find out."""
+    run, learned = Run(), []
+    run.purse.compare = lambda **seen: learned.append(seen)
+    run.learn(2, calls=100, ns=5000)
+    for _ in range(3 * ENOUGH):
+        assert not run.run(2, ns=1000)
+    (seen,) = learned
+    assert (seen["calls"], seen["counted_ns"]) == (100, 5000)
+    assert 1000 <= seen["usual_ns"] < 1200
 
 
 def test_passages_of_a_step_that_does_not_end_share_a_place():
