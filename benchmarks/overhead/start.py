@@ -2,8 +2,8 @@
 
 The same small training script runs with the meter, without it, and without it again as a control, in processes of
 their own that take turns; ratios are taken within a turn. Files of byte code are warm, as they are from the second
-start of an installed package on. Memory is split, where Linux tells, into what the process allocated and pages of
-files: of torch's own libraries, which a dispatch mode makes it reach for more of, and which processes share.
+start of an installed package on. Memory at the end is split, by Linux's own count, into what the process allocated and
+pages of files; those are mostly of torch's libraries, and processes share them.
 """
 
 import argparse

@@ -61,8 +61,8 @@ class Recount:
         Raises:
             LedgerMissingError: no ledger there.
             LedgerUnreadableError: not of a form that this build reads.
-            LedgerBrokenError: a chain does not follow, or a record cannot be true: its totals are others, it names a
-                table that is not there.
+            LedgerBrokenError: a chain does not follow, or a record cannot be true: its totals do not follow, or it
+                names a table that is not there.
         """
         ledger = run if isinstance(run, RunLedger) else read_run(run)
         Account.of(ledger)  # what nobody could add up is not worth a recount: it raises

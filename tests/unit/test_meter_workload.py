@@ -258,6 +258,14 @@ def test_ever_new_shapes_stay_within_their_room(tmp_path, monkeypatch):
     products = [one for one in account.tally.counts if one.op == "aten::mm"]
     assert sum(one.calls for one in products) == 300, "and nothing is lost"
     assert low <= truth <= (truth if high is None else high)
-    if {one.basis for one in products} <= {"counted", "interpolated"}:  # the budget of a busy machine may ask to guess
-        assert account.tally.contraction_flop == truth
     assert account.steps == 300
+
+
+def test_ever_new_shapes_are_exact_where_the_budget_allows(tmp_path, monkeypatch):
+    monkeypatch.setattr("flopmeter.sensors.budget.Budget.can_afford", lambda *_: True)
+    model = nn.Linear(4, 4, bias=False)
+    with Meter(tmp_path, model=model, interval_s=0.02) as meter:
+        for index in range(300):
+            model(torch.ones(1 + index, 4))
+            meter.step()
+    assert meter.account().tally.contraction_flop == sum(2 * 16 * (1 + index) for index in range(300))

@@ -68,7 +68,7 @@ def test_a_record_that_is_none_is_unreadable(tmp_path: Path) -> None:
         Recount.of(tmp_path, FormulaBook.standard())
 
 
-def test_a_ledger_whose_totals_are_none_is_refused(tmp_path: Path) -> None:
+def test_a_ledger_whose_totals_do_not_follow_from_its_records_is_refused(tmp_path: Path) -> None:
     """If this failed, a forger who seals a ledger anew would be told that every figure is right."""
     with ScriptedSegment(tmp_path) as segment:
         segment.run(product_table(), times=3)

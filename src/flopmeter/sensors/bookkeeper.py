@@ -161,7 +161,7 @@ class Bookkeeper:
         owner: WatchedModel | WatchedOptimizer | None = None,
         is_counted: bool | None = None,
     ) -> None:
-        """Open a passage; `is_counted` takes the choice away whether it is counted."""
+        """Open a passage; `is_counted`, where it is given, settles whether it is counted: then nothing is chosen."""
         self.draws.at += 1
         alone = given
         if situation[0] != BETWEEN:
@@ -179,7 +179,7 @@ class Bookkeeper:
                 self.recorder.take()  # what was noted between passages belongs to none
                 self._threads.follow()
         marks = device_marks() if self._has_cuda and situation[0] != BETWEEN else ()
-        if self._goes_on(place, choice, marks, is_forced=is_counted is not None):
+        if self._go_on(place, choice, marks, is_forced=is_counted is not None):
             self._closed_ns = None
             return
         self._open = Passage(
@@ -201,14 +201,14 @@ class Bookkeeper:
         )
         self._closed_ns = None
 
-    def _goes_on(self, place: Place | None, choice: Choice | None, marks: tuple[int, ...], *, is_forced: bool) -> bool:
-        """Say whether the passage that begins is a leg of a lap: of the one that was just left, or of a new one."""
+    def _go_on(self, place: Place | None, choice: Choice | None, marks: tuple[int, ...], *, is_forced: bool) -> bool:
+        """Go on in a lap, the one just left or a new one, if the passage that begins is its next leg; say whether."""
         lap, self._parked = self._parked, None
         if self.draws.at == 1:
             lap = self._trail.begin_step(lap, self.draws)
         if lap is None or self.budget.is_ample:  # with time to spare, models are looked at each time
             return False
-        known, sizes = (place, ()) if choice is None else (self._plan.expects(choice), choice.sizes)
+        known, sizes = (place, ()) if choice is None else (self._plan.find_known(choice), choice.sizes)
         now, due_ns = time.perf_counter_ns(), self._settled_ns + SETTLE_NS
         if known is None or not lap.resume(known, sizes, now, is_forced=is_forced, marks=marks, due_ns=due_ns):
             return False
@@ -241,7 +241,7 @@ class Bookkeeper:
             self._sink.passage_lost(reason=INTERRUPTED, ns=taped_ns)
             return False
         for leg in lap.legs:
-            if leg.times:
+            if leg.times and leg.variant is not None and isinstance(leg.known, Place):
                 self._plan.wait_for(leg.known, leg.variant, leg.take(), usual_ns=leg.usual_ns)
         for leg, nodes, reached, marks, ns, sizes, _ in told:
             self._plan.reopen(leg.one_in)
@@ -269,10 +269,9 @@ class Bookkeeper:
                 self._sink.passage_lost(reason=INTERRUPTED, ns=now - closed_ns)
             return
         ns = self._ending_ns = now - passage.started_ns
-        choice = passage.choice
-        self._was_on = choice is not None and choice.is_counted
+        self._was_on = passage.choice is not None and passage.choice.is_counted
         try:
-            self._end(passage, choice, "" if passage.situation[0] == BETWEEN else ended_by, ns)
+            self._end(passage, "" if passage.situation[0] == BETWEEN else ended_by, ns)
             if now - self._settled_ns > SETTLE_NS:
                 self._settled_ns = now
                 self.book_waiting()
@@ -285,7 +284,7 @@ class Bookkeeper:
             raise
         self._ending_ns = None
 
-    def _end(self, passage: Passage, choice: Choice | None, ended_by: str, ns: int) -> None:
+    def _end(self, passage: Passage, ended_by: str, ns: int) -> None:
         nodes, owner, place, reached = count_nodes() - passage.nodes, passage.owner, passage.place, _NONE
         if owner is not None:
             reached = tuple(map(sub, owner.reached, passage.reached))
@@ -300,7 +299,7 @@ class Bookkeeper:
                 return
         choice = passage.decided
         is_asked = self._parked is not None or self._trail.is_followed
-        known = self._plan.expects(choice) if is_asked and not passage.failed else None
+        known = self._plan.find_known(choice) if is_asked and not passage.failed else None
         if known is None:
             self._parked = None
             self._trail.leave()
@@ -357,12 +356,9 @@ class Bookkeeper:
     @guarded
     def _end_uncounted(self, choice: Choice, witness: Witness, marks: tuple[int, ...], ns: int) -> None:
         try:
-            booking = self._plan.end_uncounted(choice, witness, ns, marks=marks)
+            self._plan.end_uncounted(choice, witness, ns, marks=marks)
         except LookupError:
             self._sink.passage_lost(reason=UNKNOWN, ns=ns)
-            return
-        if booking is not None:
-            self._sink.passages_ran(booking)
 
     @guarded
     def settle_late(self, *, is_last: bool = False) -> None:
@@ -371,13 +367,14 @@ class Bookkeeper:
             self._end_counted(counted, calls)
 
     def end_step(self) -> None:
-        """Close the open passage as the last of its step, unless it belongs to none.
+        """Close the open passage as the last of its step.
 
-        One that belongs to none ends as well where nobody chose whether it is counted: of the next one somebody can.
+        One that runs between others goes on into the next step, unless it kept the mode as an inference mode found it
+        (`begin_between`): that ends here once no such block is open, so that the next one is decided anew.
         """
         running = self._open if self.lap is None else self.lap.leg
-        is_stuck = running is not None and running.is_forced and not torch.is_inference_mode_enabled()
-        if is_stuck or not self.is_between:
+        is_held = running is not None and running.is_forced and not torch.is_inference_mode_enabled()
+        if is_held or not self.is_between:
             self.end("meter")
             self.begin_between("step")
         self.graphs.close()

@@ -91,7 +91,7 @@ class Budget:
     def can_afford(self, calls: int) -> bool:
         """Say whether counting a passage of about so many calls, that nobody asked to be counted at random, fits.
 
-        However dear it is, it does four times.
+        However dear it is, it does until all that was spent comes to four counts of it.
         """
         cost = self._cost(calls)
         allowed = max(self._share * (self._clock() - self._started_ns), GRACE_NS, 4 * cost)

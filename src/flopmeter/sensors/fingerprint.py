@@ -65,7 +65,8 @@ def guard_of(
     """Return what tells in one call whether other positional arguments are like these, perhaps but for their sizes.
 
     The guards of torch's compiler do: they look at type, dispatch keys (so at layout, device, transforms, inference
-    mode, autocast on or off), shape, strides, dtype and `requires_grad`. None where some argument is no plain tensor,
+    mode, autocast on or off), dtype and `requires_grad`, and at shape and strides unless sizes are free (then at how
+    many dimensions there are). None where some argument is no plain tensor,
     or torch has no such guards.
     """
     if _TensorGuards is None or kwargs or not args or any(type(value) is not _Tensor for value in args):

@@ -108,8 +108,11 @@ class ModelGlance:
 
     @property
     def given(self) -> Any:
-        """What the last one that was found to be like this was given."""
-        if self._is_old:  # then all of it were plain tensors
+        """The fingerprints of the last arguments that were found to be like these.
+
+        Made anew from `sizes` where only those were kept: then a guard held, so all arguments were plain tensors.
+        """
+        if self._is_old:
             sizes, (args, kwargs) = iter(self.sizes), self._given
             args = tuple([(torch.Size([next(sizes) for _ in shape]), *rest) for shape, *rest in args])
             self._given, self._is_old = (args, kwargs), False

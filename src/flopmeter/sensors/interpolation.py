@@ -113,7 +113,10 @@ class Family:
         return has_room and not self.is_closed and self.predict(sizes) is None
 
     def covers(self, sizes: Sizes) -> bool:
-        """Say, at a fraction of what `predict` takes, whether these sizes are proven and inside the hull."""
+        """Say, at a fraction of what `predict` takes, whether these sizes are proven and inside the hull.
+
+        Until `predict` was asked, that the figures are whole and not negative is not looked at.
+        """
         if sizes in self._kept:
             return self._kept[sizes] is not None
         branch = self._branches.get(_small(sizes))
@@ -180,10 +183,11 @@ class _Branch:
 
     def foretell(self, sizes: Sizes) -> list[int | None] | None:
         """Return the figures that are foretold, None for each that is not whole; None where nothing is foretold."""
-        return self._pieces.foretell(sizes) if self._pieces is not None else None
+        said = self.say(sizes)
+        return said.figures if said is not None else None
 
     def say(self, sizes: Sizes) -> Said | None:
-        """Return the same, shortly."""
+        """Return what `foretell` does, equal figures computed once."""
         return self._pieces.say(sizes) if self._pieces is not None else None
 
     def covers(self, sizes: Sizes) -> bool:

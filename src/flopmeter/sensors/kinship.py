@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 MAX_WAITING = 2048
 MAX_FAMILIES = 32
 MAX_OWED, OWED_IN = 64, 1024
-"""What was counted so often, and once in so many passages since, and still varies is counted by chance from then on: as
-audits are, in the same steps on all ranks."""
+"""What values decide and was counted so often, and once in so many passages since, is counted by chance from then on:
+on each rank it is something else, and all would wait for the counts of each."""
 
 
 class Seen(Hashable, Protocol):
@@ -82,15 +82,15 @@ class Verdict(NamedTuple):
 class Kinship:
     """One frame of situations, and the families that were met in it, told apart by the sort of their witness.
 
-    Units: `calls` operator calls of the last count, `usual_ns` the mean duration when it is not counted; `counts` of
-    passages that chance did not ask for, `foretold` passages that were not counted.
+    Units: `calls` operator calls of the last count, `usual_ns` the mean duration when it is not counted; `counts` are
+    the passages that were counted without being drawn, `interpolated` those that were booked so.
     """
 
     def __init__(self, name: str, *, owner: Hashable) -> None:
         """Start with nothing counted."""
         self.name = name
         self.owner = owner
-        self.calls = self.usual_ns = self.one_in = self.counts = self.foretold = 0
+        self.calls = self.usual_ns = self.one_in = self.counts = self.interpolated = 0
         self.is_asked_for = False  # that one should be counted, and was not because the budget did not allow it
         self._families: dict[Hashable, Family] = {}
         self._first: tuple[tuple[int, ...], Seen, Table] | None = None
@@ -101,11 +101,14 @@ class Kinship:
 
     @property
     def is_worn_out(self) -> bool:
-        """Whether passages that were not foretold were counted so often that chance has to do."""
-        return self.counts >= MAX_OWED + self.foretold // OWED_IN
+        """Whether values decide, and passages were counted so often that chance has to do."""
+        return self._is_led_by_values and self.counts >= MAX_OWED + self.interpolated // OWED_IN
 
     def can_foretell(self, sizes: tuple[int, ...]) -> bool:
-        """Say whether a passage of these sizes is foretold, if it is of the sort that was counted last."""
+        """Say whether these sizes lie within what is proven of the sort that was counted last.
+
+        Whether the figures are whole shows when they are computed (`settle`).
+        """
         family = self._families.get(self._sort)
         return family is not None and not self._is_led_by_values and family.covers(sizes)
 
@@ -117,18 +120,18 @@ class Kinship:
         self, sizes: tuple[int, ...], witness: Seen, table: Table, *, calls: int, is_fixed: bool, is_drawn: bool
     ) -> Verdict | None:
         """Take in a passage that was counted; say what an audit found, where it was one or came to the same."""
+        was_foretold = self._foretell(sizes, witness.sort) is not None
         self.calls, self._last, self._sort = calls, table, witness.sort
         self._is_led_by_values |= not is_fixed
         self.counts += not is_drawn
         self.is_asked_for = False
         if self._is_led_by_values:
-            return Verdict(is_miss=True, family=self.name) if is_drawn else None
+            return Verdict(is_miss=True, family=self.name) if is_drawn and was_foretold else None
         if self._first is None:
             self._first = (sizes, witness, table)
             return None
         if len(self._families) >= MAX_FAMILIES and witness.sort not in self._families:
             return None  # nothing but its sizes should tell them apart, and much else does
-        was_foretold = self._foretell(sizes, witness.sort) is not None
         if self._find_family(witness).learn(sizes, table.tally, witness.numbers):
             return Verdict() if is_drawn and was_foretold else None
         return Verdict(is_miss=True, family=self.name)
@@ -143,25 +146,20 @@ class Kinship:
             self._families[first.sort].learn(first_sizes, table.tally, first.numbers)
         return self._families.setdefault(witness.sort, Family())
 
-    def wait(self, sizes: tuple[int, ...], witness: Seen, ns: int, one_in: int) -> Booking | None:
-        """Keep a passage that was not counted until it is booked; return it as a guess where there is no room.
+    def wait(self, sizes: tuple[int, ...], witness: Seen, ns: int, one_in: int) -> bool:
+        """Keep a passage that was not counted until it is booked; False where there is no room.
 
         `one_in` is the chance that it had to be counted, 0 where nobody asked chance.
-
-        Raises:
-            LookupError: nothing was counted that it could be.
         """
-        if self._last is None:
-            raise LookupError
         self.usual_ns += (ns - self.usual_ns) >> 3
         key = (sizes, witness.sort, witness.numbers)
         waiting = self._waiting.get(key)
         if waiting is None:
             if len(self._waiting) >= MAX_WAITING:
-                return Booking("modelled", 1, ns, table=self._last)
+                return False
             waiting = self._waiting[key] = Waiting()
         waiting.add(ns, one_in)
-        return None
+        return True
 
     def settle(self, *, is_last: bool, is_doubted: bool = False) -> Iterator[Booking]:
         """Hand over what waits and is foretold by now, as one; `is_last`, the rest too, as a guess."""
@@ -182,7 +180,7 @@ class Kinship:
                 yield Booking("modelled", item.times, item.ns, table=self._last)
             else:
                 self._waiting[key] = item
-        self.foretold += whole.times
+        self.interpolated += whole.times
         if whole.times:
             tallies = [foretold.tally for foretold in sums.values()]
             tally = Tally.of(

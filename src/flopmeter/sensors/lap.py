@@ -37,16 +37,16 @@ class Leg:
     """One passage of a lap: what it is expected to be, and how often it was.
 
     `kind` names the boundary that opens it, `turn` says which passage of its step it is, from 1. What is `known` of it
-    is its place, or its kin; of those a forward's sizes are free. It is loose if it may be anything: where values
-    decide what it does, or where it is not known yet and the budget does not allow to count it; forced if nobody chose
-    that it is not counted; quiet if the ends of its model's forwards change nothing; soft if its own end needs no
-    witness. Until `due_ns` a `glance` tells it.
+    is its place or, where sizes tell it from others of its program, its kinship; a forward of the latter has free
+    sizes. Its cost is free where values decide it, or where counts are owed that the budget refuses. It is forced if
+    nobody chose whether it is counted (`Passage`); quiet if the ends of its model's forwards change nothing; soft if
+    its own end needs no witness. Until `due_ns` a `glance` tells it.
     Units: nanoseconds; `usual_ns` is the mean duration.
     """
 
     __slots__ = (
         *("at", "covered", "due_ns", "following", "given", "glance", "has_free_sizes", "has_marks", "is_forced"),
-        *("is_loose", "is_quiet", "is_region", "is_soft", "is_trusted", "kin", "kind", "known", "longest_ns"),
+        *("has_free_cost", "is_quiet", "is_region", "is_soft", "is_trusted", "kin", "kind", "known", "longest_ns"),
         *("nodes", "ns", "owner", "reached", "situation", "times", "turn", "usual_ns", "variant"),
     )
 
@@ -79,7 +79,7 @@ class Leg:
         self.is_forced = is_forced
         self.kin = known if isinstance(known, Kinship) else None
         self.has_free_sizes = self.kin is not None and kind == FORWARD
-        self.is_loose = isinstance(known, Place) and (not known.is_trusted or known.is_asked_for)
+        self.has_free_cost = isinstance(known, Place) and (not known.is_trusted or known.is_asked_for)
         self.variant = variant
         self.nodes = nodes
         self.reached = reached
@@ -109,7 +109,7 @@ class Leg:
             and self.owner is other.owner
             and (self.kind, self.at, self.turn, self.has_marks) == (other.kind, other.at, other.turn, other.has_marks)
         )
-        if self.is_loose:
+        if self.has_free_cost:
             return is_same
         has_same_nodes = self.kin is not None or self.nodes == other.nodes
         return is_same and self.variant is other.variant and self.reached == other.reached and has_same_nodes
@@ -141,7 +141,10 @@ class Leg:
         )
 
     def covers(self, sizes: tuple[int, ...]) -> bool:
-        """Say whether a passage of these sizes need not be counted; only counts change that, and a lap has none."""
+        """Say whether a passage of these sizes is left uncounted: foretold, refused by the budget, or left to chance.
+
+        Kept until the lap is resumed.
+        """
         kin = self.kin
         if sizes in self.covered:
             return True
@@ -355,7 +358,7 @@ class Lap:
         return self._sizes[-1] if self.leg.has_free_sizes else ()
 
     def settle(self) -> list[Told] | None:
-        """Look at the tape up to the open leg: count each passage that was as expected, and return the others.
+        """Look at the tape up to the open leg: add up passages whose cost the witness tells, and return the others.
 
         None where an interrupt left a note out: which passage is which cannot be told then.
         """
@@ -378,14 +381,14 @@ class Lap:
             ns, nodes = ended - began, nodes_after - nodes
             reached = (first_after - first, last_after - last) if any(leg.reached) else leg.reached
             given_out = marks_between(marks[number], marks[number + 1]) if leg.has_marks else ()
-            is_as_before, variant = nodes == leg.nodes and reached == leg.reached, leg.variant
-            if is_as_before and variant is not None and (not leg.has_marks or given_out == variant.marks):
+            is_usual, variant = nodes == leg.nodes and reached == leg.reached, leg.variant
+            if is_usual and variant is not None and (not leg.has_marks or given_out == variant.marks):
                 leg.usual_ns += (ns - leg.usual_ns) >> 3
                 leg.times += 1
                 leg.ns += ns
                 leg.longest_ns = max(leg.longest_ns, ns)
             else:
-                is_expected = leg.is_loose or (leg.kin is not None and reached == leg.reached)
+                is_expected = leg.has_free_cost or (leg.kin is not None and reached == leg.reached)
                 told.append(Told(leg, nodes, reached, given_out, ns, sizes.get(number, ()), is_expected))
             leg = leg.following
         del tape[:-_WIDTH], marks[:-1], self._sizes[: len(free) - leg.has_free_sizes]

@@ -133,7 +133,7 @@ class TorchSensor:
 
     @guarded
     def new_step(self) -> None:
-        """Close the running passage as the last of its step, unless it belongs to none."""
+        """Close the running passage as the last of its step, unless it runs between others (`Bookkeeper.end_step`)."""
         begun = _clock()
         self._has_steps, lap = True, self._books.lap
         if lap is None or lap.leg.owner is not None or lap.leg.is_forced:

@@ -52,7 +52,7 @@ class Pieces:
         return said.figures if said is not None else None
 
     def say(self, sizes: Place) -> Said | None:
-        """Return the same, shortly."""
+        """Return what `foretell` does, equal figures computed once."""
         place = self._frame.read(sizes)
         if place is None:
             return None

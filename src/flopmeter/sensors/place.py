@@ -47,8 +47,8 @@ class Place:
 
     @property
     def is_worn_out(self) -> bool:
-        """Whether it was counted so often for what it owed that chance has to do."""
-        return self.owed_counts >= MAX_OWED + self.uncounted // OWED_IN
+        """Whether nothing vouches for it, and it was counted so often for what it owed that chance has to do."""
+        return not self.is_trusted and self.owed_counts >= MAX_OWED + self.uncounted // OWED_IN
 
     @property
     def is_asked_for(self) -> bool:
@@ -62,7 +62,10 @@ class Place:
 
 
 class Choice(NamedTuple):
-    """What was decided of a passage before it ran. `is_drawn`: a figure was ready, and chance had it counted."""
+    """What was decided of a passage before it ran.
+
+    `is_drawn`: chance had it counted, where a figure was ready or counts have led to none.
+    """
 
     situation: tuple[Hashable, ...]
     given: Hashable

@@ -234,7 +234,7 @@ class Piece:
         return said.figures if said is not None else None
 
     def say(self, place: Place) -> Said | None:
-        """Return the same, shortly."""
+        """Return what `foretell` does, equal figures computed once."""
         weighed = self._weigh(place)
         if weighed is None or not self._vouches(weighed, place):
             return None

@@ -24,7 +24,7 @@ MAX_SITUATIONS = 4096
 MAX_PLACES = 64
 """From here on the passages of a step share a place: one that never ends (an evaluation) would else never replay."""
 MAX_KINSHIPS = 256
-MAX_FORETOLD = 512
+MAX_BY_CHANCE = 512
 MAX_ROWS = 50_000
 FIRST_COUNTS = 2
 FIRST_SAMPLES, FIRST_SAMPLED_CALLS, FIRST_EMPTY = 32, 2000, 4
@@ -34,8 +34,8 @@ COUNTS_AFTER_A_MISS = 4
 MAX_STRANGE_MARKS = 8
 ONE_IN_UNAFFORDABLE = 1024
 """Of passages that should be counted and that the budget does not allow, one in so many is counted all the same."""
-FIRST_FRAMES = 64
-"""So many programs of which nothing is known are counted when they are met, whatever the budget says."""
+FIRST_OWNERS = 64
+"""So many models and optimizers of which nothing is known are counted once, whatever the budget says."""
 
 
 class ReplayPlan:
@@ -52,10 +52,10 @@ class ReplayPlan:
         self._exact = exact
         self._known: OrderedDict[Hashable, dict[int, Place]] = OrderedDict()
         self._kin: OrderedDict[Hashable, Kinship] = OrderedDict()
-        self._foretold: dict[Hashable, tuple[Kinship, tuple[int, ...]]] = {}  # sizes that were met since the last count
+        self._by_chance: dict[Hashable, tuple[Hashable, Kinship, tuple[int, ...]]] = {}  # met since the last count
         self._dirty: list[tuple[Place, Variant]] = []
         self._rows = 0
-        self._families = 0
+        self._families = self._met = 0
         self._one_in = 0  # the chance that the passage had to be counted that is open now
         self._evicted: list[Booking] = []
         self._guesses: dict[str, tuple[Table, Waiting]] = {}
@@ -95,8 +95,8 @@ class ReplayPlan:
         waiting.longest_ns = max(waiting.longest_ns, ns)
         return variant
 
-    def expects(self, choice: Choice) -> Place | Kinship | None:
-        """Return what is known of a passage that was not counted, whatever it turns out to be; None for nothing."""
+    def find_known(self, choice: Choice) -> Place | Kinship | None:
+        """Return place or kinship of a passage that was not counted, if its owner ever was counted; else None."""
         if choice.is_counted or choice.situation[:2] not in self._last:
             return None
         return choice.place or choice.kin
@@ -105,14 +105,16 @@ class ReplayPlan:
         """Say whether the next passage like these should be counted, and can be by now."""
         return known.is_asked_for and self._budget.can_afford(known.calls)
 
-    def wait_for(self, place: Place | Kinship, variant: Variant | None, more: Waiting, *, usual_ns: int) -> None:
-        """Keep passages that were held against what they are expected to be by somebody else, until they are booked."""
-        if variant is not None and isinstance(place, Place):
-            if not variant.waiting.times:
-                self._dirty.append((place, variant))
-            variant.waiting.join(more)
-            if place.take_uncounted(more.times, usual_ns=usual_ns):
-                self._budget.compare(calls=place.last_calls, counted_ns=place.last_ns, usual_ns=usual_ns)
+    def wait_for(self, place: Place, variant: Variant, more: Waiting, *, usual_ns: int) -> None:
+        """Keep passages that a lap found to be as expected, until they are booked.
+
+        Units: `usual_ns` their mean duration in nanoseconds.
+        """
+        if not variant.waiting.times:
+            self._dirty.append((place, variant))
+        variant.waiting.join(more)
+        if place.take_uncounted(more.times, usual_ns=usual_ns):
+            self._budget.compare(calls=place.last_calls, counted_ns=place.last_ns, usual_ns=usual_ns)
 
     def reopen(self, one_in: int) -> None:
         """Take it that a passage is open that had this chance to be counted."""
@@ -143,9 +145,10 @@ class ReplayPlan:
         return Choice(situation, given, at, is_trusted, is_drawn, is_drawn and place.one_in > 1, place=place)
 
     def _begin_unknown(self, situation: tuple[Hashable, ...], given: Hashable, at: int, is_trusted: bool) -> Choice:  # noqa: FBT001
-        kin, sizes = self._foretold.get((situation, given, at), (None, ()))
+        key, kin, sizes = self._by_chance.get((situation, given, at), (None, None, ()))
         if kin is not None:
-            return self._begin_foretold(situation, given, at, is_trusted, kin, sizes)
+            self._kin.move_to_end(key)
+            return self._begin_by_chance(situation, given, at, is_trusted, kin, sizes)
         frame, sizes = split_sizes(given)
         key = (situation, frame, at)
         kin = self._kin.get(key)
@@ -155,23 +158,24 @@ class ReplayPlan:
             self._kin[key] = kin
             if len(self._kin) > MAX_KINSHIPS:
                 _, old = self._kin.popitem(last=False)
-                self._foretold.clear()
+                self._by_chance.clear()  # nothing may wait with one that is gone
                 self._evicted.extend(old.settle(is_last=True))
-            is_new = situation[:2] not in self._last and self._families <= FIRST_FRAMES
+            is_new = situation[:2] not in self._last and self._met < FIRST_OWNERS
+            self._met += is_new
             is_counted = is_new or self._is_affordable(self._budget.usual_calls)
             kin.is_asked_for = not is_counted
             return Choice(situation, given, at, is_trusted, is_counted, kin=kin, sizes=sizes)
         self._kin.move_to_end(key)
         if kin.can_foretell(sizes) or kin.is_worn_out:
-            if len(self._foretold) >= MAX_FORETOLD:
-                self._foretold.clear()
-            self._foretold[situation, given, at] = kin, sizes
-            return self._begin_foretold(situation, given, at, is_trusted, kin, sizes)
+            if len(self._by_chance) >= MAX_BY_CHANCE:
+                self._by_chance.clear()
+            self._by_chance[situation, given, at] = key, kin, sizes
+            return self._begin_by_chance(situation, given, at, is_trusted, kin, sizes)
         is_counted = self._is_affordable(kin.calls)
         kin.is_asked_for = not is_counted
         return Choice(situation, given, at, is_trusted, is_counted, kin=kin, sizes=sizes)
 
-    def _begin_foretold(self, *passage: Any) -> Choice:
+    def _begin_by_chance(self, *passage: Any) -> Choice:
         situation, given, at, is_trusted, kin, sizes = passage
         one_in = self._one_in = kin.one_in
         is_drawn = self._draws.is_drawn(one_in)
@@ -200,13 +204,13 @@ class ReplayPlan:
         if len(self._last) > MAX_KINSHIPS:
             self._last.popitem(last=False)
         if choice.kin is not None:
-            self._foretold.clear()
+            self._by_chance.clear()
             choice.kin.usual_ns = choice.kin.usual_ns or self._budget.without(calls, ns)
             verdict = choice.kin.learn(
                 choice.sizes, witness, table, calls=calls, is_fixed=is_fixed, is_drawn=choice.is_drawn
             )
+            self._rate(choice.kin)
             if verdict is not None or choice.kin.can_foretell(choice.sizes):
-                self._rate(choice.kin)
                 return verdict
         place = self._find_place(choice)
         was_trusted = place.is_trusted
@@ -282,8 +286,8 @@ class ReplayPlan:
             return Verdict(is_miss=True, booked=booked)
         return Verdict(is_miss=is_outside) if choice.is_drawn else None
 
-    def end_uncounted(self, choice: Choice, witness: Seen, ns: int, *, marks: tuple[int, ...] = ()) -> Booking | None:
-        """Book a passage that was not counted; None where that comes later (`settle`).
+    def end_uncounted(self, choice: Choice, witness: Seen, ns: int, *, marks: tuple[int, ...] = ()) -> None:
+        """Keep a passage that was not counted until it is booked (`settle`).
 
         `marks` are what its device handed out meanwhile, empty where nobody tells.
 
@@ -295,35 +299,32 @@ class ReplayPlan:
         """
         place = choice.place
         if place is None:
-            return self._wait_among_kin(choice, witness, ns)
+            self._wait_among_kin(choice, witness, ns)
+            return
         own = place.variants.get(witness)
         variant = own if own is not None and own.is_confirmed else self._find_elsewhere(choice, witness)
-        if variant is None:
-            place.owe(COUNTS_AFTER_A_MISS)
-            likeliest = own or place.last
-            if likeliest is None:
-                raise LookupError
+        likeliest = variant or own or place.last
+        if likeliest is None:
+            raise LookupError
+        if variant is None or (marks and variant.marks != marks):
             self._guess(likeliest.table, ns)
-            return None
-        if marks and variant.marks != marks:
-            self._guess(variant.table, ns)
-            return None
+            if variant is None:
+                place.owe(COUNTS_AFTER_A_MISS)
+            return
         if not variant.is_confirmed:
             variant.is_relied_on = True
             place.owe(FIRST_COUNTS)
         if not variant.waiting.times:
             self._dirty.append((place, variant))
         variant.waiting.add(ns, self._one_in)
-        return None
 
-    def _wait_among_kin(self, choice: Choice, witness: Seen, ns: int) -> Booking | None:
-        if choice.kin is not None and choice.kin.counts:
-            return choice.kin.wait(choice.sizes, witness, ns, self._one_in)
-        table = self._last.get(choice.situation[:2])
+    def _wait_among_kin(self, choice: Choice, witness: Seen, ns: int) -> None:
+        kin, table = choice.kin, self._last.get(choice.situation[:2])
+        if kin is not None and kin.counts and kin.wait(choice.sizes, witness, ns, self._one_in):
+            return
         if table is None:
             raise LookupError
         self._guess(table, ns)
-        return None
 
     def _guess(self, table: Table, ns: int) -> None:
         self._guesses.setdefault(table.name, (table, Waiting()))[1].add(ns, 0)
@@ -377,7 +378,7 @@ class ReplayPlan:
         return Booking("sampled", waiting.times, waiting.ns, table=variant.table, chance=chance)
 
     def _rate(self, one: Place | Kinship) -> None:
-        """Say anew how often passages like these are drawn; nothing waits that was drawn by another chance."""
+        """Say anew how often passages like these are drawn; what waits keeps the chance it had (`Waiting.add`)."""
         one.one_in = self._budget.one_in(calls=one.calls, usual_ns=one.usual_ns)
 
     def _find_place(self, choice: Choice) -> Place:

@@ -24,7 +24,7 @@ class Change(NamedTuple):
 MAX_VALUES = 8
 MAX_STATES = 4096
 MAX_NEW, NEW_IN = 64, 16
-"""Beyond so many states, a new one at more than one look in so many is too often."""
+"""From so many states on, more than one new state in so many looks, on the average of all looks, is too often."""
 _PLAIN = frozenset({bool, int, str, type(None)})
 
 

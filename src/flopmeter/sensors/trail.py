@@ -17,8 +17,8 @@ BETWEEN = "between"
 MAX_GRAPHS = 8
 MAX_LEGS = 256
 """A step of more passages than this is never expected to go on as the last one did."""
-PATIENCE, FOLLOWED, IN = 64, 3, 32
-"""After so many steps without a lap, of so many steps the first few are followed: it costs something."""
+PATIENCE, FOLLOWED, FOLLOWED_IN = 64, 3, 32
+"""After `PATIENCE` steps without a lap, the first `FOLLOWED` of each `FOLLOWED_IN` are followed: it costs something."""
 
 
 @dataclass(slots=True)
@@ -110,7 +110,7 @@ class Graphs:
 
 
 class Trail:
-    """What ran since the step began, and what the step before was made of."""
+    """What ran since the step began, and what the last one was made of that was followed to its end."""
 
     def __init__(self) -> None:
         """Start in the middle of a step."""
@@ -130,7 +130,7 @@ class Trail:
                 lap = Lap(legs, draws)
             self._before = legs
         self._in_vain = self._in_vain + 1 if lap is None else 0
-        if self._in_vain > PATIENCE and self._in_vain % IN >= FOLLOWED:
+        if self._in_vain > PATIENCE and self._in_vain % FOLLOWED_IN >= FOLLOWED:
             self._legs = None
         return lap
 

@@ -320,7 +320,7 @@ def test_what_is_kept_is_bounded():
     assert family.is_proven
 
 
-def test_what_is_covered_is_what_can_be_foretold(taught):
+def test_what_is_covered_is_what_can_be_foretold_where_figures_are_whole(taught):
     """It is asked at each passage that begins, of sizes that need not be computed yet."""
     sizes = [(batch, length) for batch in (3, 8) for length in range(2, 800, 7)]
     covered = [one for one in sizes if taught.covers(one)]

@@ -10,15 +10,22 @@ def test_what_is_owed_is_the_most_that_was_asked_for():
     assert place.owed == 4
 
 
-def test_a_place_that_asked_too_often_asks_no_more():
+def test_a_place_of_which_values_decide_and_that_asked_too_often_asks_no_more():
     """Else one that varies without end has each rank of a job count in steps of its own."""
-    place = Place("me", is_trusted=True, owed=0, owed_counts=MAX_OWED)
+    place = Place("me", is_trusted=False, owed=0, owed_counts=MAX_OWED)
     place.owe(4)
     assert (place.owed, place.is_worn_out) == (0, True)
 
 
+def test_what_witnesses_tell_apart_is_counted_as_far_as_the_budget_goes():
+    """Layers that are dropped at random are thousands of programs, and each is known once it was counted."""
+    place = Place("me", is_trusted=True, owed=0, owed_counts=MAX_OWED)
+    place.owe(4)
+    assert place.owed == 4
+
+
 def test_what_went_well_for_long_may_ask_again():
     """Else a long run whose program changes now and then is not counted after the last change."""
-    place = Place("me", is_trusted=True, owed=0, owed_counts=MAX_OWED, uncounted=OWED_IN)
+    place = Place("me", is_trusted=False, owed=0, owed_counts=MAX_OWED, uncounted=OWED_IN)
     place.owe(4)
     assert (place.owed, place.is_worn_out) == (4, False)

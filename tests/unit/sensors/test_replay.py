@@ -14,9 +14,10 @@ from flopmeter.sensors.place import ENOUGH, MAX_OWED
 from flopmeter.sensors.replay import (
     COUNTS_AFTER_A_MISS,
     FIRST_COUNTS,
-    FIRST_FRAMES,
+    FIRST_OWNERS,
     FIRST_SAMPLED_CALLS,
     FIRST_SAMPLES,
+    MAX_KINSHIPS,
     MAX_PLACES,
     MAX_SITUATIONS,
     MAX_STRANGE_MARKS,
@@ -333,29 +334,53 @@ def test_programs_of_which_nothing_is_known_are_not_counted_without_end():
     """A model that is made anew for each step is never known."""
     run = Run(affords=False)
     found = []
-    for index in range(2 * FIRST_FRAMES):
+    for index in range(2 * FIRST_OWNERS):
         with suppress(LookupError):
             found.append(run.run(1, situation=("s", index), step=index))
-    assert found == [True] * FIRST_FRAMES
+    assert found == [True] * FIRST_OWNERS
 
 
-def test_what_varies_without_end_is_counted_by_chance_from_some_time_on():
+def test_what_values_decide_is_counted_by_chance_from_some_time_on():
     """Else each rank counts in steps of its own, and all wait for each of them in turn."""
     run = Run(one_in=64)
     run.learn(1)
-    found = [run.run(1, seen=Seen(100 + step), step=step) for step in range(4000)]
+    found = [run.run(1, seen=Seen(100 + step), fixed=False, step=step) for step in range(4000)]
     assert sum(found[:200]) > MAX_OWED // 2
     late = [step for step, is_counted in enumerate(found) if is_counted and step >= 200]
     assert late == [step for step in range(200, 4000) if run.draws_at(step)]
     assert len(late) > 20
 
 
-def test_sizes_that_follow_no_law_are_counted_by_chance_from_some_time_on():
+def test_sizes_of_which_values_decide_as_well_are_counted_by_chance_from_some_time_on():
     run = Run(one_in=64)
-    found = [run.run(1 + index * index % 37, given=(2 + index * 7919 % 100_003,), step=index) for index in range(4000)]
+    found = [
+        run.run(1 + index * index % 37, given=(2 + index * 7919 % 100_003,), fixed=False, step=index)
+        for index in range(4000)
+    ]
     late = [step for step, is_counted in enumerate(found) if is_counted and step >= 200]
     assert sum(found[:200]) > MAX_OWED // 2
     assert late == [step for step in range(200, 4000) if run.draws_at(step)]
+
+
+def test_what_chance_counts_where_no_figure_was_ready_is_no_audit():
+    """A miss would widen the interval of what nobody booked."""
+    run = Run(one_in=64)
+    for index in range(2000):
+        run.run(1 + index % 5, given=(2 + index * 7919 % 100_003,), fixed=False, step=index)
+    assert run.verdicts == []
+
+
+def test_a_program_in_daily_use_is_not_forgotten_for_others_that_come_up_once():
+    """If this failed, its passages would wait where nobody ever books them."""
+    run = Run()
+    for size in range(2, 12):
+        run.run(size, given=(size,), seen=Seen(size))
+    run.purse.affords, begun = False, len(run.booked)
+    for index in range(2 * MAX_KINSHIPS):
+        assert not run.run(5, given=(5,), seen=Seen(5), step=index)
+        run.run(1, given=(f"another {index}",), step=index)
+    run.settle(is_last=True)
+    assert sum(item.times for item in run.booked[begun:]) == 4 * MAX_KINSHIPS
 
 
 def test_what_was_counted_once_is_relied_on_only_until_it_is_counted_again():
