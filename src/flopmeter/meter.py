@@ -323,10 +323,10 @@ class Meter:
         if verdict.booked is not None or verdict.family is not None:
             self._journal.note_miss(booked=verdict.booked, family=verdict.family)
 
-    def passages_doubted(self, table: str) -> None:
-        """Hear that passages were booked at a table that may not have been theirs."""
+    def passages_doubted(self, table: str | None, *, family: str | None) -> None:
+        """Hear that passages were booked at a table, or as one of a family, that may not have been theirs."""
         if self._journal is not None:
-            self._journal.note_miss(booked=table, family=None)
+            self._journal.note_miss(booked=table, family=family)
 
     def passage_lost(self, *, reason: str, ns: int | None) -> None:
         """Take note of a passage whose work is not known in full."""

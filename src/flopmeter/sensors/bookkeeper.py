@@ -6,13 +6,13 @@ Not here: where the boundaries are (`passage.py`), what is decided (`replay.py`)
 
 import time
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
 from operator import sub
 from typing import Any
 
 import torch
 
 from flopmeter.formulas.book import FormulaBook
+from flopmeter.sensors import inference
 from flopmeter.sensors.allocator import device_marks, marks_between
 from flopmeter.sensors.budget import Budget
 from flopmeter.sensors.draws import Draws
@@ -29,28 +29,17 @@ from flopmeter.sensors.situation import Situation, WatchedModel, WatchedOptimize
 from flopmeter.sensors.threads import OUTLIVED, ThreadWatch
 from flopmeter.sensors.torch_ops import OpRecorder, is_heard
 from flopmeter.sensors.torch_phase import PhaseTracker
-from flopmeter.sensors.trail import BETWEEN, Graphs, Passage, Trail
+from flopmeter.sensors.trail import BETWEEN, Counted, Graphs, Passage, Trail
 from flopmeter.sensors.values import Waiting
 
 SETTLE_NS = 1_000_000_000
 """What ran is booked once this long has passed; until then it is added up where it costs next to nothing."""
 _NONE: tuple[int, ...] = ()
+MAX_WISHES = 8
 OPTIMIZER_END = "optimizer-end"
 INTERRUPTED = "an interrupt came between the end of one passage and the beginning of the next"
 LIFTED = "something took the counter off torch's stack of modes"
 UNKNOWN = "a passage was neither counted nor known: it was new, and counting it was beyond the overhead budget"
-
-
-@dataclass(frozen=True, slots=True)
-class _Counted:
-    """A passage that was counted."""
-
-    choice: Choice
-    witness: Witness
-    marks: tuple[int, ...]
-    ns: int
-    seen: int
-    is_fixed: bool
 
 
 class Bookkeeper:
@@ -70,7 +59,7 @@ class Bookkeeper:
             lambda: OpRecorder(phase.now, self.on_failure, book),
             lambda: sink.passage_lost(reason=OUTLIVED, ns=None),
         )
-        self._late: Waiting[_Counted] = Waiting()
+        self._late: Waiting[Counted] = Waiting()
         self._pricer = Pricer(book, lambda error: sink.sensor_failed(error, ns=self._ending_ns))
         self._open: Passage | None = None
         self._ending_ns: int | None = None
@@ -78,7 +67,7 @@ class Bookkeeper:
         self._settled_ns = 0
         self._was_on = self._was_on_before = False  # in the last passage; in that before a forward or a step
         self._has_cuda = torch.cuda.is_initialized()
-        self._is_wanted = False  # that the mode is on between passages: what follows in an inference mode is unknown
+        self._wishes = 0  # for the mode to be on where a block of inference mode may begin: what runs there is unknown
         self.graphs = Graphs()
         self.lap: Lap | None = None  # while it is on, its open leg is the open passage
         self._parked: Lap | None = None  # one that was just left, and may go on with the next passage
@@ -96,22 +85,20 @@ class Bookkeeper:
             return self.lap.leg.owner is None
         return self._open is not None and self._open.situation[0] == BETWEEN
 
-    @property
-    def _is_counting(self) -> bool:
-        return self._open is not None and self._open.choice is not None and self._open.choice.is_counted
-
     def start(self) -> None:
         """Open the first passage."""
         self._threads.start()
+        inference.listen(id(self))
         self.begin_between("start")
 
     def stop(self) -> None:
         """Let go of the stack of modes, and of new threads."""
         self._closed_ns = None
         self.recorder.retire()
-        if self._was_on and torch.is_inference_mode_enabled():
+        if self._was_on and inference.is_block_open():
             self.recorder.switch_on()  # retired, it lets calls through; the end of this mode wants somebody there
         self._threads.stop()
+        inference.stop_listening(id(self))
 
     def leave(self) -> None:
         """Step off the stack of a forked child: what is open there is its parent's."""
@@ -136,7 +123,7 @@ class Bookkeeper:
 
     def note_region(self, name: str, outs: Sequence[torch.Tensor]) -> None:
         """Note work in the open passage whose inside is not seen."""
-        if self._is_counting:
+        if self._open is not None and self._open.choice is not None and self._open.choice.is_counted:
             self.recorder.note_region(name, outs)
 
     def begin_between(self, after: str) -> None:
@@ -145,11 +132,18 @@ class Bookkeeper:
         The end of `torch.inference_mode` puts back what its beginning found, the hook's key with it. So the mode has
         to be on the stack there if it was before, and must not if it was not.
         """
-        is_counted = True if self._is_wanted else None
-        if torch.is_inference_mode_enabled():
+        is_counted, is_forced = None, inference.is_block_open()
+        if is_forced:
             is_counted = self._was_on_before if after in (FORWARD_END, OPTIMIZER_END) else self._was_on
-            self._is_wanted = not (is_counted or self._plan.is_known((BETWEEN, after), ()))
-        self.begin((BETWEEN, after), (), 0, is_trusted=False, is_counted=is_counted)
+            self._wish(is_counted, (BETWEEN, after), ())
+        elif self._wishes > 0:
+            self._wishes -= 1
+            is_counted = self.budget.can_afford(self.budget.usual_calls) or None
+        self.begin((BETWEEN, after), (), 0, is_trusted=False, is_counted=is_counted, is_forced=is_forced)
+
+    def _wish(self, is_counted: bool, situation: Situation, given: Any) -> None:  # noqa: FBT001
+        """Have the mode on where the next block may begin, if what runs in this one stays unknown."""
+        self._wishes = 0 if is_counted or self._plan.is_known(situation, given) else MAX_WISHES
 
     def begin(
         self,
@@ -160,12 +154,19 @@ class Bookkeeper:
         is_trusted: bool,
         owner: WatchedModel | WatchedOptimizer | None = None,
         is_counted: bool | None = None,
+        is_forced: bool = False,
     ) -> None:
-        """Open a passage; `is_counted`, where it is given, settles whether it is counted: then nothing is chosen."""
+        """Open a passage; `is_counted`, where it is given, settles whether it is counted: then nothing is chosen.
+
+        A passage with gradients may go on beyond the end of a block; there the mode has to stay as the block found it.
+        """
         self.draws.at += 1
         alone = given
         if situation[0] != BETWEEN:
             self._was_on_before = self._was_on
+            if inference.is_block_open() and not torch.is_inference_mode_enabled():
+                is_counted, is_forced = self._was_on, True
+                self._wish(is_counted, situation, given)
         if owner is not None and self.graphs.open and given is not None:
             given = (given, self.graphs.read())
         place = self._plan.pass_by(situation, given, at) if is_counted is None else None
@@ -179,7 +180,7 @@ class Bookkeeper:
                 self.recorder.take()  # what was noted between passages belongs to none
                 self._threads.follow()
         marks = device_marks() if self._has_cuda and situation[0] != BETWEEN else ()
-        if self._go_on(place, choice, marks, is_forced=is_counted is not None):
+        if self._go_on(place, choice, marks, is_forced=is_forced):
             self._closed_ns = None
             return
         self._open = Passage(
@@ -197,7 +198,7 @@ class Bookkeeper:
             time.perf_counter_ns(),
             alone,
             failed=failed,
-            is_forced=is_counted is not None,
+            is_forced=is_forced,
         )
         self._closed_ns = None
 
@@ -208,9 +209,9 @@ class Bookkeeper:
             lap = self._trail.begin_step(lap, self.draws)
         if lap is None or self.budget.is_ample:  # with time to spare, models are looked at each time
             return False
-        known, sizes = (place, ()) if choice is None else (self._plan.find_known(choice), choice.sizes)
+        known = place if choice is None else self._plan.find_known(choice)
         now, due_ns = time.perf_counter_ns(), self._settled_ns + SETTLE_NS
-        if known is None or not lap.resume(known, sizes, now, is_forced=is_forced, marks=marks, due_ns=due_ns):
+        if known is None or not lap.resume(known, choice, now, is_forced=is_forced, marks=marks, due_ns=due_ns):
             return False
         self.lap = lap
         self._trail.leave()
@@ -329,14 +330,14 @@ class Bookkeeper:
             self._sink.passage_lost(reason=passage.failed, ns=ns)
         self.budget.spend(calls=seen)
         is_fixed = not (passage.failed or has_values or gathered.has_values)
-        counted = _Counted(choice, witness, marks, ns, seen, is_fixed)
+        counted = Counted(choice, witness, marks, ns, seen, is_fixed)
         if late:
             self._late.put(calls, counted, late)
         else:
             self._end_counted(counted, calls, is_complete=not passage.failed)
 
     @guarded
-    def _end_counted(self, counted: _Counted, calls: Mapping[Key, int], *, is_complete: bool = True) -> None:
+    def _end_counted(self, counted: Counted, calls: Mapping[Key, int], *, is_complete: bool = True) -> None:
         table = self._pricer.table(calls)
         self._sink.passages_ran(Booking("counted", 1, counted.ns, table=table))
         if not is_complete:
@@ -373,7 +374,7 @@ class Bookkeeper:
         (`begin_between`): that ends here once no such block is open, so that the next one is decided anew.
         """
         running = self._open if self.lap is None else self.lap.leg
-        is_held = running is not None and running.is_forced and not torch.is_inference_mode_enabled()
+        is_held = running is not None and running.is_forced and not inference.is_block_open()
         if is_held or not self.is_between:
             self.end("meter")
             self.begin_between("step")
@@ -385,8 +386,8 @@ class Bookkeeper:
         if change.doubted_since is None:
             self.book_waiting()
             return
-        for name in self._plan.booked_since(owner, change.doubted_since):
-            self._sink.passages_doubted(name)
+        for table, family in self._plan.booked_since(owner, change.doubted_since):
+            self._sink.passages_doubted(table, family=family)
         self.book_waiting(doubted=owner)
 
     def book_waiting(self, *, doubted: Hashable = None, is_last: bool = False) -> None:

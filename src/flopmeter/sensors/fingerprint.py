@@ -11,6 +11,8 @@ import torch
 _MAX_DEPTH = 6
 _MAX_FIELDS = 64
 _PLAIN = frozenset({bool, int, str, type(None)})
+_BOOLS = ("<False>", "<True>")  # in Python, 1 is True and 1.0; to an operator they are not
+_FLOATS = {0.0: "0.0", 1.0: "1.0"}
 _Tensor, _STRIDED = torch.Tensor, torch.strided
 _TensorGuards = getattr(torch._C._dynamo.guards, "TensorGuards", None)  # noqa: SLF001
 
@@ -27,7 +29,7 @@ def take_fingerprint(value: Any, depth: int = _MAX_DEPTH) -> Any:
     """
     kind = type(value)
     if kind in _PLAIN:
-        return value
+        return value if kind is not bool else _BOOLS[value]
     if kind is tuple and depth > 0:  # the usual cases first: this runs at each forward
         return tuple([take_fingerprint(item, depth - 1) for item in value])
     if isinstance(value, _Tensor):
@@ -39,7 +41,7 @@ def take_fingerprint(value: Any, depth: int = _MAX_DEPTH) -> Any:
     if isinstance(value, int | str):
         return value
     if isinstance(value, float):
-        return value if value in (0.0, 1.0) else "float"
+        return _FLOATS.get(value, "float")
     return _fingerprint_nested(value, depth)
 
 

@@ -103,8 +103,12 @@ class ModelGlance:
         frame, sizes = split_sizes(given)
         if frame != self._frame:
             return False
-        self._given, self._is_old, self.sizes = given, False, sizes
+        self.take(given, sizes)
         return True
+
+    def take(self, given: Any, sizes: tuple[int, ...]) -> None:
+        """Take it that the last one that is like this was given that."""
+        self._given, self._is_old, self.sizes = given, False, sizes
 
     @property
     def given(self) -> Any:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 MAX_WAITING = 2048
 MAX_FAMILIES = 32
+ONE_IN_UNAFFORDABLE = 1024
+"""Of passages that should be counted and that the budget does not allow, one in so many is counted all the same."""
 MAX_OWED, OWED_IN = 64, 1024
 """What values decide and was counted so often, and once in so many passages since, is counted by chance from then on:
 on each rank it is something else, and all would wait for the counts of each."""
@@ -92,6 +94,9 @@ class Kinship:
         self.owner = owner
         self.calls = self.usual_ns = self.one_in = self.counts = self.interpolated = 0
         self.is_asked_for = False  # that one should be counted, and was not because the budget did not allow it
+        self.is_gone = False  # that nobody settles it any more
+        self.booked_at = -1
+        self.placed: set[tuple[int, ...]] = set()  # sizes that have a place of their own
         self._families: dict[Hashable, Family] = {}
         self._first: tuple[tuple[int, ...], Seen, Table] | None = None
         self._sort: Hashable = None
@@ -161,7 +166,7 @@ class Kinship:
         waiting.add(ns, one_in)
         return True
 
-    def settle(self, *, is_last: bool, is_doubted: bool = False) -> Iterator[Booking]:
+    def settle(self, now: int, *, is_last: bool, is_doubted: bool = False) -> Iterator[Booking]:
         """Hand over what waits and is foretold by now, as one; `is_last`, the rest too, as a guess."""
         if not self._waiting:
             return
@@ -182,6 +187,7 @@ class Kinship:
                 self._waiting[key] = item
         self.interpolated += whole.times
         if whole.times:
+            self.booked_at = now
             tallies = [foretold.tally for foretold in sums.values()]
             tally = Tally.of(
                 (count for tally in tallies for count in tally.counts),

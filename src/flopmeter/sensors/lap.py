@@ -16,7 +16,7 @@ import torch
 
 from flopmeter.sensors.allocator import device_marks, marks_between
 from flopmeter.sensors.draws import Draws
-from flopmeter.sensors.kinship import Kinship, Waiting
+from flopmeter.sensors.kinship import ONE_IN_UNAFFORDABLE, Kinship, Waiting
 from flopmeter.sensors.place import Choice, Place
 from flopmeter.sensors.situation import Situation, WatchedModel, WatchedOptimizer, count_nodes
 from flopmeter.sensors.variant import Variant
@@ -124,21 +124,16 @@ class Leg:
         """The chance that it had to be counted; none where chance is not asked."""
         return 0 if self.is_forced or self.known.is_asked_for else self.known.one_in
 
+    @property
+    def drawn_in(self) -> int:
+        """The chance that makes the lap end for it, 1 in so many: also that of what the budget refuses."""
+        return ONE_IN_UNAFFORDABLE if self.known.is_asked_for and not self.is_forced else self.one_in
+
     def choice(self, sizes: tuple[int, ...]) -> Choice:
         """Return what was decided of one of these sizes: that it is not counted."""
-        place, kin, known = None, self.kin, self.known
-        if isinstance(known, Place):
-            place = known
-        return Choice(
-            self.situation,
-            self.given,
-            self.at,
-            self.is_trusted,
-            is_counted=False,
-            place=place,
-            kin=kin,
-            sizes=sizes,
-        )
+        place = self.known if isinstance(self.known, Place) else None
+        what = (self.situation, self.given, self.at, self.is_trusted)
+        return Choice(*what, is_counted=False, place=place, kin=self.kin, sizes=sizes)
 
     def covers(self, sizes: tuple[int, ...]) -> bool:
         """Say whether a passage of these sizes is left uncounted: foretold, refused by the budget, or left to chance.
@@ -148,7 +143,7 @@ class Leg:
         kin = self.kin
         if sizes in self.covered:
             return True
-        if kin is None or not (kin.can_foretell(sizes) or kin.is_asked_for or kin.is_worn_out):
+        if kin is None or sizes in kin.placed or not (kin.can_foretell(sizes) or kin.is_asked_for or kin.is_worn_out):
             return False
         if len(self.covered) >= MAX_COVERED:
             self.covered.clear()
@@ -216,7 +211,7 @@ class Lap:
 
     def is_drawn(self) -> bool:
         """Say whether chance has a passage of the running step counted."""
-        step, rates = self._draws.step, [leg.one_in for leg in self.legs]
+        step, rates = self._draws.step, [leg.drawn_in for leg in self.legs]
         if rates != self._rates or self.until < step:
             self._rates, turns = rates, [leg.turn for leg in self.legs]
             self.until = self._draws.find_step(step, SCANNED, turns, rates)
@@ -225,14 +220,14 @@ class Lap:
     def resume(
         self,
         known: Place | Kinship,
-        sizes: tuple[int, ...],
+        choice: Choice | None,
         now_ns: int,
         *,
         is_forced: bool,
         marks: tuple[int, ...],
         due_ns: int,
     ) -> bool:
-        """Open the leg that is expected next, if it is the passage of these sizes that has just begun."""
+        """Open the leg that is expected next, if it is the passage that has just begun and of which this is known."""
         leg = self.leg.following
         if (
             self.is_over
@@ -249,10 +244,11 @@ class Lap:
         self._tape.clear()
         self._marks.clear()
         self._sizes.clear()
-        if leg.kin is not None and not leg.covers(sizes):
+        if leg.kin is not None and not (choice and leg.covers(choice.sizes)):
             return False
-        if leg.has_free_sizes:
-            self._sizes.append(sizes)
+        if leg.has_free_sizes and choice is not None:
+            self._sizes.append(choice.sizes)
+            leg.glance.take(choice.given, choice.sizes)
         self._oldest = leg
         self._open(leg, now_ns)
         return True

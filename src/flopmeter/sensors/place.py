@@ -1,14 +1,16 @@
 """Place: what is known of one situation at one place in a step. Choice: what was decided of a passage before it ran.
 
-Not here: how it is decided (`replay.py`), what passages have in common that differ in sizes alone (`kinship.py`).
+Also the passages that are guesses. Not here: how it is decided (`replay.py`), what passages have in common that differ
+in sizes alone (`kinship.py`).
 """
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from flopmeter.sensors.kinship import MAX_OWED, OWED_IN, Kinship
+from flopmeter.sensors.kinship import MAX_OWED, OWED_IN, Booking, Kinship, Waiting
 from flopmeter.sensors.variant import Variant
+from flopmeter.step import Table
 
 ENOUGH = 16
 """So many passages that were not counted say how long they take."""
@@ -76,3 +78,23 @@ class Choice(NamedTuple):
     place: Place | None = None
     kin: Kinship | None = None
     sizes: tuple[int, ...] = ()
+
+
+class Guesses:
+    """Passages that will be booked as guesses, all of one table together, and the `places` of which some are."""
+
+    def __init__(self) -> None:
+        """Start with none."""
+        self.places: dict[int, Place] = {}
+        self._by_table: dict[str, tuple[Table, Waiting]] = {}
+
+    def add(self, table: Table, ns: int, place: Place | None = None) -> None:
+        """Take one of so many nanoseconds that is guessed to be what this table is."""
+        self._by_table.setdefault(table.name, (table, Waiting()))[1].add(ns, 0)
+        if place is not None:
+            self.places[id(place)] = place
+
+    def bookings(self) -> Iterator[Booking]:
+        """Return them."""
+        for table, waiting in self._by_table.values():
+            yield Booking("modelled", waiting.times, waiting.ns, table=table)

@@ -15,8 +15,8 @@ from typing import Any
 
 from flopmeter.sensors.budget import Budget
 from flopmeter.sensors.draws import Draws
-from flopmeter.sensors.kinship import Booking, Kinship, Seen, Verdict, Waiting, split_sizes
-from flopmeter.sensors.place import ENOUGH, Choice, Place
+from flopmeter.sensors.kinship import ONE_IN_UNAFFORDABLE, Booking, Kinship, Seen, Verdict, Waiting, split_sizes
+from flopmeter.sensors.place import ENOUGH, Choice, Guesses, Place
 from flopmeter.sensors.variant import Variant
 from flopmeter.step import Chance, Table
 
@@ -32,8 +32,6 @@ FIRST_SAMPLES, FIRST_SAMPLED_CALLS, FIRST_EMPTY = 32, 2000, 4
 where they did nothing at all."""
 COUNTS_AFTER_A_MISS = 4
 MAX_STRANGE_MARKS = 8
-ONE_IN_UNAFFORDABLE = 1024
-"""Of passages that should be counted and that the budget does not allow, one in so many is counted all the same."""
 FIRST_OWNERS = 64
 """So many models and optimizers of which nothing is known are counted once, whatever the budget says."""
 
@@ -54,11 +52,10 @@ class ReplayPlan:
         self._kin: OrderedDict[Hashable, Kinship] = OrderedDict()
         self._by_chance: dict[Hashable, tuple[Hashable, Kinship, tuple[int, ...]]] = {}  # met since the last count
         self._dirty: list[tuple[Place, Variant]] = []
-        self._rows = 0
-        self._families = self._met = 0
+        self._rows = self._families = self._met = 0
         self._one_in = 0  # the chance that the passage had to be counted that is open now
         self._evicted: list[Booking] = []
-        self._guesses: dict[str, tuple[Table, Waiting]] = {}
+        self._guesses = Guesses()
         self._last: OrderedDict[tuple[Hashable, ...], Table] = OrderedDict()  # counted, by kind and owner
 
     def pass_by(self, situation: tuple[Hashable, ...], given: Hashable, at: int) -> Place | None:
@@ -81,8 +78,7 @@ class ReplayPlan:
         variant = place.variants.get(seen)
         if variant is None or not variant.is_confirmed or (marks and not self._has_usual_marks(place, variant, marks)):
             return None
-        if place.take_uncounted(1, usual_ns=place.usual_ns + ((ns - place.usual_ns) >> 3)):
-            self._budget.compare(calls=place.last_calls, counted_ns=place.last_ns, usual_ns=place.usual_ns)
+        self._take_uncounted(place, 1, place.usual_ns + ((ns - place.usual_ns) >> 3))
         waiting = variant.waiting
         if not waiting.times:
             self._dirty.append((place, variant))
@@ -113,7 +109,10 @@ class ReplayPlan:
         if not variant.waiting.times:
             self._dirty.append((place, variant))
         variant.waiting.join(more)
-        if place.take_uncounted(more.times, usual_ns=usual_ns):
+        self._take_uncounted(place, more.times, usual_ns)
+
+    def _take_uncounted(self, place: Place, times: int, usual_ns: int) -> None:
+        if place.take_uncounted(times, usual_ns=usual_ns):
             self._budget.compare(calls=place.last_calls, counted_ns=place.last_ns, usual_ns=usual_ns)
 
     def reopen(self, one_in: int) -> None:
@@ -159,7 +158,8 @@ class ReplayPlan:
             if len(self._kin) > MAX_KINSHIPS:
                 _, old = self._kin.popitem(last=False)
                 self._by_chance.clear()  # nothing may wait with one that is gone
-                self._evicted.extend(old.settle(is_last=True))
+                self._evicted.extend(old.settle(0, is_last=True))
+                old.is_gone = True
             is_new = situation[:2] not in self._last and self._met < FIRST_OWNERS
             self._met += is_new
             is_counted = is_new or self._is_affordable(self._budget.usual_calls)
@@ -289,10 +289,8 @@ class ReplayPlan:
     def end_uncounted(self, choice: Choice, witness: Seen, ns: int, *, marks: tuple[int, ...] = ()) -> None:
         """Keep a passage that was not counted until it is booked (`settle`).
 
-        `marks` are what its device handed out meanwhile, empty where nobody tells.
-
-        Another place of the same situation may vouch for a witness, if all of them agree (a last, shorter
-        accumulation).
+        `marks` are what its device handed out meanwhile, empty where nobody tells. Another place of the same situation
+        may vouch for a witness, if all of them agree (a last, shorter accumulation).
 
         Raises:
             LookupError: nothing is known that it could be.
@@ -307,7 +305,8 @@ class ReplayPlan:
         if likeliest is None:
             raise LookupError
         if variant is None or (marks and variant.marks != marks):
-            self._guess(likeliest.table, ns)
+            self._guesses.add(likeliest.table, ns, place)
+            self._take_uncounted(place, 1, place.usual_ns + ((ns - place.usual_ns) >> 3))
             if variant is None:
                 place.owe(COUNTS_AFTER_A_MISS)
             return
@@ -320,26 +319,24 @@ class ReplayPlan:
 
     def _wait_among_kin(self, choice: Choice, witness: Seen, ns: int) -> None:
         kin, table = choice.kin, self._last.get(choice.situation[:2])
-        if kin is not None and kin.counts and kin.wait(choice.sizes, witness, ns, self._one_in):
+        if kin is not None and kin.counts and not kin.is_gone and kin.wait(choice.sizes, witness, ns, self._one_in):
             return
         if table is None:
             raise LookupError
-        self._guess(table, ns)
-
-    def _guess(self, table: Table, ns: int) -> None:
-        self._guesses.setdefault(table.name, (table, Waiting()))[1].add(ns, 0)
+        self._guesses.add(table, ns)
 
     def _find_elsewhere(self, choice: Choice, witness: Seen) -> Variant | None:
         places = self._known.get((choice.situation, choice.given), {})
         found = [place.variants[witness] for place in places.values() if witness in place.variants and place.is_trusted]
         return found[0] if found and len({variant.table.name for variant in found}) == 1 else None
 
-    def booked_since(self, owner: Hashable, since: int) -> Iterator[str]:
-        """Name the tables at which passages of this owner were booked since then."""
+    def booked_since(self, owner: Hashable, since: int) -> Iterator[tuple[str | None, str | None]]:
+        """Name the tables at which passages of this owner were booked since then, and the families."""
         for places in self._known.values():
             for place in places.values():
                 if place.owner == owner and place.booked_at >= since:
-                    yield from {variant.table.name for variant in place.variants.values() if variant.is_confirmed}
+                    yield from [(one.table.name, None) for one in place.variants.values() if one.is_confirmed]
+        yield from [(None, kin.name) for kin in self._kin.values() if kin.owner == owner and kin.booked_at >= since]
 
     def settle(self, now: int, *, doubted: Hashable = None, is_last: bool = False) -> Iterator[Booking]:
         """Hand over what ran and is not booked yet. What belongs to a `doubted` owner is a guess: it has changed.
@@ -348,16 +345,17 @@ class ReplayPlan:
         """
         evicted, self._evicted = self._evicted, []
         yield from evicted
-        guesses, self._guesses = self._guesses, {}
-        for table, waiting in guesses.values():
-            yield Booking("modelled", waiting.times, waiting.ns, table=table)
+        guesses, self._guesses = self._guesses, Guesses()
+        yield from guesses.bookings()
+        for place in guesses.places.values():
+            self._rate(place)
         dirty, self._dirty = self._dirty, []
         for place, variant in dirty:
             if variant.waiting.times:
                 place.booked_at = now
                 yield self._book(place, variant, is_doubted=doubted is not None and place.owner == doubted)
         for kin in self._kin.values():
-            yield from kin.settle(is_last=is_last, is_doubted=doubted is not None and kin.owner == doubted)
+            yield from kin.settle(now, is_last=is_last, is_doubted=doubted is not None and kin.owner == doubted)
             self._rate(kin)
 
     def _book(self, place: Place, variant: Variant, *, is_doubted: bool = False) -> Booking:
@@ -385,6 +383,8 @@ class ReplayPlan:
         """Return the place that a count belongs to; it may have been made, or have had to make room, since it began."""
         places = self._known.setdefault((choice.situation, choice.given), {})
         if choice.at not in places:
+            if choice.kin is not None:
+                choice.kin.placed.add(choice.sizes)
             owner = choice.situation[1] if len(choice.situation) > 1 else None
             owed = FIRST_COUNTS if choice.is_trusted else FIRST_SAMPLES
             places[choice.at] = Place(owner, choice.is_trusted, owed)

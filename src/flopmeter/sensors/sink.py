@@ -14,8 +14,8 @@ class PassageSink(Protocol):
     def passage_audited(self, verdict: Verdict) -> None:
         """Hear of a passage that was counted by chance, or that showed others to be wrong."""
 
-    def passages_doubted(self, table: str) -> None:
-        """Hear that passages were booked at a table that may not have been theirs."""
+    def passages_doubted(self, table: str | None, *, family: str | None) -> None:
+        """Hear that passages were booked at a table, or as one of a family, that may not have been theirs."""
 
     def passage_lost(self, *, reason: str, ns: int | None) -> None:
         """Take note of a passage whose work is not known."""

@@ -10,7 +10,7 @@ from flopmeter.sensors.draws import Draws
 from flopmeter.sensors.kinship import Kinship
 from flopmeter.sensors.lap import Lap, Leg
 from flopmeter.sensors.place import Choice, Place
-from flopmeter.sensors.situation import Situation, WatchedModel, WatchedOptimizer
+from flopmeter.sensors.situation import Situation, WatchedModel, WatchedOptimizer, Witness
 from flopmeter.sensors.variant import Variant
 
 BETWEEN = "between"
@@ -76,6 +76,18 @@ class Passage:
             given,
             is_forced=leg.is_forced,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """A passage that was counted."""
+
+    choice: Choice
+    witness: Witness
+    marks: tuple[int, ...]
+    ns: int
+    seen: int
+    is_fixed: bool
 
 
 class Graph(NamedTuple):

@@ -31,7 +31,7 @@ class Sink:
     def passage_audited(self, verdict):
         self.verdicts.append(verdict)
 
-    def passages_doubted(self, table):
+    def passages_doubted(self, table, *, family):
         self.doubted.append(table)
 
     def passage_lost(self, *, reason, ns):

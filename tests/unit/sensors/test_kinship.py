@@ -55,21 +55,21 @@ def test_passages_wait_until_their_family_is_proven_and_are_booked_together(kin)
     learn(kin, 3)
     for ns, size in ((100, 6), (300, 6), (200, 8)):
         assert kin.wait((size,), Seen(size), ns, 64)
-    assert list(kin.settle(is_last=False)) == []
+    assert list(kin.settle(1, is_last=False)) == []
     for size in (20, 9, 14, 5, 17, 11):
         learn(kin, size)
-    (booking,) = kin.settle(is_last=False)
+    (booking,) = kin.settle(1, is_last=False)
     assert (booking.basis, booking.times, booking.ns, booking.family) == ("interpolated", 3, 600, "7")
     assert booking.tally.flop == sum(table_of(size).tally.flop for size in (6, 6, 8))
     assert booking.most_flop == table_of(8).tally.flop
     assert (booking.chance.one_in, booking.chance.longest_ns) == (64, 300)
-    assert list(kin.settle(is_last=True)) == []
+    assert list(kin.settle(1, is_last=True)) == []
 
 
 def test_what_is_not_foretold_by_the_end_is_a_guess(kin):
     learn(kin, 3)
     kin.wait((6,), Seen(6), 100, 0)
-    (booking,) = kin.settle(is_last=True)
+    (booking,) = kin.settle(1, is_last=True)
     assert (booking.basis, booking.times, booking.ns, booking.table) == ("modelled", 1, 100, table_of(3))
     assert booking.chance is None
     assert booking.family is None
@@ -77,13 +77,13 @@ def test_what_is_not_foretold_by_the_end_is_a_guess(kin):
 
 def test_what_is_doubted_is_a_guess_even_if_it_is_foretold(proven):
     proven.wait((10,), Seen(10), 100, 64)
-    assert [booking.basis for booking in proven.settle(is_last=False, is_doubted=True)] == ["modelled"]
+    assert [booking.basis for booking in proven.settle(1, is_last=False, is_doubted=True)] == ["modelled"]
 
 
 def test_what_shows_another_witness_than_was_foretold_is_a_guess(proven):
     """As many nodes as sizes never made: it was another program."""
     proven.wait((10,), Seen(11), 100, 64)
-    assert [booking.basis for booking in proven.settle(is_last=False)] == ["modelled"]
+    assert [booking.basis for booking in proven.settle(1, is_last=False)] == ["modelled"]
 
 
 def test_an_audit_that_agrees_says_so_and_a_miss_names_the_family(proven):
@@ -106,18 +106,18 @@ def test_where_values_lead_nothing_is_ever_foretold(proven):
         assert learn(proven, size) is None
     assert not proven.can_foretell((10,))
     proven.wait((10,), Seen(10), 100, 64)
-    assert list(proven.settle(is_last=False)) == []
-    assert [booking.basis for booking in proven.settle(is_last=True)] == ["modelled"]
+    assert list(proven.settle(1, is_last=False)) == []
+    assert [booking.basis for booking in proven.settle(1, is_last=True)] == ["modelled"]
 
 
 def test_families_are_told_apart_by_the_sort_of_their_witness(proven):
     """Passages that end in the optimizer have a cost of their own, and are foretold once they were counted."""
     proven.wait((10,), Seen(10, "optimizer"), 100, 64)
-    assert list(proven.settle(is_last=False)) == []
+    assert list(proven.settle(1, is_last=False)) == []
     for size in (3, 20, 9, 14, 5, 17, 11):
         assert learn(proven, size, cost=2 * size, seen=Seen(size, "optimizer")) is None
     proven.wait((10,), Seen(10), 100, 64)
-    (booking,) = proven.settle(is_last=False)
+    (booking,) = proven.settle(1, is_last=False)
     assert booking.tally.flop == table_of(20).tally.flop + table_of(10).tally.flop
 
 
