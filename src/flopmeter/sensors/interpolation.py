@@ -21,7 +21,7 @@ MAX_SETBACKS = 16
 FAILED_CUT = 4
 FIRST_CUT = 16
 MAX_BRANCHES = 16
-MAX_KEPT = 256
+MAX_KEPT = 64
 
 Sizes: TypeAlias = tuple[int, ...]
 _Key = TypeVar("_Key")

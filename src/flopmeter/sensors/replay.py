@@ -24,7 +24,7 @@ MAX_SITUATIONS = 4096
 MAX_PLACES = 64
 """From here on the passages of a step share a place: one that never ends (an evaluation) would else never replay."""
 MAX_KINSHIPS = 256
-MAX_BY_CHANCE = 512
+MAX_BY_CHANCE = 64
 MAX_ROWS = 50_000
 FIRST_COUNTS = 2
 FIRST_SAMPLES, FIRST_SAMPLED_CALLS, FIRST_EMPTY = 32, 2000, 4
