@@ -206,8 +206,7 @@ class Meter:
         if type(samples) is not int or samples:  # the usual nought needs no check
             samples = check_count(samples)
         self._has_explicit_steps = True
-        self._sensor.new_step()
-        self._sensor.begin_step(self._journal.recording.finish_step(tokens=tokens, samples=samples))
+        self._sensor.new_step(self._journal.recording.finish_step(tokens=tokens, samples=samples))
         if time.monotonic_ns() - self._last_flush_ns >= self._settings.interval_ns:
             self._flush()
 

@@ -13,10 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch.nn.modules.module import (
-    register_module_module_registration_hook,
-    register_module_parameter_registration_hook,
-)
+from torch.nn.modules import module as modules
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from flopmeter.formulas.book import FormulaBook
@@ -88,8 +85,8 @@ class TorchSensor:
         self._handles += [
             register_optimizer_step_pre_hook(BoundaryHook(self._optimizer_begins, self.on_failure)),
             register_optimizer_step_post_hook(BoundaryHook(self._optimizer_ended, self.on_failure)),
-            register_module_module_registration_hook(self._part_registered),
-            register_module_parameter_registration_hook(self._part_registered),
+            modules.register_module_module_registration_hook(self._part_registered),
+            modules.register_module_parameter_registration_hook(self._part_registered),
         ]
         self._compiles.look()
         reference = weakref.ref(self)
@@ -112,9 +109,8 @@ class TorchSensor:
         """Make a module's forward a boundary; a second call for the same module changes nothing."""
         if id(module) in self._models:
             return
-        watched = WatchedModel(module)
         self._books.leave_lap()
-        self._models[id(module)] = watched
+        watched = self._models[id(module)] = WatchedModel(module)
         if isinstance(module, torch.jit.ScriptModule):
             self._sink.passage_lost(reason=SCRIPTED, ns=0)  # its work is counted, between passages
             return
@@ -131,18 +127,23 @@ class TorchSensor:
             self._settle_all()
             self._books.begin_between("meter")
 
-    @guarded
-    def new_step(self) -> None:
-        """Close the running passage as the last of its step, unless it runs between others (`Bookkeeper.end_step`)."""
+    def new_step(self, index: int) -> None:
+        """Close the running passage as the last of its step, unless it runs between others; go on in step `index`."""
         begun = _clock()
         self._has_steps, lap = True, self._books.lap
         if lap is None or lap.leg.owner is not None or lap.leg.is_forced:
-            if not self._is_ours():
-                return
+            self._end_step()
+        else:
+            self._place = 0
+        self.begin_step(index)
+        self._budget.hook_ns += _clock() - begun
+
+    @guarded
+    def _end_step(self) -> None:
+        if self._is_ours():
+            self._place = 0
             self._phase.leave_forwards()
             self._books.end_step()
-        self._place = 0
-        self._budget.hook_ns += _clock() - begun
 
     @guarded
     def settle(self) -> None:
@@ -183,7 +184,7 @@ class TorchSensor:
             self._place += 1
             if self._models[id(module)].end is not None:
                 self._begin_leg(lap.leg)
-            if lap.is_full:
+            if len(lap.tape) > lap.full:
                 self._books.look_at_lap()
             self._budget.hook_ns += _clock() - begun
             return

@@ -14,6 +14,7 @@ from flopmeter.step import Table
 
 ENOUGH = 16
 """So many passages that were not counted say how long they take."""
+COUNTS_AFTER_A_MISS = 4
 
 
 @dataclass(slots=True)
@@ -22,7 +23,7 @@ class Place:
 
     Units: `calls` operator calls of a count, the mean of all but the last: else a dear one would be drawn for less
     often, and what the others are booked at for longer; `last_calls` and `last_ns` are of the last count. `usual_ns` is
-    the mean duration when it is not counted.
+    the mean duration when it is not counted. `missed` says how often in a row counts were looked for in vain.
     """
 
     owner: Hashable
@@ -41,6 +42,7 @@ class Place:
     booked_at: int = -1
     one_in: int = 0
     owed_counts: int = 0
+    missed: int = 0
 
     def take_uncounted(self, times: int, *, usual_ns: int) -> bool:
         """Take so many passages that were not counted; say whether by now it is known how long these take."""
@@ -61,6 +63,16 @@ class Place:
         """Have so many of the next ones counted, unless chance has to do."""
         if not self.is_worn_out:
             self.owed = max(self.owed, counts)
+
+    def miss(self) -> None:
+        """Take a passage whose witness no two counts vouch for: have the next ones counted, each time twice as many.
+
+        What comes every tenth step (a penalty, a second loss) falls between four counts each time. After `MAX_OWED` in
+        vain it is left to chance, but for those four.
+        """
+        counts = COUNTS_AFTER_A_MISS << self.missed
+        self.missed += counts <= MAX_OWED
+        self.owe(counts if counts <= MAX_OWED else COUNTS_AFTER_A_MISS)
 
 
 class Choice(NamedTuple):

@@ -30,7 +30,6 @@ FIRST_COUNTS = 2
 FIRST_SAMPLES, FIRST_SAMPLED_CALLS, FIRST_EMPTY = 32, 2000, 4
 """How many passages that nothing vouches for are counted before they are sampled: as long as that is cheap, and fewer
 where they did nothing at all."""
-COUNTS_AFTER_A_MISS = 4
 MAX_STRANGE_MARKS = 8
 FIRST_OWNERS = 64
 """So many models and optimizers of which nothing is known are counted once, whatever the budget says."""
@@ -254,7 +253,8 @@ class ReplayPlan:
             return verdict
         if variant.table.name != table.name:
             return self._take_change(place, variant, table, choice)
-        variant.is_confirmed = True
+        if not variant.is_confirmed:
+            variant.is_confirmed, place.missed = True, 0
         place.owed -= 1
         return Verdict() if choice.is_drawn else None
 
@@ -308,7 +308,7 @@ class ReplayPlan:
             self._guesses.add(likeliest.table, ns, place)
             self._take_uncounted(place, 1, place.usual_ns + ((ns - place.usual_ns) >> 3))
             if variant is None:
-                place.owe(COUNTS_AFTER_A_MISS)
+                place.miss()
             return
         if not variant.is_confirmed:
             variant.is_relied_on = True

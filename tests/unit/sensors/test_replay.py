@@ -10,9 +10,8 @@ from flopmeter.sensors import replay
 from flopmeter.sensors.budget import Budget
 from flopmeter.sensors.draws import Draws
 from flopmeter.sensors.kinship import Booking, Verdict
-from flopmeter.sensors.place import ENOUGH, MAX_OWED
+from flopmeter.sensors.place import COUNTS_AFTER_A_MISS, ENOUGH, MAX_OWED
 from flopmeter.sensors.replay import (
-    COUNTS_AFTER_A_MISS,
     FIRST_COUNTS,
     FIRST_OWNERS,
     FIRST_SAMPLED_CALLS,
@@ -192,6 +191,33 @@ def test_a_witness_never_seen_is_a_guess_and_the_next_ones_are_counted():
     assert (guess.basis, guess.table, guess.chance) == ("modelled", table_of(2), None)
     assert [run.run(5, seen=Seen(99)) for _ in range(COUNTS_AFTER_A_MISS + 1)] == [True] * COUNTS_AFTER_A_MISS + [False]
     assert run.settle()[0].table == table_of(5)
+
+
+@pytest.mark.parametrize("period", [5, 7, 16])
+def test_what_comes_once_in_many_steps_is_counted_at_last(period):
+    """A penalty every 16 steps falls between the counts that follow its first appearance: else a guess for ever."""
+    run = Run()
+    run.learn(2)
+    for step in range(40 * period):
+        rare = step % period == 0
+        run.run(5 if rare else 2, seen=Seen(99 if rare else 1))
+    run.settle()
+    by_table = [(booking.basis, booking.table.name) for booking in run.booked]
+    assert ("replayed", table_of(5).name) in by_table
+    guessed = sum(booking.times for booking in run.booked if booking.basis == "modelled")
+    assert guessed <= 5
+
+
+def test_what_never_comes_again_is_looked_for_no_longer():
+    """Else each passage that is unlike all others has 64 counted after it, as long as the run is."""
+    run = Run()
+    run.learn(2)
+    counted = []
+    for odd in range(20):
+        run.run(5, seen=Seen(1000 + odd))
+        counted.append(sum(run.run(2) for _ in range(2 * MAX_OWED)))
+    assert max(counted) <= MAX_OWED
+    assert counted[-5:] == [COUNTS_AFTER_A_MISS] * 5
 
 
 def test_a_cost_that_changes_under_the_same_witness_is_a_miss_and_sampled_from_then_on():

@@ -171,10 +171,10 @@ def test_a_passage_whose_cost_lies_in_values_is_never_replayed(segments):
     sensor.watch(model)
     sensor.start()
     with torch.no_grad():
-        for factor in (1, 1, 2, 1):
+        for step, factor in enumerate((1, 1, 2, 1), 1):
             model.offsets = OFFSETS * factor
             model(torch.rand(4))
-            sensor.new_step()
+            sensor.new_step(step)
     sensor.stop()
     assert sink.figures == [25, 25, 100, 25]
     assert {basis for _, basis in sink.ran} == {"counted"}
@@ -208,10 +208,10 @@ def test_a_passage_whose_tensors_store_more_or_less_is_never_replayed():
     sensor.watch(model)
     sensor.start()
     with torch.no_grad():
-        for edges in (4, 4, 4, 16, 4):
+        for step, edges in enumerate((4, 4, 4, 16, 4), 1):
             model.graph = (torch.eye(4) if edges == 4 else torch.ones(4, 4)).to_sparse()
             model(torch.rand(4, 2))
-            sensor.new_step()
+            sensor.new_step(step)
     sensor.stop()
     assert {basis for _, basis in sink.ran} == {"counted"}
     assert [flop for flop in sink.products if flop] == [16, 16, 16, 64, 16]
