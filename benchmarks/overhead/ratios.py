@@ -1,6 +1,6 @@
-"""What times that were taken in turns say: ratios within a turn, tails, sums, each with its interval.
+"""What times that were taken in turns say: ratios step by step, tails, sums, each with its interval.
 
-An interval is from 2.5 to 97.5 of a hundred resamplings by blocks of neighbouring turns: what disturbs one turn on a
+An interval is from 2.5 to 97.5 of a hundred resamplings by blocks of neighbouring steps: what disturbs one step on a
 shared machine disturbs the next one too. Not here: how the times were taken (`turns.py`).
 """
 
@@ -10,21 +10,21 @@ from typing import Any
 import numpy as np
 
 RESAMPLINGS = 500
-BLOCK = 25
+BLOCK = 100
 
 Figure = dict[str, Any]
 Statistic = Callable[[np.ndarray], float]
 
 
 def estimate(statistic: Statistic, *times: Sequence[float], seed: int = 0) -> Figure:
-    """Return a statistic of some rows of times and its interval; turns are resampled, all rows alike.
+    """Return a statistic of some rows of times and its interval; steps are resampled, all rows alike.
 
-    The statistic takes an array of rows by turns.
+    The statistic takes an array of rows by steps.
     """
     rows = np.array(times, dtype=float)
-    turns = rows.shape[1]
-    block = max(1, min(BLOCK, turns // 4))
-    blocks = turns // block
+    steps = rows.shape[1]
+    block = max(1, min(BLOCK, steps // 4))
+    blocks = steps // block
     draws = np.random.default_rng(seed)
     again = []
     for _ in range(RESAMPLINGS):
@@ -35,7 +35,7 @@ def estimate(statistic: Statistic, *times: Sequence[float], seed: int = 0) -> Fi
 
 
 def median_ratio(rows: np.ndarray) -> float:
-    """Median over turns of row 1 to row 0."""
+    """Median over steps of row 1 to row 0."""
     return float(np.median(rows[1] / rows[0]))
 
 

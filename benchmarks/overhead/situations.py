@@ -37,7 +37,7 @@ Work = Callable[[int], torch.Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Situation:
-    """A program: its model, and the work of one turn for these batches, which returns a loss or a text."""
+    """A program: its model, and the work of one step for these batches, which returns a loss or a text."""
 
     size: Size
     make: Callable[[Training, list[torch.Tensor]], Work]
@@ -88,20 +88,20 @@ def situations(layers: int) -> dict[str, Situation]:
     }
 
 
-def texts_of(situation: Situation, turns: int, seed: int) -> list[torch.Tensor]:
-    """Return the batch of each turn; the same seed, the same batches."""
+def texts_of(situation: Situation, steps: int, seed: int) -> list[torch.Tensor]:
+    """Return the batch of each step; the same seed, the same batches."""
     generator = torch.Generator().manual_seed(seed)
-    lengths = torch.randint(SHORTEST, LONGEST + 1, (turns,), generator=generator).tolist()
+    lengths = torch.randint(SHORTEST, LONGEST + 1, (steps,), generator=generator).tolist()
     return [batch(length=length if situation.is_varied else SHORTEST, generator=generator) for length in lengths]
 
 
-def measure_times(name: str, layers: int, turns: int) -> Times:
+def measure_times(name: str, layers: int, steps: int) -> Times:
     """Let the program run with the meter and, twice, without; in this process."""
     situation = situations(layers)[name]
-    training, texts = Training(situation.size), texts_of(situation, turns, seed=1)
+    training, texts = Training(situation.size), texts_of(situation, steps, seed=1)
     work = situation.make(training, texts)
     program = Program(model=training.model, optimizer=training.optimizer, work=work, tokens=texts[0].numel())
-    return take_turns(program, turns=turns)
+    return take_turns(program, steps=steps)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +138,7 @@ def run(name: str, layers: int, steps: int, way: str) -> Outcome:
 
 
 def compare_times(times: Times) -> dict[str, Any]:
-    """Return the sums and ratios of a program's turns, also tenth by tenth: the first ones hold what is counted."""
+    """Return the sums and ratios of a program's steps, also tenth by tenth: the first ones hold what is counted."""
     plain, control, metered = (times.steps[name] for name in ("plain", "control", METERED))
     around = (times.start_ns + times.close_ns) / len(metered)
     tenths = [
@@ -147,7 +147,7 @@ def compare_times(times: Times) -> dict[str, Any]:
     ]
     return {
         "pairs": len(plain),
-        "plain_turn_ms": ratios.milliseconds(plain, 0.5),
+        "plain_step_ms": ratios.milliseconds(plain, 0.5),
         "whole_run_ratio_control": ratios.estimate(ratios.sum_ratio, plain, control),
         "whole_run_ratio_metered": ratios.estimate(ratios.sum_ratio, plain, [ns + around for ns in metered]),
         "ratio_metered_by_tenths": tenths,
@@ -184,7 +184,7 @@ def compare_outcomes(plain: Outcome, exact: Outcome, metered: Outcome) -> dict[s
 def main() -> int:
     """Measure, print, write; 1 where a figure is wrong or bits differ."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--turns", type=int, default=2000, help="turns of each variant")
+    parser.add_argument("--timed", type=int, default=2000, help="steps of each variant whose time is taken")
     parser.add_argument("--steps", type=int, default=400, help="steps of the runs whose figures are compared")
     parser.add_argument("--only", default="", help="situations whose names hold this word")
     parser.add_argument("--quick", action="store_true", help="a few steps of a smaller model, to see whether it runs")
@@ -192,11 +192,11 @@ def main() -> int:
     args = parser.parse_args()
     layers = 2 if args.quick else 12
     if args.quick:
-        args.turns, args.steps = 12, 12
-    command = f"situations.py --turns {args.turns} --steps {args.steps}" + (f" --only {args.only}" * bool(args.only))
+        args.timed, args.steps = 12, 12
+    command = f"situations.py --timed {args.timed} --steps {args.steps}" + (f" --only {args.only}" * bool(args.only))
     found, bars, faults = {}, [], 0
     for name in [one for one in situations(layers) if args.only in one]:
-        times = compare_times(in_fresh_process(measure_times, name, layers, args.turns))
+        times = compare_times(in_fresh_process(measure_times, name, layers, args.timed))
         outcomes = [in_fresh_process(run, name, layers, args.steps, way) for way in ("plain", "exact", "metered")]
         figure = compare_outcomes(*outcomes)
         found[name] = {"times": times, "figure": figure}

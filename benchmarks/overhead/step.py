@@ -21,7 +21,18 @@ from models import Size, Training, batch
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
-from turns import BUDGET, METERED, Program, Times, Turn, in_fresh_process, join_rounds, settle, take_turns
+from turns import (
+    BUDGET,
+    METERED,
+    STEPS_AT_A_TIME,
+    Program,
+    Times,
+    Work,
+    in_fresh_process,
+    join_rounds,
+    settle,
+    take_turns,
+)
 
 from flopmeter import Meter
 
@@ -30,14 +41,14 @@ TOKENS = SEQUENCES * LENGTH
 PEERS = ("plain", "empty_mode", "flop_counter_mode", "profiler", "profiler_read", "counting")
 
 
-def metered_round(size: Size, turns: int, seed: int) -> Times:
+def metered_round(size: Size, steps: int, at_a_time: int, seed: int) -> Times:
     """Train with the meter and, twice, without; in this process."""
     training = Training(size, seed=seed)
     text = batch(sequences=SEQUENCES, length=LENGTH)
     program = Program(
         model=training.model, optimizer=training.optimizer, work=lambda _: training.step(text), tokens=TOKENS
     )
-    return take_turns(program, turns=turns, seed=seed)
+    return take_turns(program, steps=steps, at_a_time=at_a_time, seed=seed)
 
 
 def compare(rounds: Sequence[Times], *, warm: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -92,7 +103,7 @@ class EmptyMode(TorchDispatchMode):
 
 
 @contextmanager
-def around(variant: str, training: Training, text: torch.Tensor) -> Iterator[Turn]:
+def around(variant: str, training: Training, text: torch.Tensor) -> Iterator[Work]:
     """Enter what a variant has around its training; what it has around a step is in the step."""
     if variant == "counting":
         with (
@@ -161,18 +172,20 @@ def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3, help="metered runs, each in a process of its own")
-    parser.add_argument("--turns", type=int, default=5000, help="steps of each run")
+    parser.add_argument("--steps", type=int, default=5000, help="steps of each run")
+    parser.add_argument("--at-a-time", type=int, default=STEPS_AT_A_TIME, help="steps of a turn")
     parser.add_argument("--warm", type=int, default=50, help="steps before ratios are taken; the whole run holds them")
     parser.add_argument("--peer-turns", type=int, default=200)
     parser.add_argument("--quick", action="store_true", help="a few steps of a smaller model, to see whether it runs")
     parser.add_argument("--out", type=Path, default=None)
     args = parser.parse_args()
     if args.quick:
-        args.rounds, args.turns, args.warm, args.peer_turns = 1, 20, 8, 3
+        args.rounds, args.steps, args.warm, args.peer_turns = 1, 20, 8, 3
     size = Size(layers=2 if args.quick else 12, width=32)
-    command = f"step.py --rounds {args.rounds} --turns {args.turns} --warm {args.warm} --peer-turns {args.peer_turns}"
+    command = f"step.py --rounds {args.rounds} --steps {args.steps} --at-a-time {args.at_a_time} --warm {args.warm}"
+    command += f" --peer-turns {args.peer_turns}"
 
-    rounds = [in_fresh_process(metered_round, size, args.turns, seed) for seed in range(args.rounds)]
+    rounds = [in_fresh_process(metered_round, size, args.steps, args.at_a_time, seed) for seed in range(args.rounds)]
     figures, bars = compare(rounds, warm=args.warm)
     times = measure_peers(size, turns=args.peer_turns, warm=5)
     peers = {name: ratios.estimate(ratios.median_ratio, times["plain"], times[name]) for name in PEERS[1:]}

@@ -3,7 +3,8 @@
 Processes of their own differ by several percent for no reason but where their memory lies. So the variants share one
 process, one model and one optimizer; each runs on its own thread while the others sleep, and a meter meters only the
 thread that started it. Hooks hang on modules and optimizers, which all threads share: they are taken out of torch's
-tables, outside the clock, while a variant without a meter has its turn.
+tables, outside the clock, while a variant without a meter has its turn. A turn is many steps, as a run is: after a
+step of another variant the meter finds its code in no cache and, as clocks go on, what it does twice a second due.
 Not here: the programs (`models.py`), what is made of the times (`ratios.py`).
 """
 
@@ -31,15 +32,16 @@ import flopmeter
 from flopmeter import Account, Meter
 
 METERED = "metered"
+STEPS_AT_A_TIME = 100
 LANES = ("plain", "control", METERED)
 BUDGET = 0.01
 
-Turn = Callable[[int], object]
+Work = Callable[[int], object]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Times:
-    """What one round of turns took.
+    """What the steps of one round took.
 
     Units: nanoseconds; `start_ns` and `close_ns` are the meter's own start and end, which no turn holds.
     """
@@ -52,21 +54,21 @@ class Times:
 
 
 class Lane:
-    """A thread that does its work at each turn, and sleeps between."""
+    """A thread that does its work at each turn, some steps of it, and sleeps between."""
 
-    def __init__(self, around: Callable[[], AbstractContextManager[Turn]]) -> None:
+    def __init__(self, around: Callable[[], AbstractContextManager[Work]]) -> None:
         """Enter, on the thread, what is around the work; return when that is done."""
         self.times: list[int] = []
         self._around = around
-        self._asked: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+        self._asked: queue.SimpleQueue[Sequence[int] | None] = queue.SimpleQueue()
         self._done: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
         self._wait()
 
-    def turn(self, number: int) -> None:
-        """Let the lane do its work once."""
-        self._asked.put(number)
+    def turn(self, numbers: Sequence[int]) -> None:
+        """Let the lane do these steps of its work."""
+        self._asked.put(numbers)
         self._wait()
 
     def close(self) -> None:
@@ -85,10 +87,11 @@ class Lane:
             torch.set_num_threads(1)
             with self._around() as work:
                 self._done.put(None)
-                while (number := self._asked.get()) is not None:
-                    begun = time.perf_counter_ns()
-                    work(number)
-                    self.times.append(time.perf_counter_ns() - begun)
+                while (numbers := self._asked.get()) is not None:
+                    for number in numbers:
+                        begun = time.perf_counter_ns()
+                        work(number)
+                        self.times.append(time.perf_counter_ns() - begun)
                     self._done.put(None)
             self._done.put(None)
         except BaseException as error:  # noqa: BLE001 # it is raised where the turn was asked for
@@ -129,14 +132,14 @@ def hook_tables(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> Ite
 
 @dataclass(slots=True, kw_only=True)
 class Program:
-    """What takes turns: a model, its optimizer, and the work of one turn; `tokens` is what the meter is told.
+    """What takes turns: a model, its optimizer, and the work of one step; `tokens` is what the meter is told.
 
-    Units: `start_ns`, `close_ns` nanoseconds that the meter took before the first turn and after the last.
+    Units: `start_ns`, `close_ns` nanoseconds that the meter took before the first step and after the last.
     """
 
     model: torch.nn.Module
     optimizer: torch.optim.Optimizer
-    work: Turn
+    work: Work
     tokens: int
     budget: float = BUDGET
     start_ns: int = field(default=0, init=False)
@@ -144,13 +147,13 @@ class Program:
     account: Account | None = field(default=None, init=False)
 
     @contextmanager
-    def unmetered(self) -> Iterator[Turn]:
+    def unmetered(self) -> Iterator[Work]:
         """Do the work as it is."""
         yield self.work
 
     @contextmanager
-    def metered(self) -> Iterator[Turn]:
-        """Do the work with a meter around it all and a step told at the end of each turn.
+    def metered(self) -> Iterator[Work]:
+        """Do the work with a meter around it all that is told of each step.
 
         The meter may spend a share of wall time, in which the other lanes have their turns too: theirs is not its.
         """
@@ -158,29 +161,29 @@ class Program:
             begun = time.perf_counter_ns()
             with Meter(Path(folder) / "run", model=self.model, overhead_budget=self.budget / len(LANES)) as meter:
 
-                def turn(number: int) -> None:
+                def step(number: int) -> None:
                     self.work(number)
                     meter.step(tokens=self.tokens)
 
                 self.start_ns = time.perf_counter_ns() - begun
-                yield turn
+                yield step
                 begun = time.perf_counter_ns()
             self.close_ns = time.perf_counter_ns() - begun
             self.account = Account.of(Path(folder) / "run")
 
 
-def take_turns(program: Program, *, turns: int, seed: int = 0) -> Times:
-    """Let each variant have this many turns, in an order drawn anew each time."""
+def take_turns(program: Program, *, steps: int, at_a_time: int = STEPS_AT_A_TIME, seed: int = 0) -> Times:
+    """Let each variant make this many steps, some at a time, in an order drawn anew for each turn."""
     gc.collect()
     lanes = {name: Lane(program.metered if name == METERED else program.unmetered) for name in LANES}
     hooks = Hooks(program.model, program.optimizer)
     order, draws = [METERED, *(name for name in LANES if name != METERED)], random.Random(seed)  # noqa: S311 # no secret
-    for number in range(turns):
+    for first in range(0, steps, at_a_time):
         for name in order:
             hooks.take_out()  # the same is done before each turn, so that no lane finds warmer caches
             if name == METERED:
                 hooks.put_back()
-            lanes[name].turn(number)
+            lanes[name].turn(range(first, min(first + at_a_time, steps)))
             if name != METERED:
                 hooks.put_back()
         draws.shuffle(order)
@@ -215,5 +218,5 @@ def in_fresh_process(work: Callable[..., Any], *args: Any) -> Any:
 
 
 def join_rounds(rounds: Sequence[Times], *, warm: int) -> dict[str, list[int]]:
-    """Return the times of all rounds as one, each without its first turns."""
+    """Return the times of all rounds as one, each without its first steps."""
     return {name: [ns for one in rounds for ns in one.steps[name][warm:]] for name in LANES}

@@ -50,9 +50,9 @@ def program():
     return turns.Program(model=model, optimizer=optimizer, work=work, tokens=2)
 
 
-def test_variants_take_equally_many_turns_and_one_of_them_is_metered(program):
+def test_variants_make_equally_many_steps_and_one_of_them_is_metered(program):
     """Else a ratio is one of different work, or of no meter."""
-    times = turns.take_turns(program, turns=12)
+    times = turns.take_turns(program, steps=12, at_a_time=5)
     assert {name: len(steps) for name, steps in times.steps.items()} == dict.fromkeys(turns.LANES, 12)
     assert sum(times.passages.values()) >= 24  # a forward and an optimizer's step each
     assert times.start_ns > 0
@@ -69,7 +69,7 @@ def test_a_variant_without_a_meter_meets_no_hook(program):
         before(number)
 
     program.work = work
-    turns.take_turns(program, turns=3)
+    turns.take_turns(program, steps=3, at_a_time=1)
     assert sorted(seen)[:6] == [0] * 6
     assert min(sorted(seen)[6:]) > 0
 
@@ -103,7 +103,7 @@ def test_what_fails_on_a_thread_fails_the_measurement():
 
     lane = turns.Lane(around)
     with pytest.raises(ValueError, match="broken"):
-        lane.turn(0)
+        lane.turn([0])
 
 
 def test_a_ratio_is_found_through_what_disturbs_both():
@@ -120,7 +120,7 @@ def test_a_ratio_is_found_through_what_disturbs_both():
     assert abs(ratios.estimate(ratios.median_ratio, plain, control)["figure"] - 1) < 0.003
 
 
-def test_sums_and_tails_are_those_of_all_turns():
+def test_sums_and_tails_are_those_of_all_steps():
     assert ratios.estimate(ratios.sum_ratio, [1] * 40, [1] * 39 + [3])["figure"] == 1.05
     assert ratios.estimate(ratios.tail_ratio, [2] * 40, [4] * 40) == {"figure": 2.0, "interval": [2.0, 2.0]}
     assert ratios.milliseconds([1_000_000, 3_000_000], 0.5) == 2.0
