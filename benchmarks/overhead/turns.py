@@ -32,7 +32,7 @@ import flopmeter
 from flopmeter import Account, Meter
 
 METERED = "metered"
-STEPS_AT_A_TIME = 100
+STEPS_AT_A_TIME = 50
 LANES = ("plain", "control", METERED)
 BUDGET = 0.01
 
