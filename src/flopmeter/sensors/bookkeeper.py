@@ -81,9 +81,8 @@ class Bookkeeper:
     @property
     def is_between(self) -> bool:
         """Whether the open passage is one that runs between others."""
-        if self.lap is not None:
-            return self.lap.leg.owner is None
-        return self._open is not None and self._open.situation[0] == BETWEEN
+        is_open = self._open is not None and self._open.situation[0] == BETWEEN
+        return is_open if self.lap is None else self.lap.leg.owner is None
 
     def start(self) -> None:
         """Open the first passage."""
@@ -236,18 +235,21 @@ class Bookkeeper:
 
     def _settle_lap(self, lap: Lap) -> bool:
         """Keep for the books what ran; say whether all of it was as expected."""
-        taped_ns = lap.taped_ns
-        told = lap.settle()
-        if told is None:
-            self._sink.passage_lost(reason=INTERRUPTED, ns=taped_ns)
-            return False
-        for leg in lap.legs:
-            if leg.times and leg.variant is not None and isinstance(leg.known, Place):
-                self._plan.wait_for(leg.known, leg.variant, leg.take(), usual_ns=leg.usual_ns)
-        for leg, nodes, reached, marks, ns, sizes, _ in told:
-            self._plan.reopen(leg.one_in)
-            self._end_uncounted(leg.choice(sizes), Witness(nodes, reached, leg.ended_by), marks, ns)
-        return all(one.is_expected for one in told) and not any(self._plan.is_due(leg.known) for leg in lap.legs)
+        taped_ns, is_kept = lap.taped_ns, False
+        try:
+            told = lap.settle()
+            for leg in lap.legs:
+                if leg.times and leg.variant is not None and isinstance(leg.known, Place):
+                    self._plan.wait_for(leg.known, leg.variant, leg.take(), usual_ns=leg.usual_ns)
+            for leg, nodes, reached, marks, ns, sizes, _ in told or ():
+                self._plan.reopen(leg.one_in)
+                self._end_uncounted(leg.choice(sizes), Witness(nodes, reached, leg.ended_by), marks, ns)
+            is_kept = told is not None
+        finally:
+            if not is_kept:
+                self._sink.passage_lost(reason=INTERRUPTED, ns=taped_ns)
+        is_expected = is_kept and all(one.is_expected for one in told or ())
+        return is_expected and not any(self._plan.is_due(leg.known) for leg in lap.legs)
 
     def expire_lap(self) -> None:
         """Have no lap go on: something was added to a model. Any thread may say so; the next boundary acts on it."""

@@ -356,7 +356,10 @@ class Lap:
 
         None where an interrupt left a note out: which passage is which cannot be told then.
         """
-        tape, marks, leg = self.tape, self._marks, self._oldest
+        tape, marks, taken, leg = self.tape, self._marks, self._sizes, self._oldest
+        # Interrupted from here on it loses what the caller will own up to; read again, that would be booked twice.
+        self.tape, self._marks, self._sizes = tape[-_WIDTH:], marks[-1:], taken[-1:] * self.leg.has_free_sizes
+        self._oldest = self.leg
         closed, rest = divmod(len(tape) - _WIDTH, _WIDTH)
         if rest or (self._has_marks and len(marks) != closed + 1):
             return None
@@ -364,9 +367,9 @@ class Lap:
         if self.legs[(at + closed) % ring] is not self.leg:
             return None
         free = [number for number in range(closed + 1) if self.legs[(at + number) % ring].has_free_sizes]
-        if len(free) != len(self._sizes):
+        if len(free) != len(taken):
             return None
-        sizes = dict(zip(free, self._sizes, strict=True))
+        sizes = dict(zip(free, taken, strict=True))
         told = []
         for number in range(closed):
             began, nodes, first, last, ended, nodes_after, first_after, last_after = tape[
@@ -385,6 +388,4 @@ class Lap:
                 is_expected = leg.has_free_cost or (leg.kin is not None and reached == leg.reached)
                 told.append(Told(leg, nodes, reached, given_out, ns, sizes.get(number, ()), is_expected))
             leg = leg.following
-        del tape[:-_WIDTH], marks[:-1], self._sizes[: len(free) - leg.has_free_sizes]
-        self._oldest = leg
         return told

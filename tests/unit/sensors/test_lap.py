@@ -1,6 +1,7 @@
 """A training loop that goes on as before is told at a glance; what breaks into it is told all the same."""
 
 import contextlib
+import sys
 import threading
 from collections import Counter
 
@@ -13,6 +14,7 @@ from torch.nn.functional import cross_entropy  # noqa: E402
 
 from flopmeter import Account, Meter  # noqa: E402
 from flopmeter.sensors import budget, lap  # noqa: E402
+from flopmeter.sensors.bookkeeper import Bookkeeper  # noqa: E402
 from flopmeter.sensors.draws import Draws  # noqa: E402
 from flopmeter.sensors.trail import FOLLOWED, FOLLOWED_IN, PATIENCE, Trail  # noqa: E402
 
@@ -301,6 +303,69 @@ def test_a_flush_in_a_lap_takes_no_hook_of_ours_for_a_change(tmp_path, turns):
                 running.account()
                 running._flush()
     assert not Account.of(tmp_path).passages.get("modelled")
+
+
+class Ran(nn.Module):
+    """One layer that knows how often it ran."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.times = nn.Linear(8, 4), 0
+
+    def forward(self, x):
+        self.times += 1
+        return self.layer(x)
+
+
+def interrupt_at(line, functions):
+    """Return a trace function that raises at the nth line of ours that runs in these functions, and what it saw."""
+    seen = [0]
+
+    def trace(frame, event, _):
+        if frame.f_code not in functions:
+            return None
+        if event == "line":
+            seen[0] += 1
+            if seen[0] == line:
+                raise KeyboardInterrupt
+        return trace
+
+    return trace, seen
+
+
+def interrupted_run(folder, line):
+    """Train in laps, interrupted once where a tape is read; return account, forwards that ran, lines that were met."""
+    torch.manual_seed(0)
+    model = Ran()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    functions = {lap.Lap.settle.__code__, Bookkeeper._settle_lap.__code__}
+    trace, seen = interrupt_at(line, functions)
+    with Meter(folder, model=model, strict=True, interval_s=1000) as running:
+        for step in range(STEPS):
+            before = sys.gettrace()
+            sys.settrace(trace if AT <= step < AT + 6 else before)
+            try:
+                model(torch.ones(6, 8)).sum().backward()
+                optimizer.step()
+                optimizer.zero_grad()
+                running.step(tokens=6)
+            except KeyboardInterrupt:
+                pass
+            finally:
+                sys.settrace(before)
+    return Account.of(folder), model.times, seen[0]
+
+
+def test_an_interrupt_while_a_tape_is_read_books_nothing_twice_and_leaves_a_gap(tmp_path, turns):
+    """If this failed, Ctrl-C in an unlucky microsecond would add work that never ran, or take some in silence."""
+    _, _, lines = interrupted_run(tmp_path / "whole", 0)
+    assert turns["forward"] > 5
+    assert lines > 40
+    for line in range(1, lines + 1):
+        account, ran, _ = interrupted_run(tmp_path / str(line), line)
+        booked = sum(count.calls for count in account.tally.counts if count.op == "aten::addmm" and count.kind == "matmul")
+        assert booked <= ran, line
+        assert booked == ran or account.gaps, line
 
 
 def test_another_thread_that_runs_the_model_meanwhile_turns_no_lap(tmp_path, turns):
