@@ -10,6 +10,11 @@ CALL_NS = 20_000
 """What counting adds to one operator call, until it was measured: a Python dispatch and our note of it."""
 COUNT_NS = 100_000
 """What counting adds to a passage however few calls it has: the mode goes on and off, and what it heard is priced."""
+HOOK_NS = 10_000
+"""What a hook takes beside what is measured in it: torch's call of it, and finding torch's own code again where ours
+was. In launch-bound training some 60 µs a step, of four hooks and two gradients that are heard of
+(`benchmarks/overhead/step.py` over our own clock).
+"""
 GRACE_NS = 300_000_000
 """What may be spent before there is anything to show for it: the first counts of a run. It is saved up later."""
 MAX_ONE_IN = 1 << 20
@@ -21,9 +26,9 @@ _LEAST_CALL_NS, _MOST_CALL_NS = 2_000, 200_000
 class Budget:
     """A share of the wall time of a run.
 
-    Units: nanoseconds throughout. `spent_ns` is what the hooks took as measured, and what counting added to operator
-    calls as estimated: their number times what a call was seen to take longer in counted passages than in replayed
-    ones.
+    Units: nanoseconds throughout. `hook_ns` is what the hooks took as measured, and for each of them `HOOK_NS`;
+    `spent_ns` is that and what counting added to operator calls as estimated: their number times what a call was seen
+    to take longer in counted passages than in replayed ones.
     """
 
     def __init__(self, share: float, clock: Callable[[], int]) -> None:

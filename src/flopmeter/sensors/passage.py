@@ -18,6 +18,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 
 from flopmeter.formulas.book import FormulaBook
 from flopmeter.sensors.bookkeeper import OPTIMIZER_END, Bookkeeper
+from flopmeter.sensors.budget import HOOK_NS
 from flopmeter.sensors.compiled import REGION, UNWATCHED, CompileWatch, adopt_compiled, is_unadopted, release_compiled
 from flopmeter.sensors.guard import guarded
 from flopmeter.sensors.hook import BoundaryHook
@@ -69,8 +70,7 @@ class TorchSensor:
     def own_ns(self) -> int:
         """Time that metering has taken so far.
 
-        Units: nanoseconds.
-        Basis: `measured` in our own code, estimated for torch's path to it (`Budget.spent_ns`).
+        Units: nanoseconds. Basis: measured in our own code, estimated for the way to it and back (`Budget.spent_ns`).
         """
         return self._budget.spent_ns
 
@@ -136,7 +136,7 @@ class TorchSensor:
         else:
             self._place = 0
         self.begin_step(index)
-        self._budget.hook_ns += _clock() - begun
+        self._budget.hook_ns += _clock() - begun + HOOK_NS
 
     @guarded
     def _end_step(self) -> None:
@@ -186,7 +186,7 @@ class TorchSensor:
                 self._begin_leg(lap.leg)
             if len(lap.tape) > lap.full:
                 self._books.look_at_lap()
-            self._budget.hook_ns += _clock() - begun
+            self._budget.hook_ns += _clock() - begun + HOOK_NS
             return
         if _graph_task() != -1:
             return
@@ -199,7 +199,7 @@ class TorchSensor:
         if not is_inner:
             self._begin_forward(watched, args, kwargs, begun)
         self._regions += watched.is_region
-        self._budget.hook_ns += _clock() - begun
+        self._budget.hook_ns += _clock() - begun + HOOK_NS
 
     def _begin_leg(self, leg: Leg) -> None:
         """Begin a forward that was expected and whose end is heard of; see that the next one's is not, if that may be.
@@ -246,11 +246,11 @@ class TorchSensor:
         if not self._phase.forwards and not has_graph:
             # Nothing of it can come later: no graph was made. A forward that raised has no output.
             if lap is not None and out is not None and lap.between(FORWARD_END, begun):
-                self._budget.hook_ns += _clock() - begun
+                self._budget.hook_ns += _clock() - begun + HOOK_NS
                 return
             self._books.end(FORWARD_END if out is not None else "forward-failed", begun)
             self._books.begin_between(FORWARD_END)
-        self._budget.hook_ns += _clock() - begun
+        self._budget.hook_ns += _clock() - begun + HOOK_NS
 
     def _optimizer_begins(self, optimizer: torch.optim.Optimizer, _args: Any, _kwargs: Any) -> None:
         begun = _clock()
@@ -261,7 +261,7 @@ class TorchSensor:
         lap = self._books.lap
         if lap is not None and lap.optimizer(optimizer, begun):
             self._place = 0
-            self._budget.hook_ns += _clock() - begun
+            self._budget.hook_ns += _clock() - begun + HOOK_NS
             return
         if _graph_task() != -1:
             # No boundary: the engine restores the modes that it found. The passage's witness tells instead.
@@ -274,7 +274,7 @@ class TorchSensor:
         self._place = 0
         self._phase.enter_optimizer()
         self._begin_optimizer(watch_optimizer(self._optimizers, optimizer), begun)
-        self._budget.hook_ns += _clock() - begun
+        self._budget.hook_ns += _clock() - begun + HOOK_NS
 
     def _begin_optimizer(self, watched: WatchedOptimizer, begun: int) -> None:
         self._books.end(OPTIMIZER, begun)
@@ -296,7 +296,7 @@ class TorchSensor:
             self._phase.leave_optimizer()
             self._books.end(OPTIMIZER_END, begun)
             self._books.begin_between(OPTIMIZER_END)
-        self._budget.hook_ns += _clock() - begun
+        self._budget.hook_ns += _clock() - begun + HOOK_NS
 
     def _look(self, watched: WatchedModel | WatchedOptimizer, now_ns: int, *, is_whole: bool = False) -> None:
         """Look at some parts of what is about to run, or at all of it."""
