@@ -3,7 +3,7 @@
 Not here: the rest of a situation (`situation.py`), and what a family makes of sizes (`kinship.py`).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -61,21 +61,46 @@ def is_as_before(given: tuple[Any, Any], args: tuple[Any, ...], kwargs: Mapping[
     return named == () if not kwargs else _is_like(kwargs, named)
 
 
-def guard_of(
-    args: tuple[Any, ...], kwargs: Mapping[str, Any], *, has_free_sizes: bool = False
-) -> Callable[..., bool] | None:
-    """Return what tells in one call whether other positional arguments are like these, perhaps but for their sizes.
+def lay_out(values: Iterable[Any], found: list[Any], *, has_free_sizes: bool, depth: int = _MAX_DEPTH) -> list[Any]:
+    """Append the plain tensors inside of lists and tuples to `found`, whole numbers too where sizes are free.
+
+    Returns how they lie in one another, and what lies beside them: two that are equal have the same frame. A tenth of
+    what fingerprints take, where arguments are caches of many tensors.
+
+    Raises:
+        HiddenShapeError: a value is something else, or too deep inside of others.
+    """
+    layout: list[Any] = []
+    for value in values:
+        kind = type(value)
+        if kind is _Tensor:
+            found.append(value)
+            layout.append(_Tensor)
+        elif (kind is list or kind is tuple) and depth > 0:
+            layout.append(lay_out(value, found, has_free_sizes=has_free_sizes, depth=depth - 1))
+        elif kind is int and has_free_sizes:
+            found.append(value)
+            layout.append(int)
+        elif kind in _PLAIN or kind is float:
+            layout.append((kind, value))
+        else:
+            raise HiddenShapeError
+    return layout
+
+
+def guard_of(tensors: Sequence[Any], *, has_free_sizes: bool = False) -> Callable[..., bool] | None:
+    """Return what tells in one call whether other tensors are like these, perhaps but for their sizes.
 
     The guards of torch's compiler do: they look at type, dispatch keys (so at layout, device, transforms, inference
     mode, autocast on or off), dtype and `requires_grad`, and at shape and strides unless sizes are free (then at how
-    many dimensions there are). None where some argument is no plain tensor,
-    or torch has no such guards.
+    many dimensions there are). None where some of them is no plain
+    tensor, or torch has no such guards.
     """
-    if _TensorGuards is None or kwargs or not args or any(type(value) is not _Tensor for value in args):
+    if _TensorGuards is None or not tensors or any(type(value) is not _Tensor for value in tensors):
         return None
-    free = [[None] * value.dim() for value in args] if has_free_sizes else None
+    free = [[None] * value.dim() for value in tensors] if has_free_sizes else None
     try:
-        check = _TensorGuards(*args, dynamic_dims_sizes=free, dynamic_dims_strides=free).check
+        check = _TensorGuards(*tensors, dynamic_dims_sizes=free, dynamic_dims_strides=free).check
     except (TypeError, ValueError, RuntimeError):  # made for the compiler: one day it may be made in another way
         return None
     return check  # type: ignore[no-any-return]

@@ -4,12 +4,14 @@ Each function of torch's that is asked takes a microsecond or two where its code
 tells is not asked of another. Not here: what a passage is told by in full (`situation.py`).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, TypeAlias
 
 import torch
 
-from flopmeter.sensors.fingerprint import HiddenShapeError, guard_of, is_as_before, take_fingerprint
+from flopmeter.sensors.fingerprint import HiddenShapeError, guard_of, is_as_before, lay_out, take_fingerprint
 from flopmeter.sensors.kinship import split_sizes
 
 Parts: TypeAlias = tuple[Any, ...]
@@ -29,14 +31,16 @@ class ModelGlance:
     """What tells whether a forward begins as another one did; where sizes are free, `sizes` are the last one's."""
 
     __slots__ = (
-        "_args",
         "_ends",
         "_frame",
         "_given",
+        "_guard",
         "_has_gradients",
         "_is_clear",
+        "_is_odd",
         "_is_old",
         "_is_training",
+        "_layout",
         "_modes",
         "_number",
         "module",
@@ -65,22 +69,21 @@ class ModelGlance:
         self._ends = (ends[0], ends[-1]) if ends else None
         *_, self._is_clear, self._modes = situation
         self._has_gradients = self._modes[0]
-        self._args: Callable[..., bool] | None = None
+        self._guard: Callable[..., bool] | None = None
         self._number = 0
+        self._layout: Any = None  # of guarded arguments that are more than some tensors
+        self._is_odd = False  # that such arguments cannot be guarded
 
     def holds(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], has_gradients: bool) -> bool:  # noqa: FBT001
         """Say whether it does; `has_gradients` is what torch says now."""
-        ends, guard = self._ends, self._args
+        ends = self._ends
         if (
             self.module.training is not self._is_training
             or has_gradients is not self._has_gradients
             or (ends is not None and self._is_clear != (ends[0].grad is None, ends[1].grad is None))
         ):
             return False
-        if guard is not None and len(args) == self._number and not (kwargs or _is_autocast()) and guard(*args):
-            if self._frame is not None:
-                self.sizes = tuple([size for value in args for size in value.shape])
-                self._is_old = True
+        if self._guard is not None and not _is_autocast() and self._is_guarded(self._guard, args, kwargs):
             return True
         if self._modes != ambient() or is_transformed():
             return False
@@ -89,9 +92,43 @@ class ModelGlance:
                 return False
         elif not is_as_before(self._given, args, kwargs):
             return False
-        if not _is_autocast():
-            has_free_sizes = self._frame is not None
-            self._args, self._number = guard_of(args, kwargs, has_free_sizes=has_free_sizes), len(args)
+        if not (self._is_odd or _is_autocast()):
+            self._set_guard(args, kwargs)
+        return True
+
+    def _set_guard(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """Guard what is like these; the usual ones, tensors and nothing else, need not be laid out."""
+        has_free_sizes = self._frame is not None
+        self._guard, self._number, self._layout = guard_of(args, has_free_sizes=has_free_sizes), len(args), None
+        if self._guard is None or kwargs:
+            self._guard = None
+            found: list[Any] = []
+            with suppress(HiddenShapeError):
+                self._layout = _lay_out(args, kwargs, found, has_free_sizes=has_free_sizes)
+                self._guard = guard_of([one for one in found if type(one) is not int], has_free_sizes=has_free_sizes)
+            self._is_odd = self._guard is None
+
+    def _is_guarded(self, guard: Callable[..., bool], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+        """Say whether arguments are like the guarded ones, and lie in one another as they did."""
+        has_free_sizes = self._frame is not None
+        if self._layout is None:
+            if len(args) != self._number or kwargs or not guard(*args):
+                return False
+            if has_free_sizes:
+                self.sizes = tuple([size for value in args for size in value.shape])
+                self._is_old = True
+            return True
+        found: list[Any] = []
+        try:
+            layout = _lay_out(args, kwargs, found, has_free_sizes=has_free_sizes)
+        except HiddenShapeError:
+            return False
+        if layout != self._layout or not guard(*[one for one in found if type(one) is not int]):
+            return False
+        if has_free_sizes:
+            shapes = [one.shape if type(one) is not int else (one,) for one in found]
+            self.sizes = tuple(itertools.chain.from_iterable(shapes))
+            self._is_old = True
         return True
 
     def _is_of_frame(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
@@ -114,12 +151,10 @@ class ModelGlance:
     def given(self) -> Any:
         """The fingerprints of the last arguments that were found to be like these.
 
-        Made anew from `sizes` where only those were kept: then a guard held, so all arguments were plain tensors.
+        Made anew from `sizes` where only those were kept: then a guard held, and nothing else was new.
         """
         if self._is_old:
-            sizes, (args, kwargs) = iter(self.sizes), self._given
-            args = tuple([(torch.Size([next(sizes) for _ in shape]), *rest) for shape, *rest in args])
-            self._given, self._is_old = (args, kwargs), False
+            self._given, self._is_old = _resize(self._given, iter(self.sizes)), False
         return self._given
 
 
@@ -146,6 +181,22 @@ class OptimizerGlance:
             and len(self._state) == self._size
             and self.optimizer.state is self._state
         )
+
+
+def _lay_out(args: tuple[Any, ...], kwargs: Mapping[str, Any], found: list[Any], *, has_free_sizes: bool) -> Parts:
+    layout = lay_out(args, found, has_free_sizes=has_free_sizes)
+    named = lay_out(kwargs.values(), found, has_free_sizes=has_free_sizes) if kwargs else []
+    return (layout, tuple(kwargs), named)
+
+
+def _resize(given: Any, sizes: Iterator[int]) -> Any:
+    """Return fingerprints with these whole numbers in place of their own: what `split_sizes` takes apart."""
+    if type(given) is int:
+        return next(sizes)
+    if not isinstance(given, tuple):
+        return given
+    parts = [_resize(part, sizes) for part in given]
+    return torch.Size(parts) if isinstance(given, torch.Size) else tuple(parts)
 
 
 def ambient() -> tuple[Any, ...]:

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import pack_sequence
 
-from flopmeter.sensors.fingerprint import HiddenShapeError, guard_of, is_as_before, take_fingerprint
+from flopmeter.sensors.fingerprint import HiddenShapeError, guard_of, is_as_before, lay_out, take_fingerprint
+from flopmeter.sensors.kinship import split_sizes
 
 Pair = namedtuple("Pair", "one two")  # noqa: PYI024
 
@@ -164,7 +165,7 @@ OTHERS = {
 def test_guards_let_nothing_pass_that_a_fingerprint_tells_apart(other):
     """If this failed, arguments of another kind would be booked as those before them."""
     one = torch.ones(2, 3)
-    guard, before = guard_of((one,), {}), (take_fingerprint((one,)), ())
+    guard, before = guard_of((one,)), (take_fingerprint((one,)), ())
     assert guard is not None
     assert guard(torch.zeros(2, 3))
     assert is_as_before(before, (torch.zeros(2, 3),), {})
@@ -175,7 +176,7 @@ def test_guards_let_nothing_pass_that_a_fingerprint_tells_apart(other):
 def test_guards_notice_transforms_inference_mode_and_autocast():
     """If this failed, what runs under one of them would be booked as what runs without."""
     one = torch.ones(2, 3)
-    guard, seen = guard_of((one,), {}), []
+    guard, seen = guard_of((one,)), []
     torch.func.vmap(lambda x: seen.append(guard(x)) or x)(torch.ones(5, 2, 3))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         seen.append(guard(one))
@@ -185,9 +186,48 @@ def test_guards_notice_transforms_inference_mode_and_autocast():
     assert guard(one)
 
 
-@pytest.mark.parametrize(("args", "kwargs"), [((), {}), ((torch.ones(2), 3), {}), ((torch.ones(2),), {"x": 1})])
-def test_other_arguments_than_plain_tensors_have_no_guards(args, kwargs):
-    assert guard_of(args, kwargs) is None
+@pytest.mark.parametrize("args", [(), (torch.ones(2), 3), (nn.Parameter(torch.ones(2)),)])
+def test_other_arguments_than_plain_tensors_have_no_guards(args):
+    assert guard_of(args) is None
+
+
+def test_arguments_are_laid_out_as_they_lie_in_one_another():
+    """If this failed, a cache of which one tensor went to the next layer would be booked as the one before."""
+    one, two = torch.ones(2), torch.ones(3)
+    found = []
+    before = lay_out((one, [(two, None), (one,)], "mask", 5), found, has_free_sizes=True)
+    assert [*map(id, found[:3])] == [*map(id, (one, two, one))]
+    assert found[3] == 5
+    for other in (
+        (one, [(two,), (None, one)], "mask", 5),
+        (one, [(two, None), (one,)], "causal", 5),
+        (one, [(two, None), (one,)], "mask", True),
+        (one, [(two, None), (one,), one], "mask", 5),
+        ([one, (two, None), (one,)], "mask", 5),
+    ):
+        assert lay_out(other, [], has_free_sizes=True) != before
+    assert lay_out((two, [(one, None), (two,)], "mask", 6), [], has_free_sizes=True) == before
+    fixed = lay_out((1,), [], has_free_sizes=False)
+    assert fixed != lay_out((2,), [], has_free_sizes=False)
+    assert fixed != lay_out((True,), [], has_free_sizes=False)
+    assert fixed != lay_out((1.0,), [], has_free_sizes=False)
+
+
+def test_what_is_laid_out_is_found_in_the_order_of_its_sizes():
+    """If this failed, sizes that a guard let pass would be told of other arguments than theirs."""
+    args = (torch.ones(2, 3), [7, (torch.ones(4), None)], "mask", 5)
+    found = []
+    lay_out(args, found, has_free_sizes=True)
+    _, sizes = split_sizes(take_fingerprint(args))
+    assert sizes == tuple(size for one in found for size in (one.shape if isinstance(one, torch.Tensor) else (one,)))
+
+
+def test_what_has_no_layout_says_so():
+    endless = []
+    endless.append(endless)
+    for odd in ({"a": torch.ones(2)}, nn.Parameter(torch.ones(2)), Pair(1, 2), endless):
+        with pytest.raises(HiddenShapeError):
+            lay_out((odd,), [], has_free_sizes=True)
 
 
 def test_as_many_arguments_as_before_and_of_the_same_names_are_asked_for():
