@@ -7,7 +7,7 @@ Not here: where the boundaries are (`passage.py`), what is decided (`replay.py`)
 import time
 from collections.abc import Hashable, Mapping, Sequence
 from operator import sub
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
@@ -18,7 +18,7 @@ from flopmeter.sensors.budget import Budget
 from flopmeter.sensors.draws import Draws
 from flopmeter.sensors.guard import guarded
 from flopmeter.sensors.kinship import Booking
-from flopmeter.sensors.lap import FORWARD_END, OPTIMIZER, Lap
+from flopmeter.sensors.lap import FORWARD_END, OPTIMIZER, OPTIMIZER_END, Lap
 from flopmeter.sensors.place import Choice, Place
 from flopmeter.sensors.pricing import Pricer
 from flopmeter.sensors.replay import ReplayPlan
@@ -34,9 +34,8 @@ from flopmeter.sensors.values import Waiting
 
 SETTLE_NS = 1_000_000_000
 """What ran is booked once this long has passed; until then it is added up where it costs next to nothing."""
-_NONE: tuple[int, ...] = ()
+Marks: TypeAlias = tuple[int, ...]
 MAX_WISHES = 8
-OPTIMIZER_END = "optimizer-end"
 INTERRUPTED = "an interrupt came between the end of one passage and the beginning of the next"
 LIFTED = "something took the counter off torch's stack of modes"
 UNKNOWN = "a passage was neither counted nor known: it was new, and counting it was beyond the overhead budget"
@@ -224,14 +223,18 @@ class Bookkeeper:
 
     def leave_lap(self) -> None:
         """Where a lap is on, let its open leg be the open passage as any other, and keep what ran for the books."""
-        lap, self.lap = self.lap, None
-        if lap is None:
+        if (lap := self.lap) is None:
             return
-        self._parked = lap if self._settle_lap(lap) else None
-        self._plan.reopen(lap.leg.one_in)
         self._open = Passage.of(lap)
+        try:
+            self._parked = lap if self._settle_lap(lap) else None
+        except Exception:
+            self.lap = None  # it would fail again
+            raise
+        self._plan.reopen(lap.leg.one_in)
         self._was_on = self._was_on_before = False
         self._phase.optimizer_task = -1 if lap.leg.kind == OPTIMIZER else None
+        self.lap = None  # not before: interrupted above, all this is done again
 
     def _settle_lap(self, lap: Lap) -> bool:
         """Keep for the books what ran; say whether all of it was as expected."""
@@ -280,20 +283,18 @@ class Bookkeeper:
                 self.book_waiting()
                 self.budget.weigh_hooks(now)
                 self._has_cuda = torch.cuda.is_initialized()
-        except Exception:
-            raise  # `guarded` hears of it
-        except BaseException:  # an interrupt in our own code: what was not booked must not be missing silently
-            self._sink.passage_lost(reason=INTERRUPTED, ns=ns)
+        except BaseException as error:  # an interrupt in our own code: what was not booked is not missing silently
+            if not isinstance(error, Exception):  # of those `guarded` hears
+                self._sink.passage_lost(reason=INTERRUPTED, ns=ns)
             raise
         self._ending_ns = None
 
     def _end(self, passage: Passage, ended_by: str, ns: int) -> None:
-        nodes, owner, place, reached = count_nodes() - passage.nodes, passage.owner, passage.place, _NONE
-        if owner is not None:
-            reached = tuple(map(sub, owner.reached, passage.reached))
-            if reached and nodes and not any(reached):
-                self.graphs.add(passage, owner, nodes)
-        marks = marks_between(passage.marks, device_marks()) if passage.marks else _NONE
+        nodes, owner, place = count_nodes() - passage.nodes, passage.owner, passage.place
+        reached = tuple(map(sub, owner.reached, passage.reached)) if owner is not None else ()
+        if owner is not None and nodes and reached and not any(reached):
+            self.graphs.add(passage, owner, nodes)
+        marks = marks_between(passage.marks, device_marks()) if passage.marks else ()
         seen = (nodes, reached, ended_by, passage.inner)
         if place is not None and not passage.failed:
             variant = self._plan.wait(place, seen, ns, marks)
@@ -316,9 +317,7 @@ class Bookkeeper:
             self._sink.passage_lost(reason=passage.failed, ns=ns)
         self._end_uncounted(choice, Witness(*seen), marks, ns)
 
-    def _take_counted(
-        self, passage: Passage, choice: Choice, witness: Witness, marks: tuple[int, ...], ns: int
-    ) -> None:
+    def _take_counted(self, passage: Passage, choice: Choice, witness: Witness, marks: Marks, ns: int) -> None:
         recorder = self.recorder
         if not (recorder.is_on and is_heard()):
             passage.failed = passage.failed or LIFTED
@@ -357,7 +356,7 @@ class Bookkeeper:
             self._sink.passage_audited(verdict)
 
     @guarded
-    def _end_uncounted(self, choice: Choice, witness: Witness, marks: tuple[int, ...], ns: int) -> None:
+    def _end_uncounted(self, choice: Choice, witness: Witness, marks: Marks, ns: int) -> None:
         try:
             self._plan.end_uncounted(choice, witness, ns, marks=marks)
         except LookupError:

@@ -21,7 +21,7 @@ from flopmeter.sensors.place import Choice, Place
 from flopmeter.sensors.situation import Situation, WatchedModel, WatchedOptimizer, count_nodes
 from flopmeter.sensors.variant import Variant
 
-FORWARD, FORWARD_END, OPTIMIZER = "forward", "forward-end", "optimizer"
+FORWARD, FORWARD_END, OPTIMIZER, OPTIMIZER_END = "forward", "forward-end", "optimizer", "optimizer-end"
 LOOK_EVERY_NS = 500_000_000
 """How long a model or an optimizer is not looked at while a lap goes on."""
 SCANNED = 64

@@ -17,12 +17,12 @@ from torch.nn.modules import module as modules
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from flopmeter.formulas.book import FormulaBook
-from flopmeter.sensors.bookkeeper import OPTIMIZER_END, Bookkeeper
+from flopmeter.sensors.bookkeeper import Bookkeeper
 from flopmeter.sensors.budget import HOOK_NS
 from flopmeter.sensors.compiled import REGION, UNWATCHED, CompileWatch, adopt_compiled, is_unadopted, release_compiled
 from flopmeter.sensors.guard import guarded
 from flopmeter.sensors.hook import BoundaryHook
-from flopmeter.sensors.lap import FORWARD, FORWARD_END, LOOK_EVERY_NS, OPTIMIZER, Lap, Leg
+from flopmeter.sensors.lap import FORWARD, FORWARD_END, LOOK_EVERY_NS, OPTIMIZER, OPTIMIZER_END, Lap, Leg
 from flopmeter.sensors.model import devices_in_reach
 from flopmeter.sensors.rota import Change
 from flopmeter.sensors.sink import PassageSink
@@ -131,19 +131,18 @@ class TorchSensor:
         """Close the running passage as the last of its step, unless it runs between others; go on in step `index`."""
         begun = _clock()
         self._has_steps, lap = True, self._books.lap
+        if _this_thread() != self._thread:
+            return  # told from elsewhere it is no boundary: the passage that runs here goes on
         if lap is None or lap.leg.owner is not None or lap.leg.is_forced:
             self._end_step()
-        else:
-            self._place = 0
+        self._place = 0
         self.begin_step(index)
         self._budget.hook_ns += _clock() - begun + HOOK_NS
 
     @guarded
     def _end_step(self) -> None:
-        if self._is_ours():
-            self._place = 0
-            self._phase.leave_forwards()
-            self._books.end_step()
+        self._phase.leave_forwards()
+        self._books.end_step()
 
     @guarded
     def settle(self) -> None:

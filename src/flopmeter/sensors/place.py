@@ -14,7 +14,7 @@ from flopmeter.step import Table
 
 ENOUGH = 16
 """So many passages that were not counted say how long they take."""
-COUNTS_AFTER_A_MISS = 4
+COUNTS_AFTER_A_MISS, COUNTS_IN_VAIN = 4, 16
 
 
 @dataclass(slots=True)
@@ -23,7 +23,8 @@ class Place:
 
     Units: `calls` operator calls of a count, the mean of all but the last: else a dear one would be drawn for less
     often, and what the others are booked at for longer; `last_calls` and `last_ns` are of the last count. `usual_ns` is
-    the mean duration when it is not counted. `missed` says how often in a row counts were looked for in vain.
+    the mean duration when it is not counted. `missed` says how many passages had a witness that no two counts vouch
+    for, since one of those was found.
     """
 
     owner: Hashable
@@ -68,11 +69,15 @@ class Place:
         """Take a passage whose witness no two counts vouch for: have the next ones counted, each time twice as many.
 
         What comes every tenth step (a penalty, a second loss) falls between four counts each time. After `MAX_OWED` in
-        vain it is left to chance, but for those four.
+        vain it is left to chance, but for some after each doubling of the misses: else one that is always new has all
+        counts, and audits have none.
         """
-        counts = COUNTS_AFTER_A_MISS << self.missed
-        self.missed += counts <= MAX_OWED
-        self.owe(counts if counts <= MAX_OWED else COUNTS_AFTER_A_MISS)
+        self.missed += 1
+        counts = COUNTS_AFTER_A_MISS << (self.missed - 1)
+        if counts <= MAX_OWED:
+            self.owe(counts)
+        elif self.missed & (self.missed - 1) == 0:
+            self.owe(COUNTS_IN_VAIN)
 
 
 class Choice(NamedTuple):

@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from flopmeter.formulas.book import FormulaBook
-from flopmeter.sensors.bookkeeper import FORWARD_END, INTERRUPTED, LIFTED, OPTIMIZER_END, UNKNOWN, Bookkeeper
+from flopmeter.sensors.bookkeeper import INTERRUPTED, LIFTED, UNKNOWN, Bookkeeper
 from flopmeter.sensors.budget import Budget
+from flopmeter.sensors.lap import FORWARD_END, OPTIMIZER_END
 from flopmeter.sensors.pricing import Pricer
 from flopmeter.sensors.replay import FIRST_COUNTS
 from flopmeter.sensors.situation import WatchedModel

@@ -331,36 +331,38 @@ def interrupt_at(line, functions):
     return trace, seen
 
 
-def interrupted_run(folder, line):
-    """Train in laps, interrupted once where a tape is read; return account, forwards that ran, lines that were met."""
+def interrupted_run(folder, line, *, goes_on):
+    """Train in laps, interrupted once where one is read or left; return account, forwards that ran, lines met."""
     torch.manual_seed(0)
     model, Ran.times = Ran(8, 4), 0
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-    functions = {lap.Lap.settle.__code__, Bookkeeper._settle_lap.__code__}
+    functions = {lap.Lap.settle.__code__, Bookkeeper._settle_lap.__code__, Bookkeeper.leave_lap.__code__}
     trace, seen = interrupt_at(line, functions)
     with Meter(folder, model=model, strict=True, interval_s=1000) as running:
         for step in range(STEPS):
             before = sys.gettrace()
             sys.settrace(trace if AT <= step < AT + 6 else before)
             try:
-                model(torch.ones(6, 8)).sum().backward()
+                model(torch.ones(3 if step == AT + 3 else 6, 8)).sum().backward()
                 optimizer.step()
                 optimizer.zero_grad()
                 running.step(tokens=6)
             except KeyboardInterrupt:
-                pass
+                if not goes_on:
+                    break
             finally:
                 sys.settrace(before)
     return Account.of(folder), Ran.times, seen[0]
 
 
-def test_an_interrupt_while_a_tape_is_read_books_nothing_twice_and_leaves_a_gap(tmp_path, turns):
+@pytest.mark.parametrize("goes_on", [True, False], ids=["goes on", "ends"])
+def test_an_interrupt_while_a_lap_is_read_or_left_books_nothing_twice_and_leaves_a_gap(tmp_path, turns, goes_on):
     """If this failed, Ctrl-C in an unlucky microsecond would add work that never ran, or take some in silence."""
-    _, _, lines = interrupted_run(tmp_path / "whole", 0)
+    _, _, lines = interrupted_run(tmp_path / "whole", 0, goes_on=True)
     assert turns["forward"] > 5
     assert lines > 40
-    for line in range(1, lines + 1, 4):
-        account, ran, _ = interrupted_run(tmp_path / str(line), line)
+    for line in sorted({*range(1, lines + 1, 7), *range(1, 30)}):
+        account, ran, _ = interrupted_run(tmp_path / str(line), line, goes_on=goes_on)
         products = [one for one in account.tally.counts if one.op == "aten::addmm" and one.kind == "matmul"]
         booked = sum(one.calls for one in products if one.basis != "modelled")  # a guess: its forward may not have run
         assert booked <= ran, line

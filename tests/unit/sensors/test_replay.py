@@ -10,7 +10,7 @@ from flopmeter.sensors import replay
 from flopmeter.sensors.budget import Budget
 from flopmeter.sensors.draws import Draws
 from flopmeter.sensors.kinship import Booking, Verdict
-from flopmeter.sensors.place import COUNTS_AFTER_A_MISS, ENOUGH, MAX_OWED
+from flopmeter.sensors.place import COUNTS_AFTER_A_MISS, COUNTS_IN_VAIN, ENOUGH, MAX_OWED
 from flopmeter.sensors.replay import (
     FIRST_COUNTS,
     FIRST_OWNERS,
@@ -217,7 +217,7 @@ def test_what_never_comes_again_is_looked_for_no_longer():
         run.run(5, seen=Seen(1000 + odd))
         counted.append(sum(run.run(2) for _ in range(2 * MAX_OWED)))
     assert max(counted) <= MAX_OWED
-    assert counted[-5:] == [COUNTS_AFTER_A_MISS] * 5
+    assert sum(counted[5:]) <= 2 * COUNTS_IN_VAIN
 
 
 def test_a_cost_that_changes_under_the_same_witness_is_a_miss_and_sampled_from_then_on():
