@@ -3,8 +3,8 @@
 Processes of their own differ by several percent for no reason but where their memory lies. So the variants share one
 process, one model and one optimizer; each runs on its own thread while the others sleep, and a meter meters only the
 thread that started it. Hooks hang on modules and optimizers, which all threads share: they are taken out of torch's
-tables, outside the clock, while a variant without a meter has its turn. A turn is many steps, as a run is: after a
-step of another variant the meter finds its code in no cache and, as clocks go on, what it does twice a second due.
+tables, outside the clock, while a variant without a meter has its turn. A turn is some steps, as in a run: at the
+first one after others' the meter finds its code in no cache and, as clocks go on, what it does twice a second due.
 Not here: the programs (`models.py`), what is made of the times (`ratios.py`).
 """
 
@@ -32,7 +32,7 @@ import flopmeter
 from flopmeter import Account, Meter
 
 METERED = "metered"
-STEPS_AT_A_TIME = 50
+STEPS_AT_A_TIME = 5
 LANES = ("plain", "control", METERED)
 BUDGET = 0.01
 
