@@ -64,8 +64,8 @@ def is_as_before(given: tuple[Any, Any], args: tuple[Any, ...], kwargs: Mapping[
 def lay_out(values: Iterable[Any], found: list[Any], *, has_free_sizes: bool, depth: int = _MAX_DEPTH) -> list[Any]:
     """Append the plain tensors inside of lists and tuples to `found`, whole numbers too where sizes are free.
 
-    Returns how they lie in one another, and what lies beside them: two that are equal have the same frame. A tenth of
-    what fingerprints take, where arguments are caches of many tensors.
+    Returns how they lie in one another, and what lies beside them: two that are equal have the same frame. Next to
+    fingerprints it leaves out what a guard of torch's tells of all tensors at once (`guard_of`).
 
     Raises:
         HiddenShapeError: a value is something else, or too deep inside of others.
@@ -93,8 +93,7 @@ def guard_of(tensors: Sequence[Any], *, has_free_sizes: bool = False) -> Callabl
 
     The guards of torch's compiler do: they look at type, dispatch keys (so at layout, device, transforms, inference
     mode, autocast on or off), dtype and `requires_grad`, and at shape and strides unless sizes are free (then at how
-    many dimensions there are). None where some of them is no plain
-    tensor, or torch has no such guards.
+    many dimensions there are). None where some of them is no plain tensor, or torch has no such guards.
     """
     if _TensorGuards is None or not tensors or any(type(value) is not _Tensor for value in tensors):
         return None

@@ -9,8 +9,7 @@ from typing import Any
 
 import torch
 
-_compiler = torch.compiler
-_is_traced = torch.compiler.is_dynamo_compiling
+_is_compiling = torch.compiler.is_compiling
 _frames = torch._C._dynamo.eval_frame  # noqa: SLF001
 CAN_HIDE = all(hasattr(_frames, name) for name in ("set_code_exec_strategy", "_FrameExecStrategy", "_FrameAction"))
 
@@ -29,7 +28,7 @@ class BoundaryHook:
 
         What fails goes to `on_failure`, as with `guarded`, at one call less.
         """
-        if _is_traced() or _compiler._is_compiling_flag:  # noqa: SLF001  # `is_compiling()`, at two calls less
+        if _is_compiling():
             return
         try:
             self._call(*args)
