@@ -14,7 +14,8 @@ from flopmeter.step import Table
 
 ENOUGH = 16
 """So many passages that were not counted say how long they take."""
-COUNTS_AFTER_A_MISS, COUNTS_IN_VAIN = 4, 16
+COUNTS_AFTER_A_MISS, HUNTS, COUNTS_IN_VAIN = 4, 5, 16
+"""How many passages are counted after a miss: twice as many each time, so often; then so many now and then."""
 
 
 @dataclass(slots=True)
@@ -68,15 +69,15 @@ class Place:
     def miss(self) -> None:
         """Take a passage whose witness no two counts vouch for: have the next ones counted, each time twice as many.
 
-        What comes every tenth step (a penalty, a second loss) falls between four counts each time. After `MAX_OWED` in
+        What comes every tenth step (a penalty, a second loss) falls between four counts each time. After `HUNTS` in
         vain it is left to chance, but for some after each doubling of the misses: else one that is always new has all
         counts, and audits have none.
         """
         self.missed += 1
-        counts = COUNTS_AFTER_A_MISS << (self.missed - 1)
-        if counts <= MAX_OWED:
-            self.owe(counts)
-        elif self.missed & (self.missed - 1) == 0:
+        is_doubled = self.missed & (self.missed - 1) == 0
+        if self.missed <= HUNTS:
+            self.owe(COUNTS_AFTER_A_MISS << (self.missed - 1))
+        elif is_doubled:
             self.owe(COUNTS_IN_VAIN)
 
 

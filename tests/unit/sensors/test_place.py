@@ -39,3 +39,10 @@ def test_after_each_miss_it_asks_for_twice_as_many_and_at_last_seldom():
         asked.append(place.owed)
     assert asked[:8] == [4, 8, 16, 32, MAX_OWED, 0, 0, COUNTS_IN_VAIN]
     assert sum(asked[8:]) == 3 * COUNTS_IN_VAIN
+
+
+def test_a_place_that_is_always_missed_asks_in_no_time_however_often():
+    """Else a long run of passages that are all unlike is slower with each of them."""
+    place = Place("me", is_trusted=True, owed=0, missed=10**9)
+    place.miss()
+    assert place.owed == 0
