@@ -292,15 +292,19 @@ class Meter:
     def _close(self, reason: str) -> None:
         if self._journal is None:
             return
-        if self._sensor is not None:
-            self._sensor.stop()
-        if self._has_size is False:
-            self._note_model()
-        if self._stepped and not self._has_explicit_steps:
-            self._journal.recording.finish_step()
-        if self._nvml is not None:
-            self._nvml.stop()
-        self._journal.close(reason=reason, **self._circumstances())
+        try:
+            if self._sensor is not None:
+                self._sensor.stop()
+        except Exception as error:  # noqa: BLE001  # what was summed up until then is written all the same
+            self.on_failure(error)
+        finally:
+            if self._has_size is False:
+                self._note_model()
+            if self._stepped and not self._has_explicit_steps:
+                self._journal.recording.finish_step()
+            if self._nvml is not None:
+                self._nvml.stop()
+            self._journal.close(reason=reason, **self._circumstances())
 
     # What the sensor calls.
 

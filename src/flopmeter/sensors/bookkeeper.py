@@ -6,14 +6,15 @@ Not here: where the boundaries are (`passage.py`), what is decided (`replay.py`)
 
 import time
 from collections.abc import Hashable, Mapping, Sequence
+from contextlib import suppress
 from operator import sub
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 
 from flopmeter.formulas.book import FormulaBook
 from flopmeter.sensors import inference
-from flopmeter.sensors.allocator import device_marks, marks_between
+from flopmeter.sensors.allocator import Marks, device_marks, marks_between
 from flopmeter.sensors.budget import Budget
 from flopmeter.sensors.draws import Draws
 from flopmeter.sensors.guard import guarded
@@ -34,9 +35,8 @@ from flopmeter.sensors.values import Waiting
 
 SETTLE_NS = 1_000_000_000
 """What ran is booked once this long has passed; until then it is added up where it costs next to nothing."""
-Marks: TypeAlias = tuple[int, ...]
 MAX_WISHES = 8
-INTERRUPTED = "an interrupt came between the end of one passage and the beginning of the next"
+INTERRUPTED = "an interrupt, or a failure of the meter's own, kept passages that had ended from the books"
 LIFTED = "something took the counter off torch's stack of modes"
 UNKNOWN = "a passage was neither counted nor known: it was new, and counting it was beyond the overhead budget"
 
@@ -105,7 +105,8 @@ class Bookkeeper:
 
     def on_failure(self, error: Exception) -> None:
         """Mark the running passage as not fully known, and tell the meter; the passage's end tells how long it was."""
-        self.leave_lap()
+        with suppress(Exception):  # it may be this that failed, and what it loses is a gap
+            self.leave_lap()
         if self._open is None:
             self._sink.sensor_failed(error, ns=self._ending_ns)
             return

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch.nn.modules import module as modules
+from torch.nn.modules import module as torch_modules
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from flopmeter.formulas.book import FormulaBook
@@ -85,8 +85,8 @@ class TorchSensor:
         self._handles += [
             register_optimizer_step_pre_hook(BoundaryHook(self._optimizer_begins, self.on_failure)),
             register_optimizer_step_post_hook(BoundaryHook(self._optimizer_ended, self.on_failure)),
-            modules.register_module_module_registration_hook(self._part_registered),
-            modules.register_module_parameter_registration_hook(self._part_registered),
+            torch_modules.register_module_module_registration_hook(self._part_registered),
+            torch_modules.register_module_parameter_registration_hook(self._part_registered),
         ]
         self._compiles.look()
         reference = weakref.ref(self)
@@ -183,7 +183,7 @@ class TorchSensor:
             self._place += 1
             if self._models[id(module)].end is not None:
                 self._begin_leg(lap.leg)
-            if len(lap.tape) > lap.full:
+            if lap.is_full:
                 self._books.look_at_lap()
             self._budget.hook_ns += _clock() - begun + HOOK_NS
             return

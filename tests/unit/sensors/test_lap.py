@@ -14,8 +14,9 @@ from torch.nn.functional import cross_entropy  # noqa: E402
 
 from flopmeter import Account, Meter  # noqa: E402
 from flopmeter.sensors import budget, lap  # noqa: E402
-from flopmeter.sensors.bookkeeper import Bookkeeper  # noqa: E402
+from flopmeter.sensors.bookkeeper import INTERRUPTED, Bookkeeper  # noqa: E402
 from flopmeter.sensors.draws import Draws  # noqa: E402
+from flopmeter.sensors.replay import ReplayPlan  # noqa: E402
 from flopmeter.sensors.trail import FOLLOWED, FOLLOWED_IN, PATIENCE, Trail  # noqa: E402
 
 STEPS, AT = 52, 42
@@ -367,6 +368,25 @@ def test_an_interrupt_while_a_lap_is_read_or_left_books_nothing_twice_and_leaves
         booked = sum(one.calls for one in products if one.basis != "modelled")  # a guess: its forward may not have run
         assert booked <= ran, line
         assert booked == ran or account.gaps or account.passages.get("modelled"), line
+
+
+def test_a_failure_of_ours_while_a_lap_is_read_never_reaches_the_run_and_leaves_a_gap(tmp_path, turns, monkeypatch):
+    """If this failed, the handler of one failure would meet it again, and raise it into somebody's training."""
+
+    def fail(*_, **__):
+        raise RuntimeError("ours")
+
+    program = Program()
+    with Meter(tmp_path, model=program.model, interval_s=1000) as running:
+        for step in range(STEPS):
+            if step == AT:
+                assert turns["forward"] > 5
+                monkeypatch.setattr(ReplayPlan, "wait_for", fail)
+            program.usual()
+            running.step(tokens=6)
+    account = Account.of(tmp_path)
+    assert account.steps == STEPS
+    assert {INTERRUPTED} <= {gap.detail for gap in account.gaps}
 
 
 def test_another_thread_that_runs_the_model_meanwhile_turns_no_lap(tmp_path, turns):
