@@ -19,6 +19,7 @@ from flopmeter.errors import FlopmeterError, MeterError, UncountedOpError
 from flopmeter.formulas.book import FormulaBook
 from flopmeter.journal import Circumstances, Journal, make_alarm
 from flopmeter.sensors.guard import guarded
+from flopmeter.sensors.sink import INTERRUPTED
 from flopmeter.settings import Settings, check_count, check_purpose
 from flopmeter.usage import Usage
 
@@ -203,12 +204,10 @@ class Meter:
                 _log.warning("step() was called while nothing is metered; use `with Meter(…)`, or start()")
             return
         tokens = check_count(tokens)
-        if type(samples) is not int or samples:  # the usual nought needs no check
-            samples = check_count(samples)
+        samples = check_count(samples)
         self._has_explicit_steps = True
         self._sensor.new_step(self._journal.recording.finish_step(tokens=tokens, samples=samples))
-        if time.monotonic_ns() - self._last_flush_ns >= self._settings.interval_ns:
-            self._flush()
+        self._flush_when_due()
 
     def trained(self, *, tokens: int = 0, samples: int = 0, tokens_so_far: int | None = None) -> None:
         """Add tokens and samples to the step that is open, without closing it.
@@ -283,8 +282,6 @@ class Meter:
 
     def close(self, *, reason: str = "end") -> None:
         """Take the hooks away, write the last record and let go of the ledger; twice is fine."""
-        if self._journal is None:
-            return
         self._close(reason)
         self._sensor = self._journal = None
 
@@ -292,12 +289,13 @@ class Meter:
     def _close(self, reason: str) -> None:
         if self._journal is None:
             return
+        is_stopped = False
         try:
-            if self._sensor is not None:
-                self._sensor.stop()
-        except Exception as error:  # noqa: BLE001  # what was summed up until then is written all the same
-            self.on_failure(error)
-        finally:
+            self._stop_sensor()
+            is_stopped = True
+        finally:  # what was summed up until then is written, and that it may not be all
+            if not is_stopped:
+                self.passage_lost(reason=INTERRUPTED, ns=None)
             if self._has_size is False:
                 self._note_model()
             if self._stepped and not self._has_explicit_steps:
@@ -306,7 +304,10 @@ class Meter:
                 self._nvml.stop()
             self._journal.close(reason=reason, **self._circumstances())
 
-    # What the sensor calls.
+    @guarded
+    def _stop_sensor(self) -> None:
+        if self._sensor is not None:
+            self._sensor.stop()
 
     def passages_ran(self, booking: "Booking") -> None:
         """Take passages from the sensor; in strict mode, refuse some with an operator that has no formula."""

@@ -22,6 +22,8 @@ from flopmeter.journal import Journal
 from flopmeter.ledger.chain import read_segment
 from flopmeter.ledger.file import LedgerFile
 from flopmeter.meter import Meter
+from flopmeter.sensors.replay import ReplayPlan
+from flopmeter.sensors.sink import INTERRUPTED
 
 FORWARD = 2 * 3 * 4 * 2
 
@@ -552,3 +554,44 @@ def test_what_writing_records_takes_is_part_of_what_metering_took(tmp_path, monk
             time.sleep(0.002)
             meter.step(tokens=1)
     assert Account.of(tmp_path).own_ns >= 2 * 30_000_000
+
+
+@pytest.mark.parametrize("strict", [False, True], ids=["lenient", "strict"])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_what_is_cut_short_while_the_meter_stops_is_written_with_a_gap(tmp_path, trainer, monkeypatch, error, strict):
+    """If this failed, Ctrl-C at the end of a run would make an exact figure of what happened to be booked by then."""
+
+    def fail(*_, **__):
+        raise error("cut short")
+
+    meter = Meter(tmp_path, model=trainer.model, strict=strict)
+    meter.start()
+    for _ in range(20):
+        trainer.update(meter)
+    monkeypatch.setattr(ReplayPlan, "settle", fail)
+    if strict or error is KeyboardInterrupt:
+        with pytest.raises(MeterError if error is RuntimeError else error):
+            meter.close()
+    else:
+        meter.close()
+    account = Account.of(tmp_path)
+    assert account.steps == 20
+    assert any(gap.ns is None for gap in account.gaps)
+    assert account.interval[1] is None
+
+
+def test_an_interrupt_while_passages_are_booked_is_a_gap_of_all_that_waited(tmp_path, trainer, monkeypatch):
+    """If this failed, Ctrl-C would take up to a second of work out of the books and own up to a millisecond of it."""
+    with Meter(tmp_path, model=trainer.model, interval_s=1000) as meter:
+        for _ in range(20):
+            trainer.update(meter)
+        time.sleep(0.05)
+        with monkeypatch.context() as patch:
+            patch.setattr(Meter, "passages_ran", raise_interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                meter._flush()
+    assert any(gap.detail == INTERRUPTED and gap.ns >= 50_000_000 for gap in Account.of(tmp_path).gaps)
+
+
+def raise_interrupt(*_, **__):
+    raise KeyboardInterrupt

@@ -6,7 +6,6 @@ Not here: where the boundaries are (`passage.py`), what is decided (`replay.py`)
 
 import time
 from collections.abc import Hashable, Mapping, Sequence
-from contextlib import suppress
 from operator import sub
 from typing import Any
 
@@ -25,7 +24,7 @@ from flopmeter.sensors.pricing import Pricer
 from flopmeter.sensors.replay import ReplayPlan
 from flopmeter.sensors.rota import Change
 from flopmeter.sensors.shadows import Key
-from flopmeter.sensors.sink import PassageSink
+from flopmeter.sensors.sink import INTERRUPTED, PassageSink, owning_up
 from flopmeter.sensors.situation import Situation, WatchedModel, WatchedOptimizer, Witness, count_nodes
 from flopmeter.sensors.threads import OUTLIVED, ThreadWatch
 from flopmeter.sensors.torch_ops import OpRecorder, is_heard
@@ -36,7 +35,6 @@ from flopmeter.sensors.values import Waiting
 SETTLE_NS = 1_000_000_000
 """What ran is booked once this long has passed; until then it is added up where it costs next to nothing."""
 MAX_WISHES = 8
-INTERRUPTED = "an interrupt, or a failure of the meter's own, kept passages that had ended from the books"
 LIFTED = "something took the counter off torch's stack of modes"
 UNKNOWN = "a passage was neither counted nor known: it was new, and counting it was beyond the overhead budget"
 
@@ -64,6 +62,7 @@ class Bookkeeper:
         self._ending_ns: int | None = None
         self._closed_ns: int | None = None  # since when no passage is open
         self._settled_ns = 0
+        self._booked_ns = time.perf_counter_ns()
         self._was_on = self._was_on_before = False  # in the last passage; in that before a forward or a step
         self._has_cuda = torch.cuda.is_initialized()
         self._wishes = 0  # for the mode to be on where a block of inference mode may begin: what runs there is unknown
@@ -105,8 +104,7 @@ class Bookkeeper:
 
     def on_failure(self, error: Exception) -> None:
         """Mark the running passage as not fully known, and tell the meter; the passage's end tells how long it was."""
-        with suppress(Exception):  # it may be this that failed, and what it loses is a gap
-            self.leave_lap()
+        guarded(Bookkeeper.leave_lap)(self)  # it may be this that failed; failing again it leaves no lap
         if self._open is None:
             self._sink.sensor_failed(error, ns=self._ending_ns)
             return
@@ -239,8 +237,7 @@ class Bookkeeper:
 
     def _settle_lap(self, lap: Lap) -> bool:
         """Keep for the books what ran; say whether all of it was as expected."""
-        taped_ns, is_kept = lap.taped_ns, False
-        try:
+        with owning_up(self._sink, taped_ns := lap.taped_ns):
             told = lap.settle()
             for leg in lap.legs:
                 if leg.times and leg.variant is not None and isinstance(leg.known, Place):
@@ -248,12 +245,10 @@ class Bookkeeper:
             for leg, nodes, reached, marks, ns, sizes, _ in told or ():
                 self._plan.reopen(leg.one_in)
                 self._end_uncounted(leg.choice(sizes), Witness(nodes, reached, leg.ended_by), marks, ns)
-            is_kept = told is not None
-        finally:
-            if not is_kept:
-                self._sink.passage_lost(reason=INTERRUPTED, ns=taped_ns)
-        is_expected = is_kept and all(one.is_expected for one in told or ())
-        return is_expected and not any(self._plan.is_due(leg.known) for leg in lap.legs)
+        if told is None:
+            self._sink.passage_lost(reason=INTERRUPTED, ns=taped_ns)
+            return False
+        return all(one.is_expected for one in told) and not any(self._plan.is_due(leg.known) for leg in lap.legs)
 
     def expire_lap(self) -> None:
         """Have no lap go on: something was added to a model. Any thread may say so; the next boundary acts on it."""
@@ -396,5 +391,7 @@ class Bookkeeper:
         """Book what has ended and waits; as a guess where what it belongs to is in doubt."""
         self.leave_lap()
         now = time.perf_counter_ns()
-        for booking in self._plan.settle(now, doubted=doubted, is_last=is_last):
-            self._sink.passages_ran(booking)
+        since, self._booked_ns = self._booked_ns, now
+        with owning_up(self._sink, now - since):
+            for booking in self._plan.settle(now, doubted=doubted, is_last=is_last):
+                self._sink.passages_ran(booking)

@@ -158,7 +158,6 @@ class TorchSensor:
                 self._books.settle_late(is_last=True)
                 self._settle_all()
         finally:
-            self._books.stop()
             self._compiles.stop()
             for handle in self._handles:
                 handle.remove()
@@ -169,6 +168,7 @@ class TorchSensor:
                 release_compiled(watched.module)
             self._models.clear()
             self._optimizers.clear()
+            self._books.stop()
 
     def on_failure(self, error: Exception) -> None:
         """Hear of a failure in a hook: the passage that is open is not fully known."""

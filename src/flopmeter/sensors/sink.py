@@ -1,17 +1,22 @@
 """What the meter offers the sensors. Not here: what it does with it (`meter.py`)."""
 
-from typing import Protocol
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Protocol
 
-from flopmeter.sensors.kinship import Booking, Verdict
+if TYPE_CHECKING:
+    from flopmeter.sensors.kinship import Booking, Verdict
+
+INTERRUPTED = "an interrupt, or a failure of the meter's own, kept passages that had ended from the books"
 
 
 class PassageSink(Protocol):
     """What the meter offers the sensor."""
 
-    def passages_ran(self, booking: Booking) -> None:
+    def passages_ran(self, booking: "Booking") -> None:
         """Take passages that ran."""
 
-    def passage_audited(self, verdict: Verdict) -> None:
+    def passage_audited(self, verdict: "Verdict") -> None:
         """Hear of a passage that was counted by chance, or that showed others to be wrong."""
 
     def passages_doubted(self, table: str | None, *, family: str | None) -> None:
@@ -25,3 +30,13 @@ class PassageSink(Protocol):
 
     def sensor_failed(self, error: Exception, *, ns: int | None = None) -> None:
         """Hear of a failure of ours, and how long it hid the work at most; may raise in strict mode."""
+
+
+@contextmanager
+def owning_up(sink: PassageSink, ns: int) -> Iterator[None]:
+    """Book passages that ended within so many nanoseconds: cut short, what may be lost of them is a gap of as many."""
+    try:
+        yield
+    except BaseException:
+        sink.passage_lost(reason=INTERRUPTED, ns=ns)
+        raise

@@ -14,9 +14,10 @@ from torch.nn.functional import cross_entropy  # noqa: E402
 
 from flopmeter import Account, Meter  # noqa: E402
 from flopmeter.sensors import budget, lap  # noqa: E402
-from flopmeter.sensors.bookkeeper import INTERRUPTED, Bookkeeper  # noqa: E402
+from flopmeter.sensors.bookkeeper import Bookkeeper  # noqa: E402
 from flopmeter.sensors.draws import Draws  # noqa: E402
 from flopmeter.sensors.replay import ReplayPlan  # noqa: E402
+from flopmeter.sensors.sink import INTERRUPTED  # noqa: E402
 from flopmeter.sensors.trail import FOLLOWED, FOLLOWED_IN, PATIENCE, Trail  # noqa: E402
 
 STEPS, AT = 52, 42
