@@ -13,11 +13,11 @@ SIZES = frozenset(
     {
         "attention_output_gate", "d_model", "experimental_attention_variant", "ffn_dim", "ffn_hidden_size",
         "gated_linear_unit", "head_dim", "hidden_act", "hidden_activation", "hidden_size", "hybrid_layer_pattern",
-        "hybrid_override_pattern", "intermediate_size", "is_encoder_decoder", "kv_channels", "kv_lora_rank", "model_type",
-        "mtp_num_layers", "multi_latent_attention", "multi_query", "n_embd", "n_head", "n_inner", "n_layer",
-        "n_routed_experts", "num_attention_heads", "num_experts", "num_hidden_layers", "num_key_value_heads",
-        "num_kv_heads", "num_layers", "num_local_experts", "num_moe_experts", "num_query_groups", "padded_vocab_size",
-        "state_size", "swiglu", "vocab_size",
+        "hybrid_override_pattern", "intermediate_size", "is_encoder_decoder", "kv_channels", "kv_lora_rank",
+        "model_type", "mtp_num_layers", "multi_latent_attention", "multi_query", "n_embd", "n_head", "n_inner",
+        "n_layer", "n_routed_experts", "num_attention_heads", "num_experts", "num_hidden_layers",
+        "num_key_value_heads", "num_kv_heads", "num_layers", "num_local_experts", "num_moe_experts",
+        "num_query_groups", "padded_vocab_size", "state_size", "swiglu", "vocab_size",
     }
 )  # fmt: skip
 """Names under which configurations keep what decides the operations of a transformer, those of transformers,
@@ -54,7 +54,9 @@ class Model:
         config = wire.parse_object(fields.get("config") or {}, name="config")
         return cls(
             config={name: wire.parse_text(text, name=name) for name, text in config.items()},
-            **{name: wire.parse_count(fields.get(name), name=name) for name in ("parameters", "trainable", "embedding")},
+            **{
+                name: wire.parse_count(fields.get(name), name=name) for name in ("parameters", "trainable", "embedding")
+            },
         )
 
 

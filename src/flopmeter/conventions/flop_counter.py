@@ -33,13 +33,21 @@ KNOWN: Mapping[tuple[int, int], tuple[str, ...]] = {
         *("aten::_flash_attention_forward", "aten::_flash_attention_backward"),
         *("aten::_efficient_attention_forward", "aten::_efficient_attention_backward"),
     ),
+    (2, 10): ("aten::convolution_overrideable",),
+    (2, 12): ("torch_attn::_varlen_attn", "torch_attn::_varlen_attn_out", "torch_attn::_varlen_attn_backward"),
+    (2, 15): tuple(f"aten::_scaled_dot_product_flash_attention_for_cpu{way}" for way in ("", "_backward")),
 }
-"""The operators that it has a formula for, by the release of torch that brought them, as in the file of each release;
-those of (2, 9) may be older."""
+"""The operators that it has a formula for, by the release of torch that brought them; those of 2.9 may be older.
+Read in the files of 2.9.1 to 2.14.1; what 2.15 added shows in docs/reference/agreement.md."""
 NEWEST = (2, 15)
 STOPS_AT = frozenset({"higher_order::flex_attention", "higher_order::flex_attention_backward"})
 
-GROUPS, COMPLEX_NUMBERS, SPARSE, INSIDE = "groups of convolutions", "complex numbers", "sparse operands", "inside others"
+GROUPS, COMPLEX_NUMBERS, SPARSE, INSIDE = (
+    "groups of convolutions",
+    "complex numbers",
+    "sparse operands",
+    "inside others",
+)
 WHYS = {
     GROUPS: "the weight gradient is multiplied by the groups",
     COMPLEX_NUMBERS: "a product of them counts as one of real numbers",
@@ -117,7 +125,9 @@ def translate_flop_counter(given: Given) -> Translation:
     if missing:
         return Translation.unknown(tool, account, missing)
     bridge = tuple(line for line in _bridge(account.tally, calls, said) if line.flop)
-    notes = [f"not kept call by call, taken for plain products: {', '.join(sorted(calls.unkept))}"] if calls.unkept else []
+    notes = (
+        [f"not kept call by call, taken for plain products: {', '.join(sorted(calls.unkept))}"] if calls.unkept else []
+    )
     return Translation(
         tool=tool,
         ours=account.flop,
@@ -158,12 +168,12 @@ def _find_missing(given: Given, calls: _Calls) -> list[str]:
         if seen.op in calls.known
     ]
     missing += [
-        f"whether {op} is registered with torch: its formula here is {name}, and the ledger does not say from where"
+        f"whether {op} is registered with torch: its formula here is {name}, from where is not recorded"
         for op, name in given.account.foreign_formulas.items()
         if tally.select(op=op).flop
     ]
     missing += [
-        f"some calls of {op}: passages were interpolated, or the room for tables was used up; Meter(exact=True) keeps them"
+        f"some calls of {op}: they were interpolated, or found no room in the ledger; Meter(exact=True) keeps more"
         for op in calls.undecided()
     ]
     return missing
@@ -218,7 +228,10 @@ def _count(book: FormulaBook, call: OpCall) -> int:
 
 def _as_real(call: OpCall) -> OpCall:
     options = tuple((name, _with_real(value)) for name, value in call.options)
-    args, out = tuple(map(_with_real, call.args)), tuple(replace(spec, dtype=_REAL.get(spec.dtype, spec.dtype)) for spec in call.out)
+    args, out = (
+        tuple(map(_with_real, call.args)),
+        tuple(replace(spec, dtype=_REAL.get(spec.dtype, spec.dtype)) for spec in call.out),
+    )
     return OpCall(op=call.op, args=args, options=options, out=out)
 
 

@@ -99,7 +99,7 @@ class _Products:
 
 
 def translate_hf(given: Given) -> Translation:
-    """Return what the Trainer of transformers keeps in `total_flos`: 6 × parameters outside of look-up tables × tokens."""
+    """Return what the Trainer of transformers keeps in `total_flos`: 6 × parameters outside of tables × tokens."""
     account, model = given.account, given.account.model
     missing = _missing_size(account)
     if model is None or missing:
@@ -115,14 +115,14 @@ def translate_hf(given: Given) -> Translation:
 
 
 def translate_aws(given: Given) -> Translation:
-    """Return what AWS's Fine-Tuning FLOPs Meter calls architecture: (4 × all + 2 × trainable parameters) × tokens."""
+    """Return what AWS's Fine-Tuning FLOPs Meter says: (4 × all + 2 × trainable parameters) × tokens."""
     account, model = given.account, given.account.model
     missing = _missing_size(account)
     if model is None or missing:
         return Translation.unknown(AWS, account, missing)
     theirs = _Products(
         weights=(4 * model.parameters + 2 * model.trainable) * account.tokens,
-        weights_why=f"(4 × {model.parameters:,} + 2 × {model.trainable:,}) × {account.tokens:,}; look-up tables as products",
+        weights_why=f"(4 × {model.parameters:,} + 2 × {model.trainable:,}) × {account.tokens:,}; tables as products",
     )
     inputs = {
         "parameters": str(model.parameters),
@@ -231,7 +231,7 @@ def _tell(
     besides: Mapping[str, str] | None = None,
     notes: Iterable[str] = (),
 ) -> Translation:
-    """Return the figure, with the bridge there: what is in no formula, then products as they ran against the formula."""
+    """Return the figure, with the bridge there: what is in no formula, then products as they ran against it."""
     sums = sort_out(account)
     lines = [*leave_out(sums, NOT_IN_A_FORMULA, why="in no formula")]
     for reason, flop, why in (
@@ -239,7 +239,9 @@ def _tell(
         ("weights", theirs.weights, theirs.weights_why),
     ):
         if flop or sums[reason]:
-            said = f"{print_flop(flop)} instead of {print_flop(sums[reason])}: {why}" if flop else why
+            said = (
+                f"{print_flop(flop, digits=4)} instead of {print_flop(sums[reason], digits=4)}: {why}" if flop else why
+            )
             lines.append(Line(term=REASONS[reason], flop=flop - sums[reason], why=said))
     return Translation(
         tool=tool,

@@ -111,9 +111,7 @@ class Translation:
     @classmethod
     def unknown(cls, tool: Tool, account: Account, missing: Iterable[str]) -> "Translation":
         """Return the answer that it cannot be told, and why."""
-        return cls(
-            tool=tool, ours=account.flop, flop=None, missing=tuple(missing), notes=describe_doubts(account)
-        )
+        return cls(tool=tool, ours=account.flop, flop=None, missing=tuple(missing), notes=describe_doubts(account))
 
     def to_wire(self) -> dict[str, object]:
         """Return the fields of `flopmeter report --as NAME --json`."""

@@ -46,14 +46,18 @@ def _translate(given: Given, tool: Tool, wanted: frozenset[str]) -> Translation:
     peaks, missing = _find_peaks(account, precision)
     if missing:
         return Translation.unknown(tool, account, missing)
-    could = sum((device.held_ns or 0) * peak.flop_per_s for device, peak in zip(account.usage.devices, peaks, strict=True))
+    could = sum(
+        (device.held_ns or 0) * peak.flop_per_s for device, peak in zip(account.usage.devices, peaks, strict=True)
+    )
     held_ns = account.usage.total("held_ns") or 0
     share = sum(count.flop for count in inside if count.precision == precision) / numerator
     inputs = {
         "numerator_flop": str(numerator),
         "denominator_flop": str(could // NS_PER_S),
         "precision": f"{precision}, in which {print_ratio(share)} of the numerator ran",
-        "peaks": "; ".join(sorted({f"{peak.device}: {peak.flop_per_s:,} FLOP/s dense ({peak.source})" for peak in peaks})),
+        "peaks": "; ".join(
+            sorted({f"{peak.device}: {peak.flop_per_s:,} FLOP/s dense ({peak.source})" for peak in peaks})
+        ),
         "time": f"{print_duration(held_ns)} held by {len(peaks)} {'device' if len(peaks) == 1 else 'devices'} together",
     }
     return Translation(

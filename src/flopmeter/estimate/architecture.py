@@ -125,7 +125,7 @@ def megatron_weights(*, layers: int, width: int, query: int, key: int, feed_forw
     `query` is the width of all query heads together, `key` that of all key heads.
 
     Units: FLOP per token.
-    Counts: 6 for each weight of the query, key, value and output projections and of 2 feed-forward products, 3 if gated.
+    Counts: 6 for each weight of the query, key, value and output projections, and of 2 feed-forward layers, 3 if gated.
     """
     attention = width * (query + 2 * key) + query * width
     return 6 * layers * (attention + width * feed_forward * (3 if is_gated else 2))

@@ -14,6 +14,8 @@ from rich.text import Text
 from flopmeter.conventions.translation import Translation
 from flopmeter.units import print_flop, print_ratio
 
+DIGITS = 4
+
 
 def print_translation(translation: Translation, console: Console, *, name: str) -> None:
     """Print what the other tool would, or why that cannot be told."""
@@ -49,18 +51,25 @@ def _figure(translation: Translation, flop: int) -> Iterable[RenderableType]:
     if translation.fraction is not None:
         ratio = (print_ratio(translation.fraction), "bold cyan")
         yield Text.assemble((f"{translation.tool.name.upper()} ", "bold"), ratio)
-    yield Text.assemble((f"{flop:,} FLOP", "bold cyan"), f", {print_ratio(flop / translation.ours)} of ours") if (
-        translation.ours
-    ) else Text(f"{flop:,} FLOP", style="bold cyan")
+    yield (
+        Text.assemble((f"{flop:,} FLOP", "bold cyan"), f", {print_ratio(flop / translation.ours)} of ours")
+        if (translation.ours)
+        else Text(f"{flop:,} FLOP", style="bold cyan")
+    )
     yield Text()
     table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="dim", show_edge=False)
     table.add_column("from ours to theirs", overflow="fold")
     table.add_column("FLOP", justify="right")
     table.add_column("why")
-    table.add_row("flopmeter, convention fm-1", print_flop(translation.ours), "every operation that ran", style="bold")
+    table.add_row(
+        "flopmeter, convention fm-1",
+        print_flop(translation.ours, digits=DIGITS),
+        "every operation that ran",
+        style="bold",
+    )
     for line in translation.bridge:
         table.add_row(line.term, _signed(line.flop), line.why)
-    table.add_row(translation.tool.name, print_flop(flop), "the sum, exactly", style="bold")
+    table.add_row(translation.tool.name, print_flop(flop, digits=DIGITS), "the sum, exactly", style="bold")
     yield table
     yield Text()
     if translation.inputs:
@@ -68,4 +77,4 @@ def _figure(translation: Translation, flop: int) -> Iterable[RenderableType]:
 
 
 def _signed(flop: int) -> str:
-    return ("−" if flop < 0 else "+") + print_flop(abs(flop))
+    return ("−" if flop < 0 else "+") + print_flop(abs(flop), digits=DIGITS)

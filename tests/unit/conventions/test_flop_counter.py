@@ -26,9 +26,7 @@ VECTOR = OpCall.of("aten::mv", (2, 3), (3,), out=[(2,)])
 
 def table(*calls, inside=(), beyond=()):
     rows = [Row(call=call, phase="forward", calls=2, inside=inside) for call in calls]
-    kept, rest = (
-        [STANDARD.count(call, calls=2, phase="forward") for call in some] for some in (calls, beyond)
-    )
+    kept, rest = ([STANDARD.count(call, calls=2, phase="forward") for call in some] for some in (calls, beyond))
     beyond_tally = sum(rest, Tally())
     return Table(tuple(rows), sum(kept, Tally()) + beyond_tally, beyond_tally)
 
@@ -79,7 +77,9 @@ def test_whole_and_complex_numbers_count_as_real_ones(tmp_path):
     assert lines_of(found) == {"products of integers": 6 * 60, "complex numbers": -3 * 6 * 60}
 
 
-@pytest.mark.parametrize(("groups", "mask", "more"), [(4, (True, True, False), 3), (4, (True, False, False), 0), (1, (True, True, False), 0)])
+@pytest.mark.parametrize(
+    ("groups", "mask", "more"), [(4, (True, True, False), 3), (4, (True, False, False), 0), (1, (True, True, False), 0)]
+)
 def test_the_weight_gradient_of_groups_is_multiplied_by_them(tmp_path, groups, mask, more):
     """Else depthwise networks would seem to cost in torch's counter what they cost."""
     shapes = (1, 8, 10), (1, 8, 12), (8, 8 // groups, 3)
@@ -99,7 +99,9 @@ def test_convolutions_whose_calls_are_not_kept_cannot_be_told(tmp_path):
     """Else groups that nobody can see would be taken for none."""
     shapes = (1, 8, 10), (1, 8, 12), (8, 2, 3)
     out = [(1, 8, 12), (8, 2, 3)]
-    call = OpCall.of("aten::convolution_backward", *shapes, [8], [1], [0], [1], False, [0], 4, (True, True, False), out=out)
+    call = OpCall.of(
+        "aten::convolution_backward", *shapes, [8], [1], [0], [1], False, [0], 4, (True, True, False), out=out
+    )
     found = translate(tmp_path, table(BIASED, beyond=[call]))
     assert found.flop is None
     assert "aten::convolution_backward" in found.missing[0]

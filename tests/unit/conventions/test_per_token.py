@@ -25,7 +25,7 @@ def count(kind="pointwise", phase="forward", flop=1, masked=0):
     return OpCount(op=f"x::{kind}", kind=kind, phase=phase, precision="fp32", calls=1, flop=flop, masked_flop=masked)
 
 
-def given(folder, *, model=True, tokens=LENGTH, config=None, sequence=None, usage=None):
+def given(folder, *, model=True, tokens=LENGTH, config=None, sequence=LENGTH, usage=None):
     loose = Tally.of([count(), count("attention", flop=5, masked=3), count(phase="recompute", flop=7)])
     with ScriptedSegment(folder / "run") as segment:
         if model:
@@ -36,7 +36,9 @@ def given(folder, *, model=True, tokens=LENGTH, config=None, sequence=None, usag
         segment.run(product_table(phase="inference"), purpose="evaluation", tokens=0)
         segment.end()
     ledger = read_run(folder / "run")
-    return Given.of(Account.of(ledger), ledger, config=None if config is None else pick_sizes(config), sequence=sequence)
+    return Given.of(
+        Account.of(ledger), ledger, config=None if config is None else pick_sizes(config), sequence=sequence
+    )
 
 
 def test_the_trainer_has_six_per_parameter_outside_of_tables(tmp_path):
@@ -132,7 +134,9 @@ def test_megatron_does_not_know_what_its_formula_does_not(tmp_path):
 def test_a_configuration_of_another_model_is_noticed(tmp_path):
     """Else a wrong file gives a wrong figure that looks right."""
     big = {**LLAMA, "num_hidden_layers": 40}
-    assert "look whether the configuration is of this model" in " ".join(translate_megatron(given(tmp_path, config=big)).notes)
+    assert "look whether the configuration is of this model" in " ".join(
+        translate_megatron(given(tmp_path, config=big)).notes
+    )
 
 
 def test_a_configuration_of_this_model_is_not_doubted(tmp_path):
@@ -143,7 +147,7 @@ def test_a_configuration_of_this_model_is_not_doubted(tmp_path):
 @pytest.mark.parametrize("translate", EVERY)
 def test_without_tokens_nothing_is_guessed(tmp_path, translate):
     """Else a run that told no tokens would have cost nothing."""
-    found = translate(given(tmp_path, tokens=0, config=LLAMA, sequence=LENGTH))
+    found = translate(given(tmp_path, tokens=0, config=LLAMA))
     assert found.flop is None
     assert any("meter.step(tokens=…" in missing for missing in found.missing)
 

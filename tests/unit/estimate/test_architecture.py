@@ -92,9 +92,9 @@ def test_one_key_head_may_be_said_in_a_word():
 def test_palms_540_billion_by_hand():
     """Else the formula is not the one of the paper: 118 layers, 48 heads of 256, 2,048 tokens."""
     per_token = 6 * 540_350_000_000 + 12 * 118 * 48 * 256 * 2048
-    assert estimate_palm(
-        parameters=540_350_000_000, tokens=1, layers=118, heads=48, head_width=256, sequence=2048
-    ) == (per_token)
+    assert estimate_palm(parameters=540_350_000_000, tokens=1, layers=118, heads=48, head_width=256, sequence=2048) == (
+        per_token
+    )
 
 
 def test_megatron_takes_half_of_palms_pairs():

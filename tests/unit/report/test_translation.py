@@ -19,7 +19,7 @@ def test_figure_bridge_and_source_are_there_at_a_glance() -> None:
     assert "MFU 25 %" in text
     assert "100,005 FLOP, 83.3 % of ours" in text
     (line,) = [line for line in text.splitlines() if line.startswith("recomputation")]
-    assert line.split() == ["recomputation", "−2.00e+04", "FLOP", "left", "out"]
+    assert line.split() == ["recomputation", "−2.000e+04", "FLOP", "left", "out"]
     assert "+5 FLOP" in text
     assert "tokens 8" in text
     assert "their bound: cannot tell: no device" in text
