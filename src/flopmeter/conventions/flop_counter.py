@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from math import prod
 
 from flopmeter.conventions.translation import Given, Line, Tool, Translation, describe_doubts
-from flopmeter.errors import FormulaError, LedgerUnreadableError, MalformedError
+from flopmeter.errors import FormulaError
 from flopmeter.formulas.book import FormulaBook
 from flopmeter.formulas.call import COMPLEX, Arg, OpCall, TensorSpec
 from flopmeter.ledger.chain import Segment
@@ -81,9 +81,9 @@ class _Calls:
                 tables[table.name] = table
             elif entry.kind == "steps":
                 for ran in Steps.from_wire(entry.body).ran:
-                    if ran.tally is not None:
-                        self._add_unkept(ran.tally, 1)
-                    elif ran.table is not None:
+                    if ran.table is None:
+                        self._add_unkept(ran.tally or Tally(), 1)
+                    else:
                         self._add_table(tables[ran.table], ran.times)
 
     def _add_table(self, table: Table, times: int) -> None:
@@ -117,10 +117,7 @@ def translate_flop_counter(given: Given) -> Translation:
     )
     calls = _Calls(frozenset(op for since, ops in KNOWN.items() if since <= release for op in ops))
     for segment in given.ledger.segments:
-        try:
-            calls.add(segment)
-        except MalformedError as error:
-            raise LedgerUnreadableError(error.what, where=str(segment.path)) from error
+        calls.add(segment)
     missing = _find_missing(given, calls)
     if missing:
         return Translation.unknown(tool, account, missing)
@@ -128,6 +125,8 @@ def translate_flop_counter(given: Given) -> Translation:
     notes = (
         [f"not kept call by call, taken for plain products: {', '.join(sorted(calls.unkept))}"] if calls.unkept else []
     )
+    if account.ranks > 1:
+        notes.append(f"it prints a figure for each process; this is the sum over {account.ranks} ranks")
     return Translation(
         tool=tool,
         ours=account.flop,
@@ -195,8 +194,7 @@ def _find_release(ledger: RunLedger) -> tuple[tuple[int, int], str]:
 def _compare(book: FormulaBook, call: OpCall) -> tuple[str, int]:
     """Return how much more it says of a call than our products are, masked and whole ones among them, and why."""
     if any(spec.dtype in COMPLEX for spec in (*call.tensors, *call.out)):
-        real = _as_real(call)
-        return COMPLEX_NUMBERS, _count(book, real) + _compare(book, real)[1] - _count(book, call)
+        return COMPLEX_NUMBERS, _count(book, _as_real(call)) - _count(book, call)
     if any(spec.stored is not None for spec in call.tensors):
         first, second = call.tensors[-2:]
         return SPARSE, 2 * first.size * second.shape[-1] - _count(book, call)

@@ -215,11 +215,12 @@ def translate_megatron(given: Given) -> Translation:
         "padded_vocabulary": str(padded),
         "sequence": str(length),
     }
-    notes = ["older versions of it take every pair of attention, not half"]
+    besides = {"with every pair of attention, as in older versions": str(theirs.flop + theirs.attention)}
+    notes = []
     if "padded_vocab_size" not in given.config:
         notes.append(f"the vocabulary is padded to a multiple of {PADDING}, its default for one tensor-parallel rank")
     notes += _compare_sizes(account, in_layers // 6, width * vocabulary)
-    return _tell(MEGATRON, account, theirs, inputs, notes=notes)
+    return _tell(MEGATRON, account, theirs, inputs, besides=besides, notes=notes)
 
 
 def _tell(

@@ -8,7 +8,7 @@ from flopmeter.account import Account
 from flopmeter.conventions.flop_counter import translate_flop_counter
 from flopmeter.conventions.translation import Given
 from flopmeter.formulas.book import FormulaBook
-from flopmeter.formulas.call import OpCall
+from flopmeter.formulas.call import OpCall, TensorSpec
 from flopmeter.ledger.merge import read_run
 from flopmeter.step import Row, Table
 from flopmeter.tally import Tally
@@ -136,3 +136,31 @@ def test_a_foreign_formula_may_or_may_not_be_known_to_torch(tmp_path):
 )
 def test_which_release_it_is_of_is_said(tmp_path, torch, said):
     assert said in translate(tmp_path, table(BIASED), torch=torch).tool.source
+
+
+def test_a_sparse_operand_counts_as_a_dense_one(tmp_path):
+    """Else a sparse layer would seem to cost in torch's counter what it stores."""
+    sparse, dense = TensorSpec((4, 6), stored=8), TensorSpec((6, 5))
+    call = OpCall(op="aten::mm", args=(sparse, dense), out=(TensorSpec((4, 5)),))
+    found = translate(tmp_path, table(call))
+    assert found.flop == 6 * 2 * 4 * 6 * 5
+    assert lines_of(found)["sparse operands"] == 6 * (2 * 4 * 6 * 5 - 2 * 8 * 5)
+
+
+def test_a_call_that_only_torchs_counter_can_price_cannot_be_told(tmp_path):
+    """Else an operator that we refused would be a zero of theirs."""
+    strange = OpCall.of("aten::mm", (2, 3), (4, 5), dtype="complex64", out=[(2, 5)])
+    found = translate(tmp_path, table(BIASED, strange))
+    assert found.flop is None
+    assert "ours refused" in found.missing[0]
+
+
+def test_several_ranks_are_a_sum_of_what_it_prints(tmp_path):
+    for rank in (0, 1):
+        with ScriptedSegment(tmp_path / "run", rank=rank, header={"book": BOOK}) as segment:
+            segment.run(table(BIASED))
+            segment.end()
+    ledger = read_run(tmp_path / "run")
+    found = translate_flop_counter(Given.of(Account.of(ledger), ledger))
+    assert found.flop == 2 * 2 * 60
+    assert "sum over 2 ranks" in found.notes[0]

@@ -175,3 +175,10 @@ def test_without_a_length_it_says_how_to_give_one(tmp_path, translate):
     found = translate(Given(account=folder.account, ledger=folder.ledger, config=folder.config, sequence=None))
     assert found.flop is None
     assert '"seq_length"' in found.missing[0]
+
+
+def test_megatron_needs_no_parameters_and_names_the_figure_of_older_versions(tmp_path):
+    """Else a log of last year could not be set beside a run."""
+    found = translate_megatron(given(tmp_path, model=False, config=LLAMA))
+    (older,) = found.besides.values()
+    assert int(older) - found.flop == 6 * 2 * 4 * 4 * LENGTH * TOKENS
