@@ -164,3 +164,10 @@ def test_several_ranks_are_a_sum_of_what_it_prints(tmp_path):
     found = translate_flop_counter(Given.of(Account.of(ledger), ledger))
     assert found.flop == 2 * 2 * 60
     assert "sum over 2 ranks" in found.notes[0]
+
+
+def test_scalars_beside_complex_operands_change_nothing(tmp_path):
+    call = OpCall.of("aten::addmm", (5,), (2, 3), (3, 5), dtype="complex64", out=[(2, 5)], beta=1, alpha=1)
+    found = translate(tmp_path, table(call))
+    assert found.flop == 6 * 2 * 2 * 3 * 5
+    assert lines_of(found)["complex numbers"] == -3 * 6 * 60
