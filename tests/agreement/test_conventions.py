@@ -1,5 +1,9 @@
 """What `report --as` says another tool would print is what that tool does print, asked about the same program."""
 
+import sys
+from importlib import metadata
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
@@ -12,6 +16,7 @@ from flopmeter.conventions.presets import PRESETS
 from flopmeter.conventions.translation import Given, Translation
 from flopmeter.ledger.merge import read_run
 from flopmeter.meter import Meter
+from flopmeter.model import pick_sizes
 
 STEPS = 3
 
@@ -139,3 +144,50 @@ def test_the_trainer_prints_what_is_said_of_it(tmp_path, tied):
     assert translate(tmp_path / "run", "hf").flop == trainer.state.total_flos
     found = translate(tmp_path / "run", "palm", sequence=8)
     assert found.inputs["layers"] == "2"  # the ledger knows the sizes from the model itself
+
+
+def load_nvidias_own(monkeypatch):
+    """Load the function of Megatron-Bridge, NVIDIA's packaged twin of the one in Megatron-LM's scripts.
+
+    `pip install --no-deps megatron-bridge` is enough: what its file imports is for training, and stands in here.
+    """
+    try:
+        files = metadata.files("megatron-bridge") or []
+    except metadata.PackageNotFoundError:
+        pytest.skip("megatron-bridge is not installed")
+    (path,) = (file.locate() for file in files if str(file).endswith("training/utils/flop_utils.py"))
+    imports = {
+        "data.datasets.packing_utils": "calculate_avg_seqlen",
+        "peft.lora": "LoRA",
+        "training.config": "ConfigContainer",
+    }
+    for module, name in imports.items():
+        monkeypatch.setitem(sys.modules, f"megatron.bridge.{module}", SimpleNamespace(**{name: type(name, (), {})}))
+    padded = SimpleNamespace(
+        calculate_padded_vocab_size=lambda size, by, ranks, **_: -(-size // (by * ranks)) * by * ranks
+    )
+    monkeypatch.setitem(sys.modules, "megatron.bridge.utils.vocab_utils", padded)
+    space: dict[str, object] = {}
+    exec(compile(path.read_text(encoding="utf-8"), str(path), "exec"), space)  # noqa: S102 # the package's own file
+    return space["num_floating_point_operations"]
+
+
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize(("heads", "groups", "width"), [(4, 4, 16), (4, 2, 16), (8, 1, 16)])
+def test_megatron_prints_what_is_said_of_it(tmp_path, monkeypatch, gated, heads, groups, width):
+    """Else TFLOP/s in a log of Megatron cannot be set beside a run."""
+    theirs = load_nvidias_own(monkeypatch)
+    sizes = {
+        "num_layers": 3, "hidden_size": 64, "ffn_hidden_size": 160, "num_attention_heads": heads,
+        "num_query_groups": groups, "kv_channels": width, "gated_linear_unit": gated, "vocab_size": 1000,
+    }  # fmt: skip
+    unused = dict.fromkeys(
+        ("num_moe_experts", "mtp_num_layers", "moe_ffn_hidden_size", "moe_shared_expert_intermediate_size"), None
+    )
+    others = {"multi_latent_attention": False, "make_vocab_size_divisible_by": 128, "tensor_model_parallel_size": 1}
+    activation = functional.silu if gated else functional.gelu
+    config = SimpleNamespace(**sizes, **unused, **others, seq_length=32, activation_func=activation)
+    with Meter(tmp_path / "run", exact=True) as meter:
+        meter.step(tokens=5 * 32, samples=5)
+    found = translate(tmp_path / "run", "megatron", config=pick_sizes(sizes))
+    assert found.flop == theirs(SimpleNamespace(model=config), batch_size=5)
