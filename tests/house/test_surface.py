@@ -18,7 +18,7 @@ SURFACE = {
     "doctor": "--json",
     "keygen": "PATH --json",
     "recount": "RUN --book --json",
-    "report": "RUN --json --regime",
+    "report": "RUN --as --config --json --regime",
     "verify": "FILE… --json --key --ledger --subject",
 }
 

@@ -1,16 +1,25 @@
-"""`flopmeter report RUN`: what was used, the estimates side by side, findings, gaps.
+"""`flopmeter report RUN`: what was used, the estimates side by side, findings, gaps; or the run as another tool has it.
 
-Not here: figures (`account.py`), words (`report/`).
+Not here: figures (`account.py`, `conventions`), words (`report/`).
 """
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 from flopmeter.account import Account
-from flopmeter.cli.output import DONE, build_parser, print_json
+from flopmeter.cli.output import CANNOT_TELL, DONE, WRONG_USAGE, build_parser, print_failure, print_json
+from flopmeter.conventions.presets import PRESETS
+from flopmeter.conventions.translation import Given
+from flopmeter.errors import MalformedError
 from flopmeter.ledger.file import is_being_written
+from flopmeter.ledger.merge import RunLedger, read_run
+from flopmeter.model import pick_sizes
 from flopmeter.regimes.regime import Finding, catalogue, find
+
+LENGTH = "seq_length"
+MAX_LENGTH = 10**12
 
 
 def run(argv: Sequence[str]) -> int:
@@ -24,10 +33,29 @@ def run(argv: Sequence[str]) -> int:
         default=[],
         help="id of the catalogue, or path of a .toml file; by default every regime in force or in use",
     )
+    parser.add_argument(
+        "--as",
+        dest="convention",
+        metavar="NAME",
+        choices=PRESETS,
+        help=f"the figure that another tool would print instead, and the bridge from ours: {', '.join(PRESETS)};"
+        " exit 3 where it cannot be told",
+    )
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        help=f"for --as: the model's config.json, where the run does not know its sizes; {LENGTH} may stand in it",
+    )
     args = parser.parse_args(argv)
-    account = Account.of(args.run, live=is_being_written(args.run))
-    findings = assess(account, args.regime)
+    if args.config is not None and args.convention is None:
+        parser.error("--config is for --as")
+    live = is_being_written(args.run)
+    ledger = read_run(args.run)
+    account = Account.of(ledger, live=live)
     name = Path(args.run).resolve().name
+    if args.convention is not None:
+        return translate(account, ledger, convention=args.convention, config=args.config, name=name, as_json=args.json)
+    findings = assess(account, args.regime)
     if args.json:
         from flopmeter.report.summary import summarize
 
@@ -46,3 +74,42 @@ def assess(account: Account, names: Sequence[str]) -> list[Finding]:
     today = datetime.now(UTC).date()
     regimes = [find(name) for name in names] or [regime for regime in catalogue() if regime.is_live(today)]
     return [regime.assess(account, on=today) for regime in regimes]
+
+
+def translate(
+    account: Account, ledger: RunLedger, *, convention: str, config: str | None, name: str, as_json: bool
+) -> int:
+    """Print the run as another tool would, and return the exit code."""
+    try:
+        told = None if config is None else read_config(Path(config))
+    except MalformedError as error:
+        print_failure(error)
+        return WRONG_USAGE
+    sizes = None if told is None else pick_sizes(told)
+    length = None if told is None else told.get(LENGTH)
+    sequence = length if isinstance(length, int) and not isinstance(length, bool) and 0 < length < MAX_LENGTH else None
+    translation = PRESETS[convention](Given.of(account, ledger, config=sizes, sequence=sequence))
+    if as_json:
+        print_json({"run": name, **translation.to_wire()})
+    else:
+        from rich.console import Console
+
+        from flopmeter.report.translation import print_translation
+
+        print_translation(translation, Console(), name=name)
+    return CANNOT_TELL if translation.flop is None else DONE
+
+
+def read_config(path: Path) -> Mapping[str, object]:
+    """Return the fields of a model's configuration file.
+
+    Raises:
+        MalformedError: it holds no JSON object.
+    """
+    try:
+        value = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise MalformedError(f"not JSON: {error}", where=str(path)) from error
+    if not isinstance(value, dict):
+        raise MalformedError(f"{type(value).__name__}, not an object", where=str(path))
+    return value

@@ -3,18 +3,18 @@
 Not here: what it costs.
 """
 
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch.nn.parameter import UninitializedParameter
 
-from flopmeter.model import Model
+from flopmeter.model import Model, pick_sizes
 
 _EMBEDDINGS = (torch.nn.Embedding, torch.nn.EmbeddingBag)
 
 
-def measure_model(modules: Iterable[torch.nn.Module]) -> Model:
+def measure_model(modules: Sequence[torch.nn.Module]) -> Model:
     """Count the parameters of the modules, each tensor once however many names it has.
 
     Units: parameters. `embedding` are look-up tables, a table tied to an output layer included.
@@ -33,7 +33,19 @@ def measure_model(modules: Iterable[torch.nn.Module]) -> Model:
         parameters=sum(parameter.numel() for parameter in parameters.values()),
         trainable=sum(parameter.numel() for parameter in parameters.values() if parameter.requires_grad),
         embedding=sum(table.numel() for table in tables.values()),
+        config=_read_config(modules),
     )
+
+
+def _read_config(modules: Sequence[torch.nn.Module]) -> dict[str, str]:
+    """Return the sizes that the first configuration among the modules names; a wrapper has that of what it wraps."""
+    for module in modules:
+        for owner in (module, getattr(module, "module", None)):
+            config = getattr(owner, "config", None)
+            sizes = pick_sizes(config if isinstance(config, Mapping) else getattr(config, "__dict__", {}))
+            if sizes:
+                return sizes
+    return {}
 
 
 def devices_in_reach() -> frozenset[str]:

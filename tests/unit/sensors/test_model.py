@@ -1,5 +1,7 @@
 """The size of a model, as 6ND wants it."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
@@ -61,3 +63,29 @@ def test_cuda_is_in_reach_once_it_was_initialised(monkeypatch):
     assert devices_in_reach() == {"cpu"}
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     assert devices_in_reach() == {"cpu", "cuda"}
+
+
+class Configured(nn.Linear):
+    def __init__(self, config):
+        super().__init__(2, 2)
+        self.config = config
+
+
+class Wrapper(nn.Module):
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
+
+
+def test_the_sizes_that_a_models_configuration_names_are_kept():
+    """Else figures of tools that go by sizes could never be told from the ledger alone."""
+    config = SimpleNamespace(n_layer=2, n_embd=8, dropout=0.1, out_dir="a path")
+    kept = {"n_layer": "2", "n_embd": "8"}
+    assert measure_model([Configured(config)]).config == kept
+    assert measure_model([nn.Linear(1, 1), Configured(vars(config))]).config == kept
+    assert measure_model([Wrapper(Configured(config))]).config == kept
+
+
+@pytest.mark.parametrize("config", [None, "a name", 3, SimpleNamespace(path="x"), nn.Linear(1, 1)])
+def test_a_configuration_of_another_sort_says_nothing(config):
+    assert measure_model([Configured(config)]).config == {}
