@@ -11,6 +11,7 @@ from typing import Self
 from flopmeter import wire
 from flopmeter.errors import MalformedError
 from flopmeter.formulas.call import OpCall
+from flopmeter.repeat import Repeat, check_repeats
 from flopmeter.tally import BASES, PHASES, PURPOSES, Tally
 from flopmeter.usage import Usage
 
@@ -53,7 +54,8 @@ class Table:
     """The operator calls of one passage, and what they cost by the book of the ledger's header.
 
     `rows` can be computed again with any book; `beyond` is the tally of rows past the size limit, which cannot;
-    `tally` is the whole, `beyond` included. The table's name is the digest of `rows` and `beyond`: what ran.
+    `tally` is the whole, `beyond` included. `repeated` are the parts of it that other ranks do as well. The table's
+    name is the digest of `rows`, `beyond` and, where there are any, `repeated`: what ran.
     `size` is how much there is to keep: rows, and integers in them. `holds_once` says that values inside of tensors, or
     how much a sparse tensor stored, decided the cost: the same passage may cost something else the next time.
     """
@@ -61,6 +63,7 @@ class Table:
     rows: tuple[Row, ...]
     tally: Tally
     beyond: Tally = field(default_factory=Tally)
+    repeated: tuple[Repeat, ...] = ()
     name: str = field(init=False)
     size: int = field(init=False)
     holds_once: bool = field(init=False)
@@ -70,6 +73,7 @@ class Table:
         content: dict[str, wire.Wire] = {
             "rows": [row.to_wire() for row in self.rows],
             "beyond": self.beyond.to_wire(),
+            **self._repeated_to_wire(),
         }
         object.__setattr__(self, "name", wire.digest(wire.encode(content)))
         specs = [spec for row in self.rows for spec in (*row.call.tensors, *row.call.out)]
@@ -84,7 +88,11 @@ class Table:
             "rows": [row.to_wire() for row in self.rows],
             "beyond": self.beyond.to_wire(),
             "tally": self.tally.to_wire(),
+            **self._repeated_to_wire(),
         }
+
+    def _repeated_to_wire(self) -> dict[str, wire.Wire]:
+        return {"repeated": [repeat.to_wire() for repeat in self.repeated]} if self.repeated else {}
 
     @classmethod
     def from_wire(cls, value: wire.Wire) -> Self:
@@ -98,7 +106,9 @@ class Table:
             tuple(Row.from_wire(item) for item in wire.parse_list(fields.get("rows"), name="rows")),
             Tally.from_wire(fields.get("tally")),
             Tally.from_wire(fields.get("beyond")),
+            tuple(Repeat.from_wire(item) for item in wire.parse_list(fields.get("repeated") or [], name="repeated")),
         )
+        check_repeats(table.repeated, table.tally)
         if table.name != fields.get("table"):
             msg = f"table {str(fields.get('table'))[:12]}… is not the digest of its rows ({table.name[:12]}…)"
             raise MalformedError(msg)
