@@ -11,7 +11,7 @@ from torch import nn
 from torch.distributed import _functional_collectives as collectives
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import Replicate, Shard, distribute_module
+from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_module, distribute_tensor
 from torch.distributed.tensor.parallel import (
     ColwiseParallel,
     PrepareModuleInput,
@@ -84,7 +84,7 @@ class Attention(nn.Module):
 def turn(x: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:
     """Turn pairs of numbers by their position's angles."""
     first, second = x.chunk(2, dim=-1)
-    cos, sin = angles.cos(), angles.sin()
+    cos, sin = angles
     return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1)
 
 
@@ -101,38 +101,38 @@ class FeedForward(nn.Module):
 
 
 class Experts(nn.Module):
-    """Experts, each of which gets as many tokens as every other; those of other ranks are sent there and back."""
+    """Experts, each of which gets as many tokens as every other; tokens of those on other ranks go there and back."""
 
-    def __init__(self, shape: Shape, *, ranks: int) -> None:
+    def __init__(self, shape: Shape) -> None:
         super().__init__()
-        self.number = shape.experts // ranks
-        self.experts = nn.ModuleList(FeedForward(shape) for _ in range(self.number))
+        number, width, hidden = shape.experts, shape.width, shape.hidden
+        self.up, self.gate = (nn.Parameter(torch.randn(number, width, hidden)) for _ in range(2))
+        self.down = nn.Parameter(torch.randn(number, hidden, width))
         self.ranks: DeviceMesh | None = None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Take tokens in the order of the experts that they go to."""
+        up, gate, down = (
+            one.to_local() if isinstance(one, DTensor) else one for one in (self.up, self.gate, self.down)
+        )
+        width, senders = x.shape[-1], 1 if self.ranks is None else self.ranks.size()
         if self.ranks is not None:
             x = collectives.all_to_all_single_autograd(x.contiguous(), None, None, self.ranks)
-        parts = x.view(-1, self.number, x.shape[0] // self._senders() // self.number, x.shape[-1]).transpose(0, 1)
-        done = torch.stack(
-            [expert(part.reshape(-1, x.shape[-1])) for expert, part in zip(self.experts, parts, strict=True)]
-        )
-        x = done.view(self.number, self._senders(), -1, x.shape[-1]).transpose(0, 1).reshape(x.shape)
+        x = x.view(senders, len(up), -1, width).transpose(0, 1).reshape(len(up), -1, width)
+        x = (nn.functional.silu(x @ gate) * (x @ up)) @ down
+        x = x.view(len(up), senders, -1, width).transpose(0, 1).reshape(-1, width)
         if self.ranks is not None:
             x = collectives.all_to_all_single_autograd(x.contiguous(), None, None, self.ranks)
         return x
-
-    def _senders(self) -> int:
-        return 1 if self.ranks is None else self.ranks.size()
 
 
 class Mixture(nn.Module):
     """A router and experts; where tokens go does not depend on what they say, so that each run is like every other."""
 
-    def __init__(self, shape: Shape, *, ranks: int) -> None:
+    def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.router = nn.Linear(shape.width, shape.experts, bias=False)
-        self.experts = Experts(shape, ranks=ranks)
+        self.experts = Experts(shape)
         self.number = shape.experts
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -141,19 +141,19 @@ class Mixture(nn.Module):
         weights = weights.to_local() if hasattr(weights, "to_local") else weights
         order = torch.arange(flat.shape[0]).view(-1, self.number).t().reshape(-1)
         chosen = (order % self.number)[:, None]
-        done = self.experts(flat[order]) * weights[order].gather(1, chosen)
+        done = self.experts(flat[order] * weights[order].gather(1, chosen))
         return done[order.argsort()].view(x.shape)
 
 
 class Block(nn.Module):
     """One layer; every second has experts."""
 
-    def __init__(self, shape: Shape, index: int, *, ranks: int) -> None:
+    def __init__(self, shape: Shape, index: int) -> None:
         super().__init__()
         self.before_attention, self.before_rest = nn.RMSNorm(shape.width), nn.RMSNorm(shape.width)
         self.attention = Attention(shape)
         has_experts = shape.experts > 0 and index % 2 == 1
-        self.rest = Mixture(shape, ranks=ranks) if has_experts else FeedForward(shape)
+        self.rest = Mixture(shape) if has_experts else FeedForward(shape)
 
     def forward(self, x: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:
         x = x + self.attention(self.before_attention(x), angles)
@@ -163,15 +163,16 @@ class Block(nn.Module):
 class Stage(nn.Module):
     """Some layers of the model; the first stage has the embedding, the last one the output."""
 
-    def __init__(self, shape: Shape, layers: range, *, length: int, ranks: int = 1) -> None:
+    def __init__(self, shape: Shape, layers: range, *, length: int) -> None:
         super().__init__()
         self.embedding = nn.Embedding(shape.vocabulary, shape.width) if layers.start == 0 else None
-        self.blocks = nn.ModuleList(Block(shape, index, ranks=ranks) for index in layers)
+        self.blocks = nn.ModuleList(Block(shape, index) for index in layers)
         is_last = layers.stop == shape.layers
         self.norm = nn.RMSNorm(shape.width) if is_last else None
         self.output = nn.Linear(shape.width, shape.vocabulary, bias=False) if is_last else None
         rates = 1.0 / 10_000 ** (torch.arange(0, shape.width // shape.heads, 2) / (shape.width // shape.heads))
-        self.register_buffer("angles", torch.outer(torch.arange(length), rates), persistent=False)
+        angles = torch.outer(torch.arange(length), rates)
+        self.register_buffer("angles", torch.stack([angles.cos(), angles.sin()]), persistent=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = x if self.embedding is None else self.embedding(x)
@@ -190,14 +191,14 @@ def lay_out(shape: Shape, layout: Layout) -> tuple[Stage, DeviceMesh]:
     )
     each = shape.layers // layout.pp
     first = mesh.get_local_rank("pp") * each
-    stage = Stage(shape, range(first, first + each), length=shape.sequence // layout.cp, ranks=layout.ep)
+    stage = Stage(shape, range(first, first + each), length=shape.sequence // layout.cp)
     if layout.tp > 1:
         _split(stage, mesh["tp"])
     for block in stage.blocks:
         if layout.cp > 1:
             block.attention.sequence = mesh["cp"]
-        if layout.ep > 1 and isinstance(block.rest, Mixture):
-            block.rest.experts.ranks = mesh["ep"]
+        if layout.ep * layout.tp > 1 and isinstance(block.rest, Mixture):
+            _place_experts(block.rest.experts, mesh, layout)
     _shard(stage, mesh, layout)
     return stage, mesh
 
@@ -227,25 +228,27 @@ def _split(stage: Stage, tp: DeviceMesh) -> None:
         if isinstance(block.rest, FeedForward):
             plan |= {"rest.up": column(), "rest.gate": column(), "rest.down": row(output_layouts=Shard(1))}
         parallelize_module(block, tp, plan)
-    # experts and router: see below
-    for block in stage.blocks:
         if isinstance(block.rest, Mixture):
             distribute_module(block.rest.router, tp, input_fn=_as_whole)
-            for expert in block.rest.experts.experts:
-                parallelize_module(expert, tp, {"up": column(), "gate": column(), "down": row()})
             block.rest.register_forward_hook(lambda _module, _args, out: _keep_part(out, tp))
 
 
-def _as_whole(_module: nn.Module, inputs: tuple[torch.Tensor, ...], tp: DeviceMesh) -> tuple[object, ...]:
-    from torch.distributed.tensor import DTensor
+def _place_experts(experts: Experts, mesh: DeviceMesh, layout: Layout) -> None:
+    """Put experts on their ranks, and a part of each on the ranks of tensor parallelism."""
+    names = tuple(name for name, size in (("ep", layout.ep), ("tp", layout.tp)) if size > 1)
+    for name, column in (("up", 2), ("gate", 2), ("down", 1)):
+        cuts = [Shard(0)] * (layout.ep > 1) + [Shard(column)] * (layout.tp > 1)
+        setattr(experts, name, nn.Parameter(distribute_tensor(getattr(experts, name).detach(), mesh[names], cuts)))
+    if layout.ep > 1:
+        experts.ranks = mesh["ep"]
 
+
+def _as_whole(_module: nn.Module, inputs: tuple[torch.Tensor, ...], tp: DeviceMesh) -> tuple[object, ...]:
     return tuple(DTensor.from_local(one, tp, [Replicate()]) for one in inputs)
 
 
 def _keep_part(out: torch.Tensor, tp: DeviceMesh) -> torch.Tensor:
-    from torch.distributed.tensor import DTensor
-
-    return DTensor.from_local(out, tp, [Replicate()]).redistribute(placements=[Shard(1)]).to_local()
+    return DTensor.from_local(out, tp, [Partial()]).redistribute(placements=[Shard(1)]).to_local()
 
 
 def _shard(stage: Stage, mesh: DeviceMesh, layout: Layout) -> None:

@@ -7,95 +7,125 @@ nothing. So shapes are those of the real run, and values are not.
 import argparse
 import itertools
 import json
+import multiprocessing
 import platform
 import shutil
 import sys
 import tempfile
 import time
 import warnings
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from fractions import Fraction
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import distributed
-from torch.distributed.pipelining import PipelineStage
-from torch.distributed.pipelining.schedules import Schedule1F1B
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from transformer import Layout, Shape, Stage, lay_out
 
-from flopmeter import Meter, Tally
+from flopmeter import Meter
 from flopmeter.coordinates import Coordinates
 from flopmeter.ledger.merge import read_run
 from flopmeter.logical import Merge, Shares
+from flopmeter.step import Steps, Table
 from flopmeter.sums import Sums
 
+Cell: TypeAlias = tuple[str, str]
+"""Phase and operator."""
 RESULTS = Path(__file__).parents[1] / "results"
 
 
-def loss_of(out: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
-    """Return the loss of one micro-batch."""
-    return torch.nn.functional.cross_entropy(out.flatten(0, 1), text.flatten())
-
-
-def train(shape: Shape, layout: Layout, stage: Stage, mesh: Any, run: Path, *, is_exact: bool = True, steps: int = 1) -> None:
-    """Train with the meter: by a pipeline's schedule, or one micro-batch after the other."""
+def train(shape: Shape, layout: Layout, stage: Stage, run: Path, *, is_exact: bool = True, steps: int = 1) -> None:
+    """Train with the meter, as a pipeline does: all forwards of a step first, then the backwards."""
     text = torch.randint(shape.vocabulary, (shape.batch * shape.micro_batches, shape.sequence // layout.cp))
     optimizer = torch.optim.AdamW(stage.parameters(), foreach=False)
-    schedule = None
-    if layout.pp > 1:
-        place, part = mesh.get_local_rank("pp"), text[: shape.batch]
-        hidden = torch.empty(shape.batch, part.shape[1] // layout.tp, shape.width)
-        logits = torch.empty(shape.batch, part.shape[1], shape.vocabulary)
-        is_last = place == layout.pp - 1
-        piped = PipelineStage(
-            stage,
-            place,
-            layout.pp,
-            torch.device("cpu"),
-            input_args=(hidden if place else part,),
-            output_args=(logits if is_last else hidden,),
-            group=mesh.get_group("pp"),
-        )
-        schedule = Schedule1F1B(piped, shape.micro_batches, loss_fn=loss_of, scale_grads=False)
     with Meter(run, model=stage, exact=is_exact, strict=True, interval_s=1000) as meter:
         for _ in range(steps):
-            if schedule is None:
-                for part in text.split(shape.batch):
-                    loss_of(stage(part), part).backward()
-            else:
-                schedule.step(*[text] * (place == 0), **({"target": text} if is_last else {}))
+            ends = [run_forward(shape, layout, stage, part) for part in text.split(shape.batch)]
+            for end, gradient in ends:
+                torch.autograd.backward(end, gradient)
             optimizer.step()
             optimizer.zero_grad()
             meter.step(tokens=text.numel())
 
 
-def count(shape: Shape, layout: Layout, rank: int) -> tuple[Tally, Shares, Coordinates]:
-    """Return what one rank of a world runs in a step, what of it others run as well, and where it stands."""
+def run_forward(
+    shape: Shape, layout: Layout, stage: Stage, text: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Run one micro-batch through a stage; return where its backward begins, and with which gradient."""
+    length = text.shape[1] // layout.tp  # between stages each rank has a part of the sequence
+    given = text if stage.embedding is not None else torch.randn(len(text), length, shape.width, requires_grad=True)
+    out = stage(given)
+    if stage.output is not None:
+        return torch.nn.functional.cross_entropy(out.flatten(0, 1), text.flatten()), None
+    return out, torch.randn(out.shape)
+
+
+class Counted(NamedTuple):
+    """What one rank ran in a step: all of it, and with work that others did as well divided among them."""
+
+    executed: Counter[Cell]
+    logical: dict[Cell, Fraction]
+    shares: Shares
+    place: Coordinates
+
+
+def count(shape: Shape, layout: Layout, rank: int) -> Counted:
+    """Return what one rank of a world runs in a step."""
     torch.manual_seed(0)
     folder = Path(tempfile.mkdtemp())
     try:
         if layout.world > 1:
             distributed.init_process_group("fake", store=FakeStore(), rank=rank, world_size=layout.world)
-            stage, mesh = lay_out(shape, layout)
+            stage, _ = lay_out(shape, layout)
         else:
-            stage, mesh = Stage(shape, range(shape.layers), length=shape.sequence), None
-        train(shape, layout, stage, mesh, folder)
-        sums = Sums()
-        for segment in read_run(folder).segments:
-            sums.add_segment(segment, None, live=False)
-        gaps = [gap.detail for gap in sums.gaps.values()]
-        if gaps:
-            raise RuntimeError("; ".join(gaps))
-        tally = sums.fields()["tally"]
-        return tally, sums.shares[rank], sums.coordinates.get(rank, Coordinates())
+            stage = Stage(shape, range(shape.layers), length=shape.sequence)
+        train(shape, layout, stage, folder)
+        return read(folder, rank)
     finally:
         if layout.world > 1:
             distributed.destroy_process_group()
         shutil.rmtree(folder)
+
+
+def read(folder: Path, rank: int) -> Counted:
+    """Read the ledger of one rank."""
+    sums = Sums()
+    (segment,) = read_run(folder).segments
+    sums.add_segment(segment, None, live=False)
+    if sums.gaps:
+        raise RuntimeError("; ".join(gap.detail for gap in sums.gaps.values()))
+    place = sums.coordinates.get(rank, Coordinates())
+    tables = [Table.from_wire(entry.body) for entry in segment.entries if entry.kind == "table"]
+    times = Counter(
+        {
+            ran.table: ran.times
+            for entry in segment.entries
+            if entry.kind == "steps"
+            for ran in Steps.from_wire(entry.body).ran
+        }
+    )
+    executed: Counter[Cell] = Counter()
+    logical: dict[Cell, Fraction] = defaultdict(Fraction)
+    for table in tables:
+        for one in table.tally.counts:
+            executed[one.phase, one.op] += one.flop * times[table.name]
+            logical[one.phase, one.op] += one.flop * times[table.name]
+        for repeat in table.repeated:
+            for one in repeat.tally.counts:
+                once = Fraction(one.flop, place.size(repeat.over))
+                logical[one.phase, one.op] -= (one.flop - once) * times[table.name]
+    return Counted(executed, dict(logical), sums.shares[rank], place)
+
+
+def count_apart(shape: Shape, layout: Layout, rank: int) -> Counted:
+    """Return the same, counted in a process of its own: torch remembers the groups of the world before."""
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        return pool.apply(count, (shape, layout, rank))
 
 
 def places(layout: Layout) -> Iterator[tuple[int, int]]:
@@ -112,11 +142,3 @@ def rank_at(sizes: tuple[int, ...], index: tuple[int, ...]) -> int:
     for size, at in zip(sizes, index, strict=True):
         rank = rank * size + at
     return rank
-
-
-def by_cell(tally: Tally) -> Counter[tuple[str, str]]:
-    """Return FLOP by phase and operator."""
-    cells: Counter[tuple[str, str]] = Counter()
-    for one in tally.counts:
-        cells[one.phase, one.op] += one.flop
-    return cells

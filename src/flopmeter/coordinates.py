@@ -31,7 +31,7 @@ def role_of(name: str) -> str:
     has other experts, and other tokens. `pipeline`: each has other layers. `model`: each may have the same input and a
     part of each layer (tp), so that what it runs may be a part of the work or all of it.
     """
-    words = set(_WORDS.findall(name.lower()))
+    words = set(_WORDS.findall(name.lower().partition("_mod_")[0]))  # torchtitan: dp_shard_mod_ep, what ep leaves of it
     if words & _TENSOR:
         return "model"
     sorts = ((_PIPELINE, "pipeline"), (_SEQUENCE, "sequence"), (_EXPERT, "expert"), (_DATA, "data"))

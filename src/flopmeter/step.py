@@ -54,8 +54,8 @@ class Table:
     """The operator calls of one passage, and what they cost by the book of the ledger's header.
 
     `rows` can be computed again with any book; `beyond` is the tally of rows past the size limit, which cannot;
-    `tally` is the whole, `beyond` included. `repeated` are the parts of it that other ranks do as well. The table's
-    name is the digest of `rows`, `beyond` and, where there are any, `repeated`: what ran.
+    `tally` is the whole, `beyond` included. The table's name is the digest of `rows` and `beyond`: what ran.
+    `repeated` are the parts of the tally that other ranks do as well, as far as it was known when this was counted.
     `size` is how much there is to keep: rows, and integers in them. `holds_once` says that values inside of tensors, or
     how much a sparse tensor stored, decided the cost: the same passage may cost something else the next time.
     """
@@ -73,7 +73,6 @@ class Table:
         content: dict[str, wire.Wire] = {
             "rows": [row.to_wire() for row in self.rows],
             "beyond": self.beyond.to_wire(),
-            **self._repeated_to_wire(),
         }
         object.__setattr__(self, "name", wire.digest(wire.encode(content)))
         specs = [spec for row in self.rows for spec in (*row.call.tensors, *row.call.out)]
@@ -88,11 +87,8 @@ class Table:
             "rows": [row.to_wire() for row in self.rows],
             "beyond": self.beyond.to_wire(),
             "tally": self.tally.to_wire(),
-            **self._repeated_to_wire(),
+            **({"repeated": [repeat.to_wire() for repeat in self.repeated]} if self.repeated else {}),
         }
-
-    def _repeated_to_wire(self) -> dict[str, wire.Wire]:
-        return {"repeated": [repeat.to_wire() for repeat in self.repeated]} if self.repeated else {}
 
     @classmethod
     def from_wire(cls, value: wire.Wire) -> Self:

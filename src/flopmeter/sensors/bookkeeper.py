@@ -176,7 +176,7 @@ class Bookkeeper:
                 choice = choice._replace(is_counted=is_counted, is_drawn=False)
             if choice.is_counted:
                 failed = "" if self.recorder.switch_on() else LIFTED
-                self.recorder.begin(owner)  # what was noted between passages belongs to none
+                self.recorder.begin(owner, goes_on=self._was_on)  # what was noted between belongs to none
                 self._threads.follow()
         marks = device_marks() if self._has_cuda and situation[0] != BETWEEN else ()
         if self._go_on(place, choice, marks, is_forced=is_forced):

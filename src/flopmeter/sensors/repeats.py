@@ -3,7 +3,8 @@
 A tensor is *cut* along an axis of the grid where each rank along it has another part, or other data; it is *whole*
 where each has all of it (or a summand as large as all of it). What an operator makes is cut along each axis that one
 of its operands is cut along; where all are whole, every rank does the same. DTensors say it of themselves, and so do
-collectives; what was made before a passage is taken as cut along axes of data, and as unknown along the others.
+collectives; what was made before a passage is taken as cut along axes of data, and as unknown along the others, but
+for integers (tokens, labels, positions): of these, ranks that share a model are given the same.
 Marks are kept by storage, so views share them, and only while a passage is counted: this costs time with each call.
 Not here: noting calls (`torch_ops.py`), finding the axes (`mesh.py`), what is made of it at the end (`logical.py`).
 """
@@ -27,7 +28,10 @@ from flopmeter.tally import Tally
 
 Axes: TypeAlias = frozenset[str]
 _NO_AXES: Axes = frozenset()
+_ANYWHERE: Axes = frozenset({ANYWHERE})
 _DATA = ("data", "sequence", "expert", "pipeline")
+LOOKS = 64
+"""How often in a passage parameters are looked at again because an operand is unknown."""
 _LISTED = ("aten::_foreach_", "aten::_fused_")
 """Operators that do one thing to each item of lists, whose items need not lie alike."""
 _WHOLE = ("all_reduce", "allreduce", "all_gather", "allgather", "broadcast")
@@ -50,6 +54,16 @@ class Mark(NamedTuple):
 
 Spread: TypeAlias = tuple[tuple[tuple[str, ...], tuple[str, ...], tuple[int, ...]], ...]
 """Of one call: what is repeated over which axes, perhaps over which others, and of which items, none being all."""
+
+
+class _Known(NamedTuple):
+    """What is known of a storage. `is_said`: a DTensor, or an optimizer's parameter, said so; no operator can unsay it."""
+
+    storage: StorageWeakRef
+    mark: Mark
+    is_said: bool
+
+
 CONSTANT = Mark(_NO_AXES, _NO_AXES)
 
 
@@ -75,7 +89,9 @@ class Repeats:
         self._unmarked = self._spread([((), self._default)])
         self._unmarked_of_optimizer = self._spread([((), self._default_of_optimizer)])
         self._found: Spread = ()
-        self._marks: dict[int, tuple[StorageWeakRef, Mark]] = {}
+        self._looks_left = 0
+        self._stepping: torch.optim.Optimizer | None = None
+        self._marks: dict[int, _Known] = {}
         self._meshes: dict[Any, tuple[Axes, ...]] = {}
         self._groups: dict[str, Axes] = {}
 
@@ -86,16 +102,20 @@ class Repeats:
         self._marks.clear()
 
     @guarded
-    def begin(self, owner: Any) -> None:
-        """Forget all tensors: a passage begins; if it is an optimizer's step, take what is known of its parameters.
+    def begin(self, owner: Any, *, goes_on: bool = False) -> None:
+        """Begin a passage; `goes_on` says that the one before was counted: what lives on of it is known.
 
+        Of an optimizer's step what is known of its parameters is taken anew: how gradients were summed was not seen.
         Where axes are of data alone there is nothing to follow in a forward and its backward.
         """
-        self._marks.clear()
         optimizer = getattr(owner, "optimizer", None)
+        alive = () if optimizer is not None or not goes_on else self._marks.items()
+        self._marks = {place: known for place, known in alive if not known.storage.expired()}
+        self._looks_left = LOOKS
         self.is_following = not self.failed and bool(optimizer is not None or self._default.unknown)
-        if isinstance(optimizer, torch.optim.Optimizer):
-            self._see_parameters(optimizer)
+        self._stepping = optimizer if isinstance(optimizer, torch.optim.Optimizer) else None
+        if self._stepping is not None:
+            self._see_parameters(self._stepping)
 
     @guarded
     def see(self, args: Any, kwargs: Mapping[str, Any]) -> None:
@@ -125,10 +145,20 @@ class Repeats:
             self._communicate(name, args, out, default)
             return
         given = flatten([*args, *kwargs.values()])
+        if name.startswith("fsdp::"):  # it puts parameters that lie in different ways into one buffer
+            mark = _mixed([self._mark(tensor, default) for tensor in given])
+            for tensor in flatten(out) or given:
+                self._put(tensor, mark)
+            return
         if name.startswith(_LISTED):
             self._found = self._follow_items(args, kwargs, out, default)
             return
         mark = _joined(self._mark(tensor, default) for tensor in given)
+        if mark.unknown and self._looks_left and any(self._is_new(tensor) for tensor in given):
+            self._look_again()
+            for tensor in given:
+                self._put(tensor, self._mark(tensor, default))  # not to be looked for again
+            mark = _joined(self._mark(tensor, default) for tensor in given)
         if mark == CONSTANT and torch.Tag.nondeterministic_seeded in getattr(operator.func, "tags", ()):
             mark = default  # drawn anew, and perhaps by each rank from a seed of its own
         if name == "aten::copy_" and not _is_part(given[0]):
@@ -164,7 +194,7 @@ class Repeats:
     def _communicate(self, name: str, args: Sequence[Any], out: Any, default: Mark) -> None:
         """Mark what a collective gives: the same to all of its group, or a part to each."""
         along = self._along(args)
-        mark = _joined(self._mark(tensor, default) for tensor in flatten(args))
+        mark = _mixed([self._mark(tensor, default) for tensor in flatten(args)])
         word = name.rpartition("::")[2]
         if any(part in word for part in _CUT):
             mark = Mark(mark.cut | along, mark.unknown - along)
@@ -200,10 +230,24 @@ class Repeats:
             return along
         return _NO_AXES
 
+    def _look_again(self) -> None:
+        """Something is unknown: FSDP may have put whole parameters in place of their parts, an optimizer made state."""
+        self._looks_left -= 1
+        if self._stepping is not None:
+            self._looks_left = 0
+            self._see_parameters(self._stepping)
+            return
+        for module in self._modules:
+            for parameter in module.parameters():
+                self._see_placements(parameter)
+                if parameter.grad is not None:
+                    self._see_placements(parameter.grad)
+
     def _see_placements(self, tensor: torch.Tensor) -> None:
         spec, local = getattr(tensor, "_spec", None), getattr(tensor, "_local_tensor", None)
         if spec is None or local is None:
             return
+        default = self._default if self._stepping is None else self._default_of_optimizer
         local = getattr(local, "elem", local)  # of a collective that runs on
         axes = self._meshes.get(spec.mesh)
         if axes is None:
@@ -214,7 +258,7 @@ class Repeats:
             said |= along
             if not (placement.is_replicate() or placement.is_partial()):
                 cut |= along
-        self._put(local, Mark(cut | (self._default.cut - said), self._default.unknown - said))
+        self._put(local, Mark(cut | (default.cut - said), default.unknown - said), is_said=True)
 
     def _see_parameters(self, optimizer: torch.optim.Optimizer) -> None:
         """Mark parameters, gradients and state where it is known that each rank has its own, or all the same.
@@ -236,10 +280,10 @@ class Repeats:
                 for value in optimizer.state.get(parameter, {}).values():
                     if isinstance(value, torch.Tensor) and not hasattr(value, "_local_tensor"):
                         each = Mark(stages, mark.unknown) if value.numel() == 1 else mark
-                        self._put(value, each)
+                        self._put(value, each, is_said=True)
                 if not hasattr(parameter, "_local_tensor"):
                     for tensor in filter(None.__ne__, (parameter, parameter.grad)):
-                        self._put(tensor, mark)
+                        self._put(tensor, mark, is_said=True)
 
     def _replicas(self, optimizer: torch.optim.Optimizer, owned: set[int]) -> dict[int, Mark]:
         known: dict[int, Mark] = {}
@@ -261,12 +305,21 @@ class Repeats:
 
     def _mark(self, tensor: torch.Tensor, default: Mark) -> Mark:
         found = self._marks.get(tensor.untyped_storage()._cdata)  # noqa: SLF001
-        return default if found is None else found[1]
+        if found is not None:
+            return found.mark
+        is_index = self._stepping is None and not (tensor.is_floating_point() or tensor.is_complex())
+        return Mark(default.cut, default.unknown & _ANYWHERE) if is_index else default
 
-    def _put(self, tensor: torch.Tensor, mark: Mark) -> None:
+    def _is_new(self, tensor: torch.Tensor) -> bool:
+        return tensor.untyped_storage()._cdata not in self._marks  # noqa: SLF001
+
+    def _put(self, tensor: torch.Tensor, mark: Mark, *, is_said: bool = False) -> None:
         storage = tensor.untyped_storage()
-        # The weak reference keeps another storage from getting the same place while we remember this one.
-        self._marks[storage._cdata] = (StorageWeakRef(storage), mark)  # noqa: SLF001
+        place = storage._cdata  # noqa: SLF001
+        found = self._marks.get(place)
+        if is_said or found is None or not found.is_said or found.storage.expired():
+            # The weak reference keeps another storage from getting the same place while we remember this one.
+            self._marks[place] = _Known(StorageWeakRef(storage), mark, is_said)
 
     def _spread(self, marks: Iterable[tuple[tuple[int, ...], Mark]]) -> Spread:
         spread = []
@@ -283,6 +336,13 @@ def _joined(marks: Iterable[Mark]) -> Mark:
         cut |= mark.cut
         unknown |= mark.unknown
     return Mark(cut, unknown - cut)
+
+
+def _mixed(marks: Sequence[Mark]) -> Mark:
+    """Return what is known of a buffer that holds such tensors side by side."""
+    joined = _joined(marks)
+    differ = frozenset(axis for axis in joined.cut if not all(axis in mark.cut for mark in marks))
+    return Mark(joined.cut - differ, joined.unknown | differ)
 
 
 def _is_part(tensor: torch.Tensor) -> bool:

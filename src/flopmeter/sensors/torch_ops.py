@@ -360,11 +360,11 @@ class OpRecorder(TorchDispatchMode):
         self._is_retired = self._is_slow = True
         self._then = then
 
-    def begin(self, owner: Any) -> None:
-        """Forget what was noted so far: a passage begins, of a model, an optimizer or nobody."""
+    def begin(self, owner: Any, *, goes_on: bool) -> None:
+        """Forget what was noted so far: a passage begins, of a model, an optimizer or nobody; see `Repeats.begin`."""
         self.take()
         if self.repeats is not None:
-            self.repeats.begin(owner)
+            self.repeats.begin(owner, goes_on=goes_on)
             self._is_slow = self._is_retired or self.repeats.is_following  # no call is plain then
 
 
