@@ -10,10 +10,13 @@ from typing import Any, Self
 
 from flopmeter import wire
 from flopmeter.bounds import Share
+from flopmeter.coordinates import Coordinates
 from flopmeter.estimate.estimate import Estimate
 from flopmeter.estimate.six_nd import estimate_six_nd
 from flopmeter.ledger.merge import Head, RunLedger, join_heads, read_run
+from flopmeter.logical import Logical
 from flopmeter.model import Model
+from flopmeter.replicas import Contradiction
 from flopmeter.sums import Gap, Sums
 from flopmeter.tally import Tally
 from flopmeter.usage import Usage
@@ -30,6 +33,9 @@ class Account:
     `misses` did not find what was booked. `upper` is None where nothing bounds it. `unsure` says how much of each
     phase and purpose may not have run, and `unsure_passages` how many may not be what they were booked at. `budgets`
     are what the run was told to count within: `exact` for everything, else the share of time, of each life of its own.
+
+    `logical` is the same with work that several ranks did alike taken once, `coordinates` says where each rank stands,
+    and `contradictions` are ranks that must have run the same products and say that they did not.
 
     Units: `flop`, `int_op`, `lower`, `upper` operations; `steps` optimizer updates of the rank that made most;
     `tokens` summed over ranks; `passages` by basis; `foreign_formulas` operator by operator, where theirs is written
@@ -54,6 +60,9 @@ class Account:
     misses: int
     own_ns: int
     metered_ns: int
+    logical: Logical | None = None
+    coordinates: Mapping[int, Coordinates] = field(default_factory=dict)
+    contradictions: tuple[Contradiction, ...] = ()
     subjects: Mapping[str, str] = field(default_factory=dict)
     budgets: tuple[str, ...] = ()
     books: tuple[str, ...] = ()

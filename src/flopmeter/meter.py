@@ -8,7 +8,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -141,11 +141,7 @@ class Meter:
         test = run_self_test(self._book)
         alarm = self._alarm if rank == 0 else None  # one rank warns for all
         header = self._settings.header(
-            self._book,
-            purpose=self._purpose,
-            world=world,
-            torch_version=test.torch_version,
-            has_cuda=is_cuda_build(),
+            self._book, purpose=self._purpose, world=world, torch_version=test.torch_version, has_cuda=is_cuda_build()
         )
         self._journal = Journal(self.run_dir, rank=rank, header=header, alarm=alarm, strict=self._settings.strict)
         self._journal.open()
@@ -154,13 +150,8 @@ class Meter:
             self._gap("self-test", "the counter gave a wrong answer to a known question on this torch build", None)
         self._nvml = NvmlSampler(find_cuda_uuids)
         self._nvml.start()
-        self._sensor = TorchSensor(
-            self,
-            book=self._book,
-            exact=self._settings.exact,
-            budget=self._settings.overhead_budget,
-            seed=self._journal.seed,
-        )
+        exact, budget = self._settings.exact, self._settings.overhead_budget
+        self._sensor = TorchSensor(self, book=self._book, exact=exact, budget=budget, seed=self._journal.seed)
         self._sensor.start()
         self._sensor.begin_step(self._journal.recording.next_step)
         if self._models:
@@ -335,6 +326,11 @@ class Meter:
     def passage_lost(self, *, reason: str, ns: int | None) -> None:
         """Take note of a passage whose work is not known in full."""
         self._gap("passage", reason, ns)
+
+    def rank_placed(self, fields: Mapping[str, wire.Wire]) -> None:
+        """Write down where this rank stands in the grid of the run."""
+        if self._journal is not None:
+            self._journal.note("coordinates", fields)
 
     def optimizer_steps(self, optimizer_id: int) -> None:
         """Where `step` is never called, end a Step when an optimizer that has stepped steps again."""

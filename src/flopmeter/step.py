@@ -11,6 +11,7 @@ from typing import Self
 from flopmeter import wire
 from flopmeter.errors import MalformedError
 from flopmeter.formulas.call import OpCall
+from flopmeter.repeat import Repeat, check_repeats
 from flopmeter.tally import BASES, PHASES, PURPOSES, Tally
 from flopmeter.usage import Usage
 
@@ -54,6 +55,7 @@ class Table:
 
     `rows` can be computed again with any book; `beyond` is the tally of rows past the size limit, which cannot;
     `tally` is the whole, `beyond` included. The table's name is the digest of `rows` and `beyond`: what ran.
+    `repeated` are the parts of the tally that other ranks do as well, as far as it was known when this was counted.
     `size` is how much there is to keep: rows, and integers in them. `holds_once` says that values inside of tensors, or
     how much a sparse tensor stored, decided the cost: the same passage may cost something else the next time.
     """
@@ -61,6 +63,7 @@ class Table:
     rows: tuple[Row, ...]
     tally: Tally
     beyond: Tally = field(default_factory=Tally)
+    repeated: tuple[Repeat, ...] = ()
     name: str = field(init=False)
     size: int = field(init=False)
     holds_once: bool = field(init=False)
@@ -84,6 +87,7 @@ class Table:
             "rows": [row.to_wire() for row in self.rows],
             "beyond": self.beyond.to_wire(),
             "tally": self.tally.to_wire(),
+            **({"repeated": [repeat.to_wire() for repeat in self.repeated]} if self.repeated else {}),
         }
 
     @classmethod
@@ -98,7 +102,9 @@ class Table:
             tuple(Row.from_wire(item) for item in wire.parse_list(fields.get("rows"), name="rows")),
             Tally.from_wire(fields.get("tally")),
             Tally.from_wire(fields.get("beyond")),
+            tuple(Repeat.from_wire(item) for item in wire.parse_list(fields.get("repeated") or [], name="repeated")),
         )
+        check_repeats(table.repeated, table.tally)
         if table.name != fields.get("table"):
             msg = f"table {str(fields.get('table'))[:12]}… is not the digest of its rows ({table.name[:12]}…)"
             raise MalformedError(msg)

@@ -3,7 +3,7 @@
 Not here: the value that comes out (`account.py`), what follows from chance (`bounds.py`), files (`ledger`).
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -11,10 +11,14 @@ from typing import Any, NamedTuple
 
 from flopmeter import wire
 from flopmeter.bounds import Booked, Cost, name_family, product
+from flopmeter.coordinates import Coordinates
 from flopmeter.errors import LedgerBrokenError, LedgerUnreadableError, MalformedError
 from flopmeter.ledger.chain import Segment
 from flopmeter.ledger.entry import Entry
+from flopmeter.logical import Merge, Shares
 from flopmeter.model import Model
+from flopmeter.repeat import Repeat
+from flopmeter.replicas import Replica, Signature, find_contradictions, sign
 from flopmeter.step import Ran, Steps, Table, Totals
 from flopmeter.tally import Tally
 from flopmeter.units import NS_PER_S
@@ -65,6 +69,8 @@ class _Priced(NamedTuple):
     tally: Tally
     cost: Cost
     totals: Totals
+    repeated: tuple[Repeat, ...]
+    products: tuple[Signature, int]
 
 
 @dataclass(slots=True)
@@ -115,6 +121,10 @@ class Sums:
         self.passages: Counter[str] = Counter()
         self.models: dict[int, Model] = {}
         self.subjects: dict[str, str] = {}
+        self.world = 1
+        self.coordinates: dict[int, Coordinates] = {}
+        self.shares: defaultdict[int, Shares] = defaultdict(Shares)
+        self.replicas: defaultdict[int, Replica] = defaultdict(Replica)
         self.steps: Counter[int] = Counter()
         self.counted: Counter[int] = Counter()
         self.audits: Counter[int] = Counter()
@@ -126,6 +136,7 @@ class Sums:
     def add_segment(self, segment: Segment, following: Segment | None, *, live: bool) -> None:
         """Add one life of one rank; `following` is the next of that rank."""
         life = _Life(ceiling=wire.parse_known(segment.header.body.get("ceiling_flop_per_s")))
+        self.world = max(self.world, wire.parse_known(segment.header.body.get("world")) or 1, segment.rank + 1)
         for entry in segment.entries:
             where = f"{segment.path}:{entry.seq + 1}"
             try:
@@ -143,7 +154,9 @@ class Sums:
     def _add_entry(self, segment: Segment, entry: Entry, life: _Life) -> None:
         if entry.kind == "table":
             table = Table.from_wire(entry.body)
-            life.tables[table.name] = _Priced(table.tally, Cost.of(table.tally), Totals.of(table.tally))
+            products = sign(table) if self.world > 1 else (frozenset(), 0)
+            totals = Totals.of(table.tally)
+            life.tables[table.name] = _Priced(table.tally, Cost.of(table.tally), totals, table.repeated, products)
         elif entry.kind == "steps":
             self._add_steps(segment, Steps.from_wire(entry.body), life)
         elif entry.kind == "miss":
@@ -166,6 +179,7 @@ class Sums:
         for item in steps.ran:
             cost, totals = life.take(item)
             total += totals
+            self._share(segment.rank, item, life.tables.get(item.table or ""))
             self.passages[item.basis] += item.times
             self._bound(segment, item, cost, steps.ceiling_flop_per_s)
         if total != steps.total:
@@ -174,12 +188,22 @@ class Sums:
         self.usage += steps.usage
         self.steps[segment.rank] += steps.count
         self.tokens += steps.tokens
+        self.replicas[segment.rank].say(steps=steps.count, tokens=steps.tokens, samples=steps.samples)
         self.samples += steps.samples
         self.own_ns += steps.own_ns
         self.metered_ns += steps.ended_ns - steps.started_ns
         self.audits[segment.rank] += steps.audits
         self.misses += steps.misses
         life.total, life.ceiling = total, steps.ceiling_flop_per_s
+
+    def _share(self, rank: int, item: Ran, priced: _Priced | None) -> None:
+        """Note what one rank did, for what it has in common with others."""
+        if priced is None:
+            self.shares[rank].add_loose(item.tally or Tally())
+            self.replicas[rank].add_loose(item.tally or Tally())
+            return
+        self.shares[rank].add(priced.totals.flop, priced.repeated, times=item.times)
+        self.replicas[rank].add(*priced.products, times=item.times, basis=item.basis)
 
     def _bound(self, segment: Segment, item: Ran, cost: Cost, ceiling: int | None) -> None:
         """Take what was counted as it is, and put the rest with those alike: what it can be shows at the end."""
@@ -207,6 +231,8 @@ class Sums:
             )
         elif entry.kind == "model":
             self.models[segment.rank] = Model.from_wire(body)
+        elif entry.kind == "coordinates":
+            self.coordinates[segment.rank] = Coordinates.from_wire(body)
         elif entry.kind == "self-test":
             self.self_tests.append(body.get("passed") is True)
         elif entry.kind == "checkpoint":
@@ -259,7 +285,12 @@ class Sums:
         audits = {rank: min(number, self.counted[rank]) for rank, number in self.audits.items()}
         bounds = self.booked.bound(audits, misses=self.misses)
         upper = _added(self.upper, bounds.upper)
+        logical = Merge.of(self.shares, self.coordinates, world=self.world).logical()
+        left_out = frozenset(gap.rank for gap in self.gaps.values())
         return {
+            "logical": logical,
+            "coordinates": self.coordinates,
+            "contradictions": find_contradictions(self.replicas, self.coordinates, left_out=left_out),
             "steps": max(self.steps.values(), default=0),
             "tokens": self.tokens,
             "samples": self.samples,

@@ -15,6 +15,7 @@ KINDS = (
     "header",
     "self-test",
     "model",
+    "coordinates",
     "device",
     "table",
     "steps",

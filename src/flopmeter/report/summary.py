@@ -38,6 +38,9 @@ def summarize(account: Account, *, name: str, findings: Iterable[Mapping[str, wi
         "contraction_flop": str(account.tally.contraction_flop),
         "by": {split: _by(account.tally, split) for split in SPLITS},
         "uncounted": [seen.to_wire() for seen in account.tally.uncounted],
+        "logical": _logical(account),
+        "contradictions": [found.to_wire() for found in account.contradictions],
+        "coordinates": {str(rank): place.to_wire() for rank, place in sorted(account.coordinates.items())},
         "coverage": account.tally.coverage(),
         "replay": {
             **{f"{basis}_passages": count for basis, count in passages.items()},
@@ -70,6 +73,18 @@ def summarize(account: Account, *, name: str, findings: Iterable[Mapping[str, wi
 
 def _by(tally: Tally, split: str) -> dict[str, str]:
     return {value: str(part.flop) for value, part in tally.by(split).items()}
+
+
+def _logical(account: Account) -> dict[str, object] | None:
+    logical = account.logical
+    if logical is None:
+        return None
+    return {
+        "flop": None if logical.flop is None else str(logical.flop),
+        "lower": str(logical.lower),
+        "upper": str(logical.upper),
+        "repeated": [repeated.to_wire() for repeated in logical.repeated],
+    }
 
 
 def _usage(account: Account) -> dict[str, object]:

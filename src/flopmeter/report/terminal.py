@@ -34,6 +34,7 @@ def print_account(account: Account, console: Console, *, name: str, findings: Se
         *_estimates(account, reconciliation),
         *_devices(account),
         *_findings(account, findings),
+        *_ranks(account),
         *_unknowns(account),
         *_record(account),
     ):
@@ -179,6 +180,30 @@ def _findings(account: Account, findings: Sequence[Finding]) -> Iterable[Rendera
         yield table
     for regime, percent in account.warned:
         yield Text(f"warned in time: {regime} at {percent} %", style="yellow")
+
+
+def _ranks(account: Account) -> Iterable[RenderableType]:
+    """Say what several ranks did alike, and what one process would have run instead."""
+    logical = account.logical
+    if logical is None or (account.ranks == 1 and not account.coordinates):
+        return
+    repeated = [one for one in logical.repeated if one.flop]
+    if repeated:
+        table = _table("repeated", "phase", "kind", "FLOP beyond once")
+        for one in sorted(repeated, key=lambda one: -one.flop)[:MAX_LISTED]:
+            table.add_row("over " + ", ".join(one.over), one.phase, one.kind, print_flop(one.flop))
+        yield table
+    yield Text()
+    if logical.flop is not None:
+        yield Text(f"logical FLOP, with work that ranks did alike taken once: {print_flop(logical.flop, digits=4)}")
+    else:
+        ends = f"{print_flop(logical.lower)} and {print_flop(logical.upper)}"
+        yield Text(f"logical FLOP, with work that ranks did alike taken once: not known, between {ends}")
+    for found in account.contradictions[:MAX_LISTED]:
+        yield Text(
+            f"contradiction: {found.detail}, and say {found.flop:,} and {found.other_flop:,} FLOP of products",
+            style="red",
+        )
 
 
 def _unknowns(account: Account) -> Iterable[RenderableType]:

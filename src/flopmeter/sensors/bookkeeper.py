@@ -21,6 +21,7 @@ from flopmeter.sensors.kinship import Booking
 from flopmeter.sensors.lap import FORWARD_END, OPTIMIZER, OPTIMIZER_END, Lap
 from flopmeter.sensors.place import Choice, Place
 from flopmeter.sensors.pricing import Pricer
+from flopmeter.sensors.ranks import PlaceWatch
 from flopmeter.sensors.replay import ReplayPlan
 from flopmeter.sensors.rota import Change
 from flopmeter.sensors.shadows import Key
@@ -52,6 +53,7 @@ class Bookkeeper:
         self.draws = Draws(seed)
         self._plan = ReplayPlan(budget=self.budget, draws=self.draws, exact=exact)
         self.recorder = OpRecorder(phase.now, self.on_failure, book)
+        self.places = PlaceWatch(self.recorder, sink)
         self._threads = ThreadWatch(
             lambda: OpRecorder(phase.now, self.on_failure, book),
             lambda: sink.passage_lost(reason=OUTLIVED, ns=None),
@@ -174,7 +176,7 @@ class Bookkeeper:
                 choice = choice._replace(is_counted=is_counted, is_drawn=False)
             if choice.is_counted:
                 failed = "" if self.recorder.switch_on() else LIFTED
-                self.recorder.take()  # what was noted between passages belongs to none
+                self.recorder.begin(owner, goes_on=self._was_on)  # what was noted between belongs to none
                 self._threads.follow()
         marks = device_marks() if self._has_cuda and situation[0] != BETWEEN else ()
         if self._go_on(place, choice, marks, is_forced=is_forced):

@@ -314,6 +314,7 @@ class TorchSensor:
             self._hear_of_end(watched)  # hooks are among what is looked at
             self._look(watched, now, is_whole=True)
         self._books.book_waiting(is_last=True)
+        self._books.places.look([watched.module for watched in self._models.values()])
 
     def region_began(self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Take the call of a module compiled in place: a watched one's forward begins here."""

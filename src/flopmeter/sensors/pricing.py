@@ -9,6 +9,7 @@ from typing import Any
 
 from flopmeter.errors import FormulaError
 from flopmeter.formulas.book import FormulaBook
+from flopmeter.sensors.repeats import repeats_of
 from flopmeter.sensors.shadows import Key, rows_of
 from flopmeter.step import Row, Table
 from flopmeter.tally import Tally
@@ -41,7 +42,8 @@ class Pricer:
         rows = rows_of(calls)
         kept, beyond = rows[:MAX_ROWS], rows[MAX_ROWS:]
         rest = self._price(beyond)
-        table = Table(kept, self._price(kept) + rest, rest)
+        repeated = repeats_of(calls, lambda call, phase, times: self._book.count(call, calls=times, phase=phase))
+        table = Table(kept, self._price(kept) + rest, rest, repeated)
         self._report_refusals(table, rows)
         if table.holds_once:
             return table  # never asked for again

@@ -16,7 +16,10 @@ from flopmeter.sensors.precision import TF32_OPS, is_tf32_on, name_dtype
 from flopmeter.step import Row
 
 Key: TypeAlias = tuple[Any, ...]
-"""One call: operator, phase, arguments, options, outputs, device, and the uncounted operators that it ran inside of."""
+"""One call: operator, phase, arguments, options, outputs, device, and the uncounted operators that it ran inside of.
+
+In a run of several ranks there is an eighth: over which of them it is repeated (`repeats.py`).
+"""
 
 EXACT_SCALARS = (-1, 0, 1, 2, 3, 0.5, -0.5)
 """Scalars whose value can change a cost (a factor of 1, an exponent of 2); all others are kept as `*`."""
@@ -134,14 +137,15 @@ def rows_of(calls: Mapping[Key, int]) -> tuple[Row, ...]:
     """Return noted calls as rows of a table, in an order that does not depend on when they ran."""
     summed: dict[tuple[OpCall, str, tuple[str, ...]], int] = {}
     for key, times in calls.items():
-        place = (_describe(key), key[1], key[6])
+        place = (describe(key), key[1], key[6])
         summed[place] = summed.get(place, 0) + times
     rows = [Row(call=call, phase=phase, calls=times, inside=inside) for (call, phase, inside), times in summed.items()]
     return tuple(sorted(rows, key=lambda row: (row.call.op, row.phase, row.inside, str(row.call.to_wire()))))
 
 
-def _describe(key: Key) -> OpCall:
-    func, _, args, options, outs, device, _ = key
+def describe(key: Key) -> OpCall:
+    """Return a noted call as the ledger and formulas know it."""
+    func, _, args, options, outs, device, *_ = key
     op, numbers = (func, frozenset[int | str]()) if isinstance(func, str) else schema_of(func)
     described = tuple(_describe_arg(arg, is_number=index in numbers) for index, arg in enumerate(args))
     named = tuple((name, _describe_arg(value, is_number=name in numbers)) for name, value in options)

@@ -1,11 +1,12 @@
 """What the meter offers the sensors. Not here: what it does with it (`meter.py`)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from flopmeter.sensors.kinship import Booking, Verdict
+    from flopmeter.wire import Wire
 
 INTERRUPTED = "an interrupt, or a failure of the meter's own, kept passages that had ended from the books"
 
@@ -24,6 +25,9 @@ class PassageSink(Protocol):
 
     def passage_lost(self, *, reason: str, ns: int | None) -> None:
         """Take note of a passage whose work is not known."""
+
+    def rank_placed(self, fields: Mapping[str, "Wire"]) -> None:
+        """Hear where this rank stands in the grid of the run."""
 
     def optimizer_steps(self, optimizer_id: int) -> None:
         """Hear that an optimizer is about to step."""

@@ -23,6 +23,7 @@ from flopmeter.sensors.guard import guarded
 from flopmeter.sensors.higher_order import is_open, run_open
 from flopmeter.sensors.hook import CAN_HIDE, hide_from_dynamo
 from flopmeter.sensors.operators import Operator, Path
+from flopmeter.sensors.repeats import Repeats, Spread
 from flopmeter.sensors.shadows import Key, Looks, flatten, read_tensor, shadow, shadow_nested, spell, spell_results
 from flopmeter.sensors.values import INDEXING, Late, has_mask, read_values
 
@@ -73,7 +74,8 @@ class OpRecorder(TorchDispatchMode):
         self.late: list[Late] = []
         self.has_values = False
         self._was_put_on = False
-        self._is_retired = False
+        self._is_retired = self._is_slow = False
+        self.repeats: Repeats | None = None
         self._then: Callable[[], None] | None = None
         self._is_below_autograd = False
         self._inside: tuple[str, ...] = ()
@@ -94,7 +96,7 @@ class OpRecorder(TorchDispatchMode):
         self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         operator = self._operators.get(id(func)) or self._meet(func)
-        if types or self._is_retired or not operator.is_plain:
+        if types or self._is_slow or not operator.is_plain:
             return self._go_the_long_way(operator, types, args, kwargs or {})
         if operator.is_skipped:
             self._passed += 1
@@ -144,6 +146,8 @@ class OpRecorder(TorchDispatchMode):
             return operator.run(*args, **kwargs)
         for kind in types:
             if hasattr(kind, "__tensor_flatten__") and not _is_fake(kind):
+                if self.repeats is not None:
+                    self.repeats.see(args, kwargs)
                 return NotImplemented  # a wrapper such as DTensor: its own local operators come back here
         if operator.is_higher_order:
             if is_open(operator.func, args, kwargs):
@@ -205,13 +209,15 @@ class OpRecorder(TorchDispatchMode):
         if any(tensor.is_nested for tensor in (*flatten(args), *outs)):
             self._note_nested(operator, args, outs)
             return
+        phase, repeats = self._phase_now(), self.repeats
+        spread = None if repeats is None else repeats.follow(operator, phase, args, kwargs, out)
         self.has_values |= operator.decides and (operator.func not in INDEXING or has_mask(args))
         paths = operator.paths
         look = self._look if paths else _shadow_only
         given = tuple([look(arg, index, paths) for index, arg in enumerate(args)])
         options = tuple([(name, look(value, name, paths)) for name, value in kwargs.items()])
         device = outs[0].device.type if outs else ""
-        self._add((operator.func, self._phase_now(), given, options, tuple(map(shadow, outs)), device, self._inside))
+        self._add((operator.func, phase, given, options, tuple(map(shadow, outs)), device, self._inside), spread)
 
     def note_region(self, name: str, outs: Sequence[torch.Tensor]) -> None:
         """Remember a call of something whose inside cannot be seen: it will be listed as uncounted."""
@@ -229,7 +235,9 @@ class OpRecorder(TorchDispatchMode):
         name = f"nested::{operator.name.replace('::', '.')}"
         self._add((name, self._phase_now(), shadows, (), sizes, "", self._inside))
 
-    def _add(self, key: Key) -> None:
+    def _add(self, key: Key, spread: Spread | None = None) -> None:
+        if self.repeats is not None:
+            key = (*key, self.repeats.unmarked(key[1]) if spread is None else spread)
         self._calls[key] = self._calls.get(key, 0) + 1
         self.noted += 1
 
@@ -280,7 +288,8 @@ class OpRecorder(TorchDispatchMode):
         self._passed = 0
         for (operator, phase, *given, options, results, inside), times in short.items():
             outs, device = spell_results(results)
-            key = (operator.func, phase, spell(tuple(given)), spell(options), outs, device, inside)
+            rest = () if self.repeats is None else (self.repeats.unmarked(phase),)
+            key = (operator.func, phase, spell(tuple(given)), spell(options), outs, device, inside, *rest)
             calls[key] = calls.get(key, 0) + times
         return calls
 
@@ -348,7 +357,15 @@ class OpRecorder(TorchDispatchMode):
     def retire(self, then: Callable[[], None] | None = None) -> None:
         """Leave for good; if we are on a stack later, calls pass through unseen, and the first is told to `then`."""
         self.switch_off()
-        self._is_retired, self._then = True, then
+        self._is_retired = self._is_slow = True
+        self._then = then
+
+    def begin(self, owner: Any, *, goes_on: bool) -> None:
+        """Forget what was noted so far: a passage begins, of a model, an optimizer or nobody; see `Repeats.begin`."""
+        self.take()
+        if self.repeats is not None:
+            self.repeats.begin(owner, goes_on=goes_on)
+            self._is_slow = self._is_retired or self.repeats.is_following  # no call is plain then
 
 
 def _shadow_only(value: Any, _place: int | str, _paths: Sequence[Path]) -> Any:

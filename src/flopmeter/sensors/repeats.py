@@ -1,0 +1,383 @@
+"""Which of the operators that this rank runs do other ranks run alike? Told by where their operands come from.
+
+A tensor is *cut* along an axis of the grid where each rank along it has another part, or other data; it is *whole*
+where each has all of it (or a summand as large as all of it). What an operator makes is cut along each axis that one
+of its operands is cut along; where all are whole, every rank does the same. DTensors say it of themselves, and so do
+collectives; what was made before a passage is taken as cut along axes of data, and as unknown along the others, but
+for integers (tokens, labels, positions): of these, ranks that share a model are given the same.
+Marks are kept by storage, so views share them, and only while a passage is counted: this costs time with each call.
+Not here: noting calls (`torch_ops.py`), finding the axes (`mesh.py`), what is made of it at the end (`logical.py`).
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple, TypeAlias
+
+import torch
+from torch import distributed
+from torch.multiprocessing.reductions import StorageWeakRef
+
+from flopmeter.coordinates import ANYWHERE
+from flopmeter.formulas.call import OpCall
+from flopmeter.repeat import Repeat
+from flopmeter.sensors.guard import guarded
+from flopmeter.sensors.mesh import Grid, ranks_along
+from flopmeter.sensors.operators import Operator
+from flopmeter.sensors.shadows import Key, describe, flatten
+from flopmeter.tally import Tally
+
+Axes: TypeAlias = frozenset[str]
+_NO_AXES: Axes = frozenset()
+_ANYWHERE: Axes = frozenset({ANYWHERE})
+_DATA = ("data", "sequence", "expert", "pipeline")
+LOOKS = 64
+"""How often in a passage parameters are looked at again because an operand is unknown."""
+_LISTED = ("aten::_foreach_", "aten::_fused_")
+"""Operators that do one thing to each item of lists, whose items need not lie alike."""
+_WHOLE = ("all_reduce", "allreduce", "all_gather", "allgather", "broadcast")
+_CUT = ("reduce_scatter", "all_to_all", "alltoall", "scatter")
+_CUTTING = ("FULL_SHARD", "SHARD_GRAD_OP")
+"""Strategies of FSDP by which each rank of its group updates a part of its own."""
+_resolve: Any = (
+    getattr(distributed.distributed_c10d, "_resolve_process_group", None) if distributed.is_available() else None
+)
+_DDP = "torch.nn.parallel.distributed"
+_ZERO = "torch.distributed.optim.zero_redundancy_optimizer"
+
+
+class Mark(NamedTuple):
+    """The axes along which a tensor is cut, and those of which nothing is known."""
+
+    cut: Axes
+    unknown: Axes
+
+
+Spread: TypeAlias = tuple[tuple[tuple[str, ...], tuple[str, ...], tuple[int, ...]], ...]
+"""Of one call: what is repeated over which axes, perhaps over which others, and of which items, none being all."""
+
+
+class _Known(NamedTuple):
+    """What is known of a storage. `is_said`: a DTensor, or an optimizer's parameter, said so; no operator can unsay it."""
+
+    storage: StorageWeakRef
+    mark: Mark
+    is_said: bool
+
+
+CONSTANT = Mark(_NO_AXES, _NO_AXES)
+
+
+class Repeats:
+    """Follows, through the operators of one passage, along which axes tensors are cut.
+
+    `modules` are those that are watched. Where it fails itself nothing is known any more: `failed` says how.
+    """
+
+    def __init__(self, grid: Grid, modules: Sequence[torch.nn.Module]) -> None:
+        """Start with nothing known of any tensor."""
+        self.grid = grid
+        self.failed = ""
+        self.is_following = False
+        self._modules = tuple(modules)
+        place = grid.coordinates
+        rest = _NO_AXES if grid.is_whole else frozenset({ANYWHERE})
+        self._all = place.names() | rest
+        self._default = Mark(place.names(*_DATA), place.names("model") | rest)
+        stages = place.names("pipeline")
+        self._default_of_optimizer = Mark(stages, self._all - stages)
+        self._nothing_known = self._spread([((), Mark(_NO_AXES, self._all))])
+        self._unmarked = self._spread([((), self._default)])
+        self._unmarked_of_optimizer = self._spread([((), self._default_of_optimizer)])
+        self._found: Spread = ()
+        self._looks_left = 0
+        self._stepping: torch.optim.Optimizer | None = None
+        self._marks: dict[int, _Known] = {}
+        self._meshes: dict[Any, tuple[Axes, ...]] = {}
+        self._groups: dict[str, Axes] = {}
+
+    def on_failure(self, error: Exception) -> None:
+        """Know nothing any more: calls are noted all the same, as ones that other ranks may run as well."""
+        self.failed = self.failed or f"{type(error).__name__}: {error}"
+        self._unmarked = self._unmarked_of_optimizer = self._nothing_known
+        self._marks.clear()
+
+    @guarded
+    def begin(self, owner: Any, *, goes_on: bool = False) -> None:
+        """Begin a passage; `goes_on` says that the one before was counted: what lives on of it is known.
+
+        Of an optimizer's step what is known of its parameters is taken anew: how gradients were summed was not seen.
+        Where axes are of data alone there is nothing to follow in a forward and its backward.
+        """
+        optimizer = getattr(owner, "optimizer", None)
+        alive = () if optimizer is not None or not goes_on else self._marks.items()
+        self._marks = {place: known for place, known in alive if not known.storage.expired()}
+        self._looks_left = LOOKS
+        self.is_following = not self.failed and bool(optimizer is not None or self._default.unknown)
+        self._stepping = optimizer if isinstance(optimizer, torch.optim.Optimizer) else None
+        if self._stepping is not None:
+            self._see_parameters(self._stepping)
+
+    @guarded
+    def see(self, args: Any, kwargs: Mapping[str, Any]) -> None:
+        """Take what the DTensors among these arguments say of their local parts."""
+        if self.is_following:
+            for tensor in flatten([*args, *kwargs.values()]):
+                self._see_placements(tensor)
+
+    def follow(
+        self, operator: Operator, phase: str, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any
+    ) -> Spread:
+        """Mark what an operator made, and return over which axes its work is repeated."""
+        self._found = self.unmarked(phase)
+        if self.is_following:
+            self._follow(operator, phase, args, kwargs, out)
+        return self._found
+
+    def unmarked(self, phase: str) -> Spread:
+        """Return over which axes work may be repeated that was not followed."""
+        return self._unmarked_of_optimizer if phase == "optimizer" else self._unmarked
+
+    @guarded
+    def _follow(self, operator: Operator, phase: str, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
+        name = operator.name
+        default = self._default_of_optimizer if phase == "optimizer" else self._default
+        if "c10d" in name.partition("::")[0]:
+            self._communicate(name, args, out, default)
+            return
+        given = flatten([*args, *kwargs.values()])
+        if name.startswith("fsdp::"):  # it puts parameters that lie in different ways into one buffer
+            mark = _mixed([self._mark(tensor, default) for tensor in given])
+            for tensor in flatten(out) or given:
+                self._put(tensor, mark)
+            return
+        if name.startswith(_LISTED):
+            self._found = self._follow_items(args, kwargs, out, default)
+            return
+        mark = _joined(self._mark(tensor, default) for tensor in given)
+        if mark.unknown and self._looks_left and any(self._is_new(tensor) for tensor in given):
+            self._look_again()
+            for tensor in given:
+                self._put(tensor, self._mark(tensor, default))  # not to be looked for again
+            mark = _joined(self._mark(tensor, default) for tensor in given)
+        if mark == CONSTANT and torch.Tag.nondeterministic_seeded in getattr(operator.func, "tags", ()):
+            mark = default  # drawn anew, and perhaps by each rank from a seed of its own
+        if name == "aten::copy_" and not _is_part(given[0]):
+            mark = self._mark(given[1], default)
+        if name == "aten::clone" and _is_part(given[0]):
+            # DTensor cuts a whole tensor so; what else takes a part of one does not matter as much.
+            mark = Mark(mark.cut, mark.unknown | (self._default.unknown - mark.cut))
+        for tensor in flatten(out):
+            self._put(tensor, mark)
+        self._found = self._spread([((), mark)])
+
+    def _follow_items(self, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any, default: Mark) -> Spread:
+        lists = [
+            value
+            for value in (*args, *kwargs.values(), out)
+            if isinstance(value, list | tuple) and value and isinstance(value[0], torch.Tensor)
+        ]
+        count = len(lists[0]) if lists else 0
+        lists = [value for value in lists if len(value) == count]
+        beside = [value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor)]
+        alike: dict[Mark, list[int]] = {}
+        for index in range(count):
+            items = [value[index] for value in lists]
+            inputs = items[:-1] if isinstance(out, list | tuple) and out and lists[-1] is out else items
+            mark = _joined(self._mark(tensor, default) for tensor in (*inputs, *beside))
+            for tensor in items:
+                self._put(tensor, mark)
+            alike.setdefault(mark, []).append(index)
+        if len(alike) == 1:
+            return self._spread([((), mark) for mark in alike])
+        return self._spread([(tuple(items), mark) for mark, items in alike.items()])
+
+    def _communicate(self, name: str, args: Sequence[Any], out: Any, default: Mark) -> None:
+        """Mark what a collective gives: the same to all of its group, or a part to each."""
+        along = self._along(args)
+        mark = _mixed([self._mark(tensor, default) for tensor in flatten(args)])
+        word = name.rpartition("::")[2]
+        if any(part in word for part in _CUT):
+            mark = Mark(mark.cut | along, mark.unknown - along)
+        elif any(part in word for part in _WHOLE):
+            mark = Mark(mark.cut - along, mark.unknown - along)
+        elif "wait" not in word:
+            mark = default
+        for tensor in flatten(out):
+            self._put(tensor, mark)
+
+    def _along(self, args: Sequence[Any]) -> Axes:
+        for arg in args:
+            if isinstance(arg, str):
+                name, group = arg, None
+            elif isinstance(arg, torch.ScriptObject):
+                try:
+                    group = distributed.ProcessGroup.unbox(arg)
+                except RuntimeError:  # an object of another sort
+                    continue
+                name = group.group_name
+            else:
+                continue
+            if name in self._groups:
+                return self._groups[name]
+            if group is None:
+                if _resolve is None:
+                    continue
+                try:
+                    group = _resolve(name)
+                except (LookupError, RuntimeError, ValueError):  # such as "sum"
+                    continue
+            along = self._groups[name] = self.grid.covered_by(frozenset(distributed.get_process_group_ranks(group)))
+            return along
+        return _NO_AXES
+
+    def _look_again(self) -> None:
+        """Something is unknown: FSDP may have put whole parameters in place of their parts, an optimizer made state."""
+        self._looks_left -= 1
+        if self._stepping is not None:
+            self._looks_left = 0
+            self._see_parameters(self._stepping)
+            return
+        for module in self._modules:
+            for parameter in module.parameters():
+                self._see_placements(parameter)
+                if parameter.grad is not None:
+                    self._see_placements(parameter.grad)
+
+    def _see_placements(self, tensor: torch.Tensor) -> None:
+        spec, local = getattr(tensor, "_spec", None), getattr(tensor, "_local_tensor", None)
+        if spec is None or local is None:
+            return
+        default = self._default if self._stepping is None else self._default_of_optimizer
+        local = getattr(local, "elem", local)  # of a collective that runs on
+        axes = self._meshes.get(spec.mesh)
+        if axes is None:
+            mesh = spec.mesh
+            axes = self._meshes[mesh] = tuple(self.grid.covered_by(ranks_along(mesh, dim)) for dim in range(mesh.ndim))
+        cut, said = _NO_AXES, _NO_AXES
+        for along, placement in zip(axes, spec.placements, strict=False):
+            said |= along
+            if not (placement.is_replicate() or placement.is_partial()):
+                cut |= along
+        self._put(local, Mark(cut | (default.cut - said), default.unknown - said), is_said=True)
+
+    def _see_parameters(self, optimizer: torch.optim.Optimizer) -> None:
+        """Mark parameters, gradients and state where it is known that each rank has its own, or all the same.
+
+        Replicas of DDP are updated alike by an optimizer of torch that has all of them. What ZeRO and FSDP update is
+        each rank's own part. State of one element (a step's number) is kept by each rank that has a part of it.
+        """
+        owned = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        known = self._replicas(optimizer, owned)
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                mark = known.get(id(parameter))
+                if hasattr(parameter, "_local_tensor"):
+                    self._see_placements(parameter)
+                    mark = self._mark(parameter._local_tensor, self._default_of_optimizer)  # noqa: SLF001
+                if mark is None:
+                    continue
+                stages = self._default_of_optimizer.cut
+                for value in optimizer.state.get(parameter, {}).values():
+                    if isinstance(value, torch.Tensor) and not hasattr(value, "_local_tensor"):
+                        each = Mark(stages, mark.unknown) if value.numel() == 1 else mark
+                        self._put(value, each, is_said=True)
+                if not hasattr(parameter, "_local_tensor"):
+                    for tensor in filter(None.__ne__, (parameter, parameter.grad)):
+                        self._put(tensor, mark, is_said=True)
+
+    def _replicas(self, optimizer: torch.optim.Optimizer, owned: set[int]) -> dict[int, Mark]:
+        known: dict[int, Mark] = {}
+        stages, unknown = self._default_of_optimizer
+        is_zero = type(optimizer).__module__ == _ZERO
+        for part in (part for module in self._modules for part in module.modules()):
+            group = getattr(part, "process_group", None)
+            if type(part).__module__ == _DDP and group is not None:
+                along = self.grid.covered_by(frozenset(distributed.get_process_group_ranks(group)))
+                trained = [parameter for parameter in part.parameters() if parameter.requires_grad]
+                is_alike = type(optimizer).__module__.startswith("torch.optim.")
+                if is_zero or (is_alike and owned.issuperset(map(id, trained))):
+                    mark = Mark(stages | along if is_zero else stages, unknown - along)
+                    known.update((id(parameter), mark) for parameter in trained)
+            elif getattr(getattr(part, "sharding_strategy", None), "name", "") in _CUTTING and group is not None:
+                along = self.grid.covered_by(frozenset(distributed.get_process_group_ranks(group)))
+                known.update((id(each), Mark(stages | along, unknown - along)) for each in part.parameters())
+        return known
+
+    def _mark(self, tensor: torch.Tensor, default: Mark) -> Mark:
+        found = self._marks.get(tensor.untyped_storage()._cdata)  # noqa: SLF001
+        if found is not None:
+            return found.mark
+        is_index = self._stepping is None and not (tensor.is_floating_point() or tensor.is_complex())
+        return Mark(default.cut, default.unknown & _ANYWHERE) if is_index else default
+
+    def _is_new(self, tensor: torch.Tensor) -> bool:
+        return tensor.untyped_storage()._cdata not in self._marks  # noqa: SLF001
+
+    def _put(self, tensor: torch.Tensor, mark: Mark, *, is_said: bool = False) -> None:
+        storage = tensor.untyped_storage()
+        place = storage._cdata  # noqa: SLF001
+        found = self._marks.get(place)
+        if is_said or found is None or not found.is_said or found.storage.expired():
+            # The weak reference keeps another storage from getting the same place while we remember this one.
+            self._marks[place] = _Known(StorageWeakRef(storage), mark, is_said)
+
+    def _spread(self, marks: Iterable[tuple[tuple[int, ...], Mark]]) -> Spread:
+        spread = []
+        for items, (cut, unknown) in marks:
+            over = self._all - cut - unknown
+            if over or unknown:
+                spread.append((tuple(sorted(over)), tuple(sorted(unknown)), items))
+        return tuple(spread)
+
+
+def _joined(marks: Iterable[Mark]) -> Mark:
+    cut, unknown = _NO_AXES, _NO_AXES
+    for mark in marks:
+        cut |= mark.cut
+        unknown |= mark.unknown
+    return Mark(cut, unknown - cut)
+
+
+def _mixed(marks: Sequence[Mark]) -> Mark:
+    """Return what is known of a buffer that holds such tensors side by side."""
+    joined = _joined(marks)
+    differ = frozenset(axis for axis in joined.cut if not all(axis in mark.cut for mark in marks))
+    return Mark(joined.cut - differ, joined.unknown | differ)
+
+
+def _is_part(tensor: torch.Tensor) -> bool:
+    return tensor.numel() * tensor.element_size() < tensor.untyped_storage().nbytes()
+
+
+def repeats_of(calls: Mapping[Key, int], price: Callable[[OpCall, str, int], Tally]) -> tuple[Repeat, ...]:
+    """Return what of these calls other ranks do as well, or may; `price` is asked what a call cost in a phase."""
+    summed: dict[tuple[tuple[str, ...], tuple[str, ...]], list[Tally]] = {}
+    for key, times in calls.items():
+        for over, unsure, items in key[7] if len(key) > 7 else ():
+            call = describe(key)
+            part = price(restrict(call, items) if items else call, key[1], times)
+            summed.setdefault((over, unsure), []).append(Tally(part.counts))
+    return tuple(
+        Repeat(over=over, unsure=unsure, tally=tally)
+        for (over, unsure), tallies in sorted(summed.items())
+        if (tally := Tally.of(count for one in tallies for count in one.counts)).flop + tally.int_op
+    )
+
+
+def restrict(call: OpCall, items: Sequence[int]) -> OpCall:
+    """Return the call that an operator on lists would have been with these items alone."""
+    lengths = [len(arg) for arg in call.args if isinstance(arg, tuple)]
+    if not lengths:
+        return call
+
+    def pick(value: Any) -> Any:
+        return (
+            tuple(value[index] for index in items) if isinstance(value, tuple) and len(value) == lengths[0] else value
+        )
+
+    return replace(
+        call,
+        args=tuple(pick(arg) for arg in call.args),
+        options=tuple((name, pick(value)) for name, value in call.options),
+        out=pick(call.out),
+    )
