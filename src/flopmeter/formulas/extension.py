@@ -138,8 +138,8 @@ def count_te_grouped(call: OpCall) -> Cost:
     return _count_te(call, list(zip(ones, twos, strict=True)))
 
 
-def count_adam(call: OpCall) -> int:
-    """Cost of a fused step of Adam over lists of tensors.
+def count_adam(call: OpCall) -> Cost:
+    """Cost of a fused step of Adam over lists of tensors, in the phase `optimizer` whether gradients are on or not.
 
     Shapes: a list of gradients, n elements in all.
     Counts: 13·n, and for weight decay 2·n where it is added to the gradient (mode 0), n where it scales the parameter.
@@ -147,11 +147,12 @@ def count_adam(call: OpCall) -> int:
     Source: docs/spec/fm-1.md#extension; as `aten::_fused_adam` and `aten::_fused_adamw`.
 
     Example:
-        >>> count_adam(OpCall.of("amp_C::multi_tensor_adam", [(2, 3), (4,)], 1, 0.01))
+        >>> count_adam(OpCall.of("amp_C::multi_tensor_adam", [(2, 3), (4,)], 1, 0.01)).flop
         140
     """
     decay = 0 if is_exactly(call.arg(2), 0) else 2 if is_exactly(call.arg(1), 0) else 1
-    return (13 + decay) * sum(spec.size for spec in call.tensor_list(0))
+    flop = (13 + decay) * sum(spec.size for spec in call.tensor_list(0))
+    return Cost.of(Part(kind="pointwise", flop=flop, phase="optimizer"))
 
 
 def count_declared(call: OpCall) -> Cost:

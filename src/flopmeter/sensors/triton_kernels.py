@@ -135,7 +135,8 @@ class _Launch:
     def _find_registered(self) -> Mapping[str, int]:
         """Return what a formula says that was registered with torch's counter, called as that does."""
         registry = getattr(sys.modules.get("torch.utils.flop_counter"), "flop_registry", {})
-        formula = registry.get(self._kernel)
+        # By identity: to hash a kernel, Triton reads its source.
+        formula = next((formula for target, formula in registry.items() if target is self._kernel), None)
         if formula is None:
             return {}
         options = {name: value for name, value in self._kwargs.items() if name not in {"grid", "warmup"}}
