@@ -19,14 +19,14 @@ from flopmeter.sensors.draws import Draws
 from flopmeter.sensors.guard import guarded
 from flopmeter.sensors.kinship import Booking
 from flopmeter.sensors.lap import FORWARD_END, OPTIMIZER, OPTIMIZER_END, Lap
-from flopmeter.sensors.launches import count_made
+from flopmeter.sensors.launches import NODES
 from flopmeter.sensors.place import Choice, Place
 from flopmeter.sensors.pricing import Pricer
 from flopmeter.sensors.replay import ReplayPlan
 from flopmeter.sensors.rota import Change
 from flopmeter.sensors.shadows import Key
 from flopmeter.sensors.sink import INTERRUPTED, PassageSink, owning_up
-from flopmeter.sensors.situation import Situation, WatchedModel, WatchedOptimizer, Witness, count_work
+from flopmeter.sensors.situation import Situation, WatchedModel, WatchedOptimizer, Witness, count_nodes
 from flopmeter.sensors.threads import OUTLIVED, ThreadWatch
 from flopmeter.sensors.torch_ops import OpRecorder, is_heard
 from flopmeter.sensors.torch_phase import PhaseTracker
@@ -192,7 +192,7 @@ class Bookkeeper:
             self.draws.at,
             marks,
             tuple(owner.reached) if owner is not None else (),
-            count_work(),
+            count_nodes(),
             time.perf_counter_ns(),
             alone,
             failed=failed,
@@ -287,10 +287,10 @@ class Bookkeeper:
         self._ending_ns = None
 
     def _end(self, passage: Passage, ended_by: str, ns: int) -> None:
-        nodes, owner, place = count_work() - passage.nodes, passage.owner, passage.place
+        nodes, owner, place = count_nodes() - passage.nodes, passage.owner, passage.place
         reached = tuple(map(sub, owner.reached, passage.reached)) if owner is not None else ()
-        if owner is not None and (made := count_made(nodes)) and reached and not any(reached):
-            self.graphs.add(passage, owner, made)
+        if owner is not None and nodes & NODES and reached and not any(reached):
+            self.graphs.add(passage, owner, nodes)
         marks = marks_between(passage.marks, device_marks()) if passage.marks else ()
         seen = (nodes, reached, ended_by, passage.inner)
         if place is not None and not passage.failed:

@@ -17,7 +17,6 @@ import torch
 from flopmeter.sensors.allocator import device_marks, marks_between
 from flopmeter.sensors.draws import Draws
 from flopmeter.sensors.kinship import ONE_IN_UNAFFORDABLE, Kinship, Waiting
-from flopmeter.sensors.launches import launched
 from flopmeter.sensors.place import Choice, Place
 from flopmeter.sensors.situation import Situation, WatchedModel, WatchedOptimizer, count_nodes
 from flopmeter.sensors.variant import Variant
@@ -287,7 +286,7 @@ class Lap:
         if self._has_marks:  # from here on `_open`, written out: one more call costs a microsecond here
             self._marks.append(device_marks())
         first, last = self._reached
-        self._tape += (now_ns, count_nodes() + launched.total, first, last)
+        self._tape += (now_ns, count_nodes(), first, last)
         self.leg, self._draws.at = leg, leg.turn
         return True
 
@@ -300,7 +299,7 @@ class Lap:
         if self._has_marks:  # `_open`, written out
             self._marks.append(device_marks())
         first, last = self._reached
-        self._tape += (now_ns, count_nodes() + launched.total, first, last)
+        self._tape += (now_ns, count_nodes(), first, last)
         self.leg, self._draws.at = leg, leg.turn
         return True
 
@@ -323,7 +322,7 @@ class Lap:
         first, last = self._reached
         if self._has_marks:
             self._marks.append(device_marks())
-        self._tape += (now_ns, count_nodes() + launched.total, first, last)
+        self._tape += (now_ns, count_nodes(), first, last)
         self.leg, self._draws.at = leg, leg.turn
 
     @property

@@ -18,7 +18,7 @@ import torch
 
 from flopmeter.sensors.aside import Silence, recorder_here
 from flopmeter.sensors.guard import guarded
-from flopmeter.sensors.launches import LAUNCH, launched
+from flopmeter.sensors.launches import launched, weigh_name
 from flopmeter.sensors.patches import Patches
 from flopmeter.sensors.shadows import Key
 from flopmeter.sensors.torch_ops import OpRecorder
@@ -29,6 +29,7 @@ FIGURES = ("bytes", "flops", "flops8", "flops16", "flops32", "flops64")
 """What Proton reads of a launch."""
 MISTAKES = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 """What somebody's function that declares a cost may raise: then nothing is declared."""
+_WEIGHT = weigh_name("a kernel of Triton")
 _depth = torch._C._len_torch_dispatch_stack  # noqa: SLF001
 
 
@@ -47,7 +48,7 @@ def stop_hearing_triton() -> None:
 
 def _make(original: Callable[..., Any]) -> Callable[..., Any]:
     def run(kernel: Any, *args: Any, **kwargs: Any) -> Any:
-        launched.total += LAUNCH
+        launched.total += _WEIGHT
         recorder = recorder_here() if _depth() else None
         if recorder is None or kwargs.get("warmup"):
             return original(kernel, *args, **kwargs)
