@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary
+from weakref import ref
 
 import torch
 
@@ -97,7 +97,7 @@ class CaptureWatch:
     def __init__(self) -> None:
         """Know no graph."""
         self.users: dict[int, User] = {}
-        self._graphs: WeakKeyDictionary[Any, Captured] = WeakKeyDictionary()
+        self._graphs: dict[int, tuple[ref[Any], Captured]] = {}  # by their ids
         self._open: dict[int, _Capture] = {}
         self._taken: dict[int, Captured] = {}
         self._met = 0
@@ -163,27 +163,43 @@ class CaptureWatch:
         """Keep what was taken: the capture has not failed."""
         taken = self._taken.pop(id(graph), None)
         if taken is not None:
-            self._graphs[graph] = taken
+            self._remember(graph, taken)
 
     @guarded
     def forget(self, graph: Any) -> None:
         """Take it that the graph holds nothing any more."""
         self._taken.pop(id(graph), None)
-        self._graphs.pop(graph, None)
+        self._graphs.pop(id(graph), None)
+
+    def replayed(self, graph: Any) -> None:
+        """Add what the graph holds to the witness and, where somebody counts, to what is noted."""
+        known = self._graphs.get(id(graph))
+        if known is not None and known[0]() is graph:
+            launched.total += known[1].weight
+            if _depth():
+                self._note_replay(known[1])
+        else:
+            self._meet(graph)
 
     @guarded
-    def replayed(self, graph: Any) -> None:
-        """Add what the graph holds to what is noted here, and to the witness in any case."""
-        captured = self._graphs.get(graph)
-        if captured is None:
-            captured = self._graphs[graph] = Captured(self._weigh_next())
+    def _meet(self, graph: Any) -> None:
+        captured = self._remember(graph, Captured(self._weigh_next()))
         launched.total += captured.weight
-        recorder = recorder_here() if _depth() else None
+        self._note_replay(captured)
+
+    @guarded
+    def _note_replay(self, captured: Captured) -> None:
+        recorder = recorder_here()
         if recorder is None:
             return
         recorder.note_beside(lambda phase, inside: _calls_of(captured, phase, inside))
         recorder.has_values |= captured.has_values
         recorder.late += captured.late
+
+    def _remember(self, graph: Any, captured: Captured) -> Captured:
+        key, graphs = id(graph), self._graphs
+        graphs[key] = ref(graph, lambda _: graphs.pop(key, None)), captured
+        return captured
 
     def _find_user(self) -> User | None:
         here = threading.get_ident()

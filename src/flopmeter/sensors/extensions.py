@@ -130,8 +130,7 @@ def _maker(op: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     def make(original: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
             launched.total += weight
-            recorder = recorder_here() if _depth() else None
-            if recorder is None:
+            if not _depth() or (recorder := recorder_here()) is None:
                 return original(*args, **kwargs)
             return _run_noted(recorder, op, original, args, kwargs)
 

@@ -15,7 +15,7 @@ from flopmeter.sensors.hook import BoundaryHook
 from flopmeter.sensors.patches import Patches
 from flopmeter.sensors.torch_ops import OpRecorder
 from flopmeter.sensors.torch_phase import PhaseTracker
-from flopmeter.sensors.triton_kernels import JIT, hear_triton, stop_hearing_triton
+from flopmeter.sensors.triton_kernels import LAUNCHERS, hear_triton, stop_hearing_triton
 
 
 class Listening:
@@ -37,7 +37,7 @@ class Outside:
         """Stand in for nothing yet."""
         self._patches = Patches()
         self._captures = CaptureWatch()
-        self._arrivals = Arrivals((JIT, *EXTENSIONS, *GRAPHERS), self._arrived, self._captures.on_failure)
+        self._arrivals = Arrivals((*LAUNCHERS, *EXTENSIONS, *GRAPHERS), self._arrived, self._captures.on_failure)
 
     def listen(self, hooks: Sequence[BoundaryHook], phase: PhaseTracker, recorder: OpRecorder) -> Listening:
         """Listen for somebody who meters this thread with such recorders, and whose boundaries have these hooks."""
@@ -63,8 +63,8 @@ class Outside:
         self._patches.take_back()
 
     def _arrived(self, name: str, module: ModuleType) -> None:
-        if name == JIT:
-            hear_triton(self._patches, module)
+        if name in LAUNCHERS:
+            hear_triton(self._patches, name, module)
         else:
             stand_in(self._patches, name, module)
 

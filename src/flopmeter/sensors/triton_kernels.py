@@ -1,9 +1,9 @@
 """Triton kernels that Python launches itself: noted by name, and at the cost that their author declares.
 
-`kernel[grid](…)` comes down to one method, `JITFunction.run`, whoever calls it. What a launch costs nobody can tell
-from outside; but a kernel may declare it, in the way of Proton, Triton's profiler (`launch_metadata` with `flops16` and
-the like), or of torch's counter (`register_flop_formula`). Such a figure has basis `declared`; all others are
-uncounted.
+`kernel[grid](…)` is how they are launched: to ask a kernel for its launcher is an addition to the witness, and where
+somebody counts the launcher is ours. What a launch costs nobody can tell from outside; but a kernel may declare it, in
+the way of Proton, Triton's profiler (`launch_metadata` with `flops16` and the like), or of torch's counter
+(`register_flop_formula`). Such a figure has basis `declared`; all others are uncounted.
 While a passage is counted a launch hook hears what is declared. Nobody is asked during the capture of a graph: who
 computes a declaration may look into tensors.
 Not here: kernels that compiled code launches, which does not go this way, and operators around kernels, which are
@@ -23,7 +23,8 @@ from flopmeter.sensors.patches import Patches
 from flopmeter.sensors.shadows import Key
 from flopmeter.sensors.torch_ops import OpRecorder
 
-JIT = "triton.runtime.jit"
+LAUNCHERS = {"triton.runtime.jit": "KernelInterface", "triton.compiler.compiler": "CompiledKernel"}
+"""Modules, and what in them is asked for a launcher by its grid."""
 DECLARED = "triton::declared"
 FIGURES = ("bytes", "flops", "flops8", "flops16", "flops32", "flops64")
 """What Proton reads of a launch."""
@@ -33,52 +34,53 @@ _WEIGHT = weigh_name("a kernel of Triton")
 _depth = torch._C._len_torch_dispatch_stack  # noqa: SLF001
 
 
-def hear_triton(patches: Patches, jit: Any) -> None:
-    """Hear of launches from now on."""
-    kind = getattr(jit, "JITFunction", None)
-    if kind is not None and hasattr(kind, "run"):
-        patches.put(kind, "run", _make)
+def hear_triton(patches: Patches, name: str, module: Any) -> None:
+    """Hear of launches from now on, of kernels that this module has the class of."""
+    kind = getattr(module, LAUNCHERS[name], None)
+    if kind is not None and hasattr(kind, "__getitem__"):
+        patches.put(kind, "__getitem__", _make)
         launched.hears_triton = True
 
 
 def stop_hearing_triton() -> None:
-    """Take it that nobody hears any more; the method is put back by who put ours there."""
+    """Take it that nobody hears any more; the methods are put back by who put ours there."""
     launched.hears_triton = False
 
 
 def _make(original: Callable[..., Any]) -> Callable[..., Any]:
-    def run(kernel: Any, *args: Any, **kwargs: Any) -> Any:
+    def find_launcher(kernel: Any, grid: Any) -> Any:
         launched.total += _WEIGHT
-        recorder = recorder_here() if _depth() else None
-        if recorder is None or kwargs.get("warmup"):
-            return original(kernel, *args, **kwargs)
-        launch = _Launch(recorder, kernel, args, kwargs)
-        with launch:
-            out = original(kernel, *args, **kwargs)
-        recorder.note_beside(launch.keys_of)
-        return out
+        launcher = original(kernel, grid)
+        if not _depth() or (recorder := recorder_here()) is None:
+            return launcher
+        return _Launch(recorder, kernel, grid, launcher)
 
-    return run
+    return find_launcher
 
 
 class _Launch:
-    """One launch that is noted: within, what it is told to hooks as is heard, by whichever way this Triton has."""
+    """One launch that is noted: what it is told to hooks as is heard meanwhile, by whichever way this Triton has."""
 
-    def __init__(self, recorder: OpRecorder, kernel: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    def __init__(self, recorder: OpRecorder, kernel: Any, grid: Any, launcher: Callable[..., Any]) -> None:
         self._recorder = recorder
         self.on_failure = recorder.on_failure
         self._kernel = kernel
-        self._args = args
-        self._kwargs = kwargs
+        self._grid = grid
+        self._launcher = launcher
+        self._given: tuple[Sequence[Any], Mapping[str, Any]] = (), {}
         self._told: list[Any] = []
         self._hooks: Any = None
         self._before: Any = None
 
-    def __enter__(self) -> None:
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        self._given = args, kwargs
         self._begin()
-
-    def __exit__(self, *error: object) -> None:
-        self._end()
+        try:
+            out = self._launcher(*args, **kwargs)
+        finally:
+            self._end()
+        self._recorder.note_beside(self._keys_of)
+        return out
 
     @guarded
     def _begin(self) -> None:
@@ -111,39 +113,52 @@ class _Launch:
         if self._before is not None:
             self._before(metadata)
 
-    def keys_of(self, phase: str, inside: tuple[str, ...]) -> Mapping[Key, int]:
-        """Return the launch as it is noted; whoever says what it costs is asked unseen."""
-        name = str(getattr(self._kernel, "__name__", "kernel"))
+    def _keys_of(self, phase: str, inside: tuple[str, ...]) -> Mapping[Key, int]:
+        """Return what was launched as it is noted, once or, while Triton tries what is quickest, several times.
+
+        Whoever says what it costs is asked unseen.
+        """
+        kernel = _find_kernel(self._kernel)
+        name = str(getattr(kernel, "__name__", None) or getattr(kernel, "name", "kernel"))
+        keys: dict[Key, int] = {}
         with Silence(self._recorder):
-            declared = self._find_declared() or self._find_registered()
-        if declared:
-            return {(DECLARED, phase, (name,), tuple(sorted(declared.items())), (), "", inside): 1}
-        return {(f"triton::{name}", phase, (), (), (), "", inside): 1}
+            registered = self._find_registered(kernel)
+            for metadata in self._told or [{}]:
+                declared = tuple(sorted((_read_declared(metadata) or registered).items()))
+                key: Key = (f"triton::{name}", phase, (), (), (), "", inside)
+                if declared:
+                    key = (DECLARED, phase, (name,), declared, (), "", inside)
+                keys[key] = keys.get(key, 0) + 1
+        return keys
 
-    def _find_declared(self) -> Mapping[str, int]:
-        figures: dict[str, int] = {}
-        for metadata in self._told:
-            try:
-                told = metadata if isinstance(metadata, Mapping) else metadata.get()
-            except MISTAKES:
-                continue
-            for name in FIGURES:
-                value = told.get(name)
-                if isinstance(value, int | float) and value >= 0:
-                    figures[name] = figures.get(name, 0) + int(value)
-        return figures if any(name != "bytes" for name in figures) else {}
-
-    def _find_registered(self) -> Mapping[str, int]:
+    def _find_registered(self, kernel: Any) -> Mapping[str, int]:
         """Return what a formula says that was registered with torch's counter, called as that does."""
         registry = getattr(sys.modules.get("torch.utils.flop_counter"), "flop_registry", {})
         # By identity: to hash a kernel, Triton reads its source.
-        formula = next((formula for target, formula in registry.items() if target is self._kernel), None)
+        formula = next((formula for target, formula in registry.items() if target is kernel), None)
         if formula is None:
             return {}
-        options = {name: value for name, value in self._kwargs.items() if name not in {"grid", "warmup"}}
-        given = {**dict(zip(getattr(self._kernel, "arg_names", ()), self._args, strict=False)), **options}
-        grid = [self._kwargs.get("grid")]
+        args, kwargs = self._given
+        given = {**dict(zip(getattr(kernel, "arg_names", ()), args, strict=False)), **kwargs}
         try:
-            return {"flops": int(formula(kernel_idx=0, constant_args_idx=0, grid=grid, kwargs=given, out_val=None))}
+            found = formula(kernel_idx=0, constant_args_idx=0, grid=[self._grid], kwargs=given, out_val=None)
+            return {"flops": int(found)}
         except MISTAKES:
             return {}
+
+
+def _find_kernel(kernel: Any) -> Any:
+    """Return the kernel itself, of one that chooses among configurations of it."""
+    while not hasattr(kernel, "__name__") and hasattr(kernel, "fn"):
+        kernel = kernel.fn
+    return kernel
+
+
+def _read_declared(metadata: Any) -> Mapping[str, int]:
+    try:
+        told = metadata if isinstance(metadata, Mapping) else metadata.get()
+    except MISTAKES:
+        return {}
+    values = {name: told.get(name) for name in FIGURES}
+    figures = {name: int(value) for name, value in values.items() if isinstance(value, int | float) and value >= 0}
+    return figures if figures.keys() - {"bytes"} else {}

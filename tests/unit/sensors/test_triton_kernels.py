@@ -50,49 +50,69 @@ class HookChain:
             call(metadata)
 
 
+class Hooks:
+    """Where a stand-in keeps its hook at present."""
+
+    owner = None
+
+
+class KernelInterface:
+    def __getitem__(self, grid):
+        return lambda *args, **kwargs: self.run(*args, grid=grid, warmup=False, **kwargs)
+
+
+class JITFunction(KernelInterface):
+    def __init__(self, fn, launch_metadata=None):
+        self.fn, self.launch_metadata, self.__name__ = fn, launch_metadata, fn.__name__
+        self.arg_names = list(fn.__code__.co_varnames[: fn.__code__.co_argcount])
+
+    def run(self, *args, grid, warmup, **kwargs):
+        if warmup:
+            return
+        metadata = LazyDict({"name": self.__name__, "stream": 0})
+        if self.launch_metadata is not None:
+            metadata.add(self.launch_metadata, (grid, None, dict(zip(self.arg_names, args, strict=False))))
+        if Hooks.owner.launch_enter_hook is not None:
+            Hooks.owner.launch_enter_hook(metadata)
+        self.fn(*args, **kwargs)
+
+
+class Autotuner(KernelInterface):
+    def __init__(self, fn, configs):
+        self.fn, self.configs = fn, configs
+
+    def run(self, *args, **kwargs):
+        for _ in range(self.configs):
+            self.fn.run(*args, **kwargs)
+
+
+class CompiledKernel:
+    launch_enter_hook = None
+    name = "compiled_kernel"
+
+    def __getitem__(self, grid):
+        return lambda *args: Hooks.owner.launch_enter_hook(LazyDict({"name": self.name}))
+
+
+def load(monkeypatch, name, **contents):
+    module = ModuleType(name)
+    vars(module).update(contents)
+    monkeypatch.setitem(sys.modules, name, module)
+
+
 @pytest.fixture(params=["3.9", "3.3"])
 def jit(request, monkeypatch):
     """Load a stand-in for Triton; return what makes a kernel of a function."""
     chain = HookChain() if request.param == "3.9" else None
-    runtime = SimpleNamespace(launch_enter_hook=chain)
-
-    class CompiledKernel:
-        launch_enter_hook = None
-
-    hooks = runtime if request.param == "3.9" else CompiledKernel
-
-    class JITFunction:
-        def __init__(self, fn, launch_metadata=None):
-            self.fn, self.launch_metadata, self.__name__ = fn, launch_metadata, fn.__name__
-            self.arg_names = list(fn.__code__.co_varnames[: fn.__code__.co_argcount])
-
-        def run(self, *args, grid, warmup, **kwargs):
-            if not warmup:
-                hook = hooks.launch_enter_hook
-                metadata = LazyDict({"name": self.__name__, "stream": 0})
-                if self.launch_metadata is not None:
-                    metadata.add(self.launch_metadata, (grid, None, dict(zip(self.arg_names, args, strict=False))))
-                if hook is not None:
-                    hook(metadata)
-                self.fn(*args, **kwargs)
-
-        def __getitem__(self, grid):
-            return lambda *args, **kwargs: self.run(*args, grid=grid, warmup=False, **kwargs)
-
-    modules = {name: ModuleType(name) for name in ("triton.runtime.jit", "triton.compiler")}
-    modules["triton.runtime.jit"].JITFunction = JITFunction
-    modules["triton.compiler"].CompiledKernel = CompiledKernel
-    if request.param == "3.9":
-        modules["triton.knobs"] = ModuleType("triton.knobs")
-        modules["triton.knobs"].runtime = runtime
-    for name, module in modules.items():
-        monkeypatch.setitem(sys.modules, name, module)
-    if request.param == "3.3":
-        monkeypatch.delitem(sys.modules, "triton.knobs", raising=False)
-    before = JITFunction.run
+    Hooks.owner = CompiledKernel if chain is None else SimpleNamespace(launch_enter_hook=chain)
+    load(monkeypatch, "triton.runtime.jit", KernelInterface=KernelInterface)
+    for name in ("triton.compiler", "triton.compiler.compiler"):
+        load(monkeypatch, name, CompiledKernel=CompiledKernel)
+    load(monkeypatch, "triton.knobs", runtime=None if chain is None else Hooks.owner)
+    before = KernelInterface.__getitem__, CompiledKernel.__getitem__
     yield JITFunction
-    assert JITFunction.run is before
-    assert hooks.launch_enter_hook is chain
+    assert (KernelInterface.__getitem__, CompiledKernel.__getitem__) == before
+    assert Hooks.owner.launch_enter_hook is chain
     assert not (chain and chain.calls)
     assert not launched.hears_triton
 
@@ -184,10 +204,22 @@ def test_a_formula_that_was_registered_with_torch_is_a_declaration(jit, metered,
     assert account.tally.select(basis="declared").flop == 32
 
 
+def test_each_configuration_that_triton_tries_is_a_launch(jit, metered):
+    """An autotuner runs the kernel many times before it chooses: all of that is work."""
+    kernel = Autotuner(jit(add_kernel, launch_metadata=lambda *_: {"flops32": 4}), configs=5)
+    account = metered(lambda meter: kernel[1,](x, x, x), exact=True)
+    assert account.tally.select(basis="declared").flop == 5 * 4
+    assert account.tally.select(basis="declared").calls == 5
+
+
+def test_kernels_that_were_compiled_beforehand_are_heard_too(jit, metered):
+    account = metered(lambda meter: CompiledKernel()[1,](x), exact=True)
+    assert [(seen.op, seen.calls) for seen in account.tally.uncounted] == [("triton::compiled_kernel", 1)]
+
+
 def test_whoever_else_listens_hears_as_before(jit, metered):
     heard = []
-    hooks = sys.modules["triton.knobs"].runtime if "triton.knobs" in sys.modules else None
-    owner = hooks or sys.modules["triton.compiler"].CompiledKernel
+    owner = Hooks.owner
     chain = owner.launch_enter_hook
     if chain is None:
         owner.launch_enter_hook = heard.append
