@@ -21,22 +21,27 @@ Share = tuple[str, str]
 
 
 class Cost(NamedTuple):
-    """What passages were booked at. Units: FLOP; `most_flop` of the dearest of them."""
+    """What passages were booked at. Units: FLOP; `most_flop` of the dearest of them, `declared` is part of `flop`.
+
+    What somebody declared may be more or less: it is not known to have run, and bounds nothing.
+    """
 
     flop: int
     most_flop: int
     phases: Mapping[str, int]
     has_uncounted: bool
+    declared: int = 0
 
     @classmethod
     def of(cls, tally: Tally, *, most_flop: int | None = None) -> "Cost":
         """Return the cost that a tally is, of one passage or of several of which the dearest is known."""
         phases: Counter[str] = Counter()
+        declared = [count.flop for count in tally.counts if count.basis == "declared"]
         for count in tally.counts:
             phases[count.phase] += count.flop
         flop = sum(phases.values())
         most = flop if most_flop is None else min(most_flop, flop)
-        return cls(flop, most, phases, bool(tally.uncounted))
+        return cls(flop, most, phases, bool(tally.uncounted or declared), sum(declared))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,7 +131,8 @@ class Booked:
         group.ns += item.ns
         group.longest_ns = max(group.longest_ns, item.ns if chance is None else chance.longest_ns)
         group.flop += flop
-        group.lower += flop if chance is None or chance.lower is None else min(chance.lower, flop)
+        lower = flop if chance is None or chance.lower is None else min(chance.lower, flop)
+        group.lower += max(0, lower - cost.declared * times)
         group.upper += flop if chance is None or chance.upper is None else max(chance.upper, flop)
         group.most_flop = max(group.most_flop, cost.most_flop)
         for phase, amount in cost.phases.items():

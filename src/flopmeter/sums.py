@@ -207,13 +207,14 @@ class Sums:
 
     def _bound(self, segment: Segment, item: Ran, cost: Cost, ceiling: int | None) -> None:
         """Take what was counted as it is, and put the rest with those alike: what it can be shows at the end."""
-        flop = cost.flop if item.table is None else cost.flop * item.times
+        times = 1 if item.table is None else item.times
+        flop = cost.flop * times
         item.check_ends(flop)
         if item.basis != "counted":
             self.booked.add(item, cost, rank=segment.rank, segment=segment.number, ceiling=ceiling)
             return
         self.counted[segment.rank] += item.times
-        self.lower += flop
+        self.lower += flop - cost.declared * times
         by_time = None if ceiling is None else product(ceiling, item.ns)
         upper = flop if not cost.has_uncounted else None if by_time is None else max(by_time, flop)
         self.upper = _added(self.upper, upper)

@@ -279,8 +279,17 @@ class Tally:
         return Tally(tuple(c for c in self.counts if all(getattr(c, name) == value for name, value in wanted.items())))
 
     def labelled(self, *, purpose: str, basis: str) -> "Tally":
-        """Return the same counts under another purpose and basis (a passage's table knows neither)."""
-        return Tally.of((replace(count, purpose=purpose, basis=basis) for count in self.counts), self.uncounted)
+        """Return the same counts under another purpose and basis: a passage's table knows neither.
+
+        What somebody declared stays so, however often it ran.
+        """
+        return Tally.of(
+            (
+                replace(count, purpose=purpose, basis="declared" if count.basis == "declared" else basis)
+                for count in self.counts
+            ),
+            self.uncounted,
+        )
 
     def to_wire(self) -> dict[str, wire.Wire]:
         """Return the tally as it travels."""

@@ -268,3 +268,17 @@ def test_a_hundred_thousand_groups_are_bounded_in_a_few_seconds():
     bounds = booked.bound({0: 1}, misses=0)
     assert time.process_time() - begun < 10
     assert bounds.lower == 0
+
+
+def test_what_somebody_declared_bounds_nothing_from_below_and_leaves_the_top_open():
+    """It is a claim about a kernel that nobody looked into: an interval that holds it for known is no interval."""
+    count = OpCount(
+        op="triton::declared", kind="other", phase="forward", precision="16-bit", basis="declared", calls=1, flop=30
+    )
+    cost = Cost.of(Tally.of((*tally(100).counts, count)))
+    assert (cost.flop, cost.declared, cost.has_uncounted) == (130, 30, True)
+    booked = Booked()
+    booked.add(line(100_000, one_in=100), cost, rank=0, segment=0, ceiling=CEILING)
+    bounds = booked.bound({0: 1000}, misses=0)
+    assert bounds.lower <= 100_000 * 100
+    assert bounds.upper == 100_000 * 1000

@@ -9,6 +9,7 @@ from flopmeter.errors import LedgerBrokenError, LedgerUnreadableError
 from flopmeter.ledger.merge import read_run
 from flopmeter.step import Chance, Ran
 from flopmeter.sums import Sums
+from flopmeter.tally import OpCount, Tally
 from flopmeter.testing.ledgers import CEILING_FLOP_PER_S, STEP_NS, ScriptedSegment, product_table, recorded_ledger
 
 TABLE, OTHER = product_table(), product_table(2, 5, 3)
@@ -157,3 +158,18 @@ def test_sums_are_named_as_an_account_names_them(run):
     fields = sums.fields()
     assert (fields["tally"].flop, fields["lower"], fields["audits"]) == (630, 270, 0)
     assert fields["unsure_passages"] == 6
+
+
+def test_what_was_declared_of_a_counted_passage_is_in_the_figure_and_not_in_its_lower_end(run):
+    """The verifier holds `lower` against what was counted: with a claim in it, an honest ledger would be refused."""
+    claim = OpCount(
+        op="triton::declared", kind="other", phase="forward", precision="16-bit", basis="declared", calls=1, flop=40
+    )
+    loose = Tally.of((*TABLE.tally.counts, claim))
+    with ScriptedSegment(run) as segment:
+        segment.run(loose=loose)
+        segment.end()
+    account = Account.of(run)
+    assert (account.flop, account.lower) == (100, 60)
+    assert account.upper == STEP_FLOP
+    assert {basis: part.flop for basis, part in account.tally.by("basis").items()} == {"counted": 60, "declared": 40}

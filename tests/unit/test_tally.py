@@ -125,6 +125,13 @@ def test_labels_that_meet_are_added():
     assert two.labelled(purpose="undeclared", basis="counted").counts == (count(flop=3, calls=2),)
 
 
+def test_what_somebody_declared_stays_declared():
+    """Else a claim about a kernel becomes a count as soon as its passage is replayed."""
+    tally = Tally.of([replace(count(flop=3), basis="declared"), count(flop=2)])
+    labelled = tally.labelled(purpose="pretraining", basis="replayed")
+    assert {basis: part.flop for basis, part in labelled.by("basis").items()} == {"declared": 3, "replayed": 2}
+
+
 @pytest.mark.parametrize("times", [-1, 1.5, True, "2", None])
 def test_a_tally_is_multiplied_by_whole_numbers_only(times):
     """Else half a passage is counted."""

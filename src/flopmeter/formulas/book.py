@@ -72,6 +72,7 @@ FAMILIES = (
     "jagged",
     "neighborhood",
     "library",
+    "extension",
 )
 """The files beside this one that hold a `FORMULAS` table: operator name → (kind, formula).
 
@@ -322,6 +323,7 @@ def _count_part(part: Part, call: OpCall, *, phase: str, times: int, is_first: b
         kind=part.kind,
         phase=part.phase or phase,
         precision=precision,
+        basis=part.basis,
         calls=times if is_first else 0,
         flop=0 if is_integer(precision) else operations,
         int_op=operations if is_integer(precision) else 0,

@@ -20,7 +20,7 @@ class Part:
     Units: `flop` and `masked_flop` in operations (a multiply-add is two). `phase` is None where the work belongs to
     the phase in which the call was made; fused attention's backward recomputes, and says so here. `precision` is None
     where the work is done in the precision of the call; a product of 8-bit numbers that is scaled in fp32 has parts of
-    both.
+    both. `basis` is `declared` where nobody counts and somebody says so.
     """
 
     kind: str
@@ -28,6 +28,7 @@ class Part:
     masked_flop: int = 0
     phase: str | None = None
     precision: str | None = None
+    basis: str = "counted"
 
     def __post_init__(self) -> None:
         """Refuse what is no count, a negative one, and a kind or phase that the contract does not know."""
@@ -43,6 +44,9 @@ class Part:
             raise ValueError(msg)
         if self.phase is not None and self.phase not in PHASES:
             msg = f"phase is {self.phase!r}, not one of {', '.join(PHASES)}"
+            raise ValueError(msg)
+        if self.basis not in ("counted", "declared"):
+            msg = f"basis is {self.basis!r}: a cost is counted or declared"
             raise ValueError(msg)
 
 

@@ -103,7 +103,7 @@ def count_spmm(call: OpCall) -> Cost:
 
     Example:
         >>> count_spmm(OpCall.of("pyg::spmm_sum", (5,), (20,), (20,), (4, 8), out=[(4, 8)])).parts[0]
-        Part(kind='matmul', flop=320, masked_flop=0, phase=None, precision=None)
+        Part(kind='matmul', flop=320, masked_flop=0, phase=None, precision=None, basis='counted')
     """
     edges, x, out = call.tensor(1).size, call.tensor(3).shape, call.out_size
     if len(x) < 2:

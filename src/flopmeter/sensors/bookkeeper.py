@@ -19,6 +19,7 @@ from flopmeter.sensors.draws import Draws
 from flopmeter.sensors.guard import guarded
 from flopmeter.sensors.kinship import Booking
 from flopmeter.sensors.lap import FORWARD_END, OPTIMIZER, OPTIMIZER_END, Lap
+from flopmeter.sensors.launches import NODES
 from flopmeter.sensors.place import Choice, Place
 from flopmeter.sensors.pricing import Pricer
 from flopmeter.sensors.ranks import PlaceWatch
@@ -290,7 +291,7 @@ class Bookkeeper:
     def _end(self, passage: Passage, ended_by: str, ns: int) -> None:
         nodes, owner, place = count_nodes() - passage.nodes, passage.owner, passage.place
         reached = tuple(map(sub, owner.reached, passage.reached)) if owner is not None else ()
-        if owner is not None and nodes and reached and not any(reached):
+        if owner is not None and nodes & NODES and reached and not any(reached):
             self.graphs.add(passage, owner, nodes)
         marks = marks_between(passage.marks, device_marks()) if passage.marks else ()
         seen = (nodes, reached, ended_by, passage.inner)

@@ -2,7 +2,8 @@
 
 Torch runs such an operator with every mode off. Here its own kernel runs, with the recorder back on while it calls what
 it was given: only the branch that runs is noted, and each round of a loop.
-Not here: those whose inside is no operator (a Triton kernel, compiled code) or that are priced whole (attention with a
+Around a Triton kernel it is the launch that is noted, where launches are heard of.
+Not here: those whose inside is no operator (compiled code) or that are priced whole (attention with a
 block mask): they are noted as one call, `higher_order::NAME`.
 """
 
@@ -12,6 +13,8 @@ from typing import Any, Protocol
 
 import torch
 from torch._ops import HigherOrderOperator, _compute_keyset
+
+from flopmeter.sensors.launches import launched
 
 CALL_FUNCTIONS = frozenset(
     {
@@ -45,6 +48,8 @@ CALL_OPERATORS = frozenset(
     }
 )
 """They are given one operator, or a graph that must be a graph; nothing stands in its place."""
+LAUNCH_KERNELS = frozenset({"triton_kernel_wrapper_functional", "triton_kernel_wrapper_mutation"})
+"""They launch a Triton kernel, and are open where its launches are heard of (`triton_kernels.py`)."""
 DECIDE_BY_VALUES = frozenset({"cond", "while_loop", "while_loop_stack_output"})
 
 
@@ -84,7 +89,8 @@ def is_open(func: HigherOrderOperator, args: Sequence[Any], kwargs: Mapping[str,
     While something else still wants to see the call (a compiler that traces, a mode below us, a tensor of a class of
     its own), the operator is passed on as it came.
     """
-    if func.name() not in CALL_FUNCTIONS | CALL_OPERATORS:
+    is_launch = func.name() in LAUNCH_KERNELS and launched.hears_triton
+    if not (is_launch or func.name() in CALL_FUNCTIONS | CALL_OPERATORS):
         return False
     return not _keys(func, args, kwargs).has(torch._C.DispatchKey.Python)  # noqa: SLF001
 
@@ -94,7 +100,7 @@ def run_open(recorder: Recorder, func: HigherOrderOperator, args: Sequence[Any],
     key = _keys(func, args, kwargs).highestPriorityTypeId()
     if func.name() in DECIDE_BY_VALUES:
         recorder.has_values = True
-    if func.name() in CALL_OPERATORS:
+    if func.name() in CALL_OPERATORS | LAUNCH_KERNELS:
         with recorder.again():
             return func.dispatch(key, *args, **kwargs)
     opened = [_Opened(arg, recorder) if callable(arg) and not isinstance(arg, torch.Tensor) else arg for arg in args]

@@ -15,11 +15,14 @@ CAN_HIDE = all(hasattr(_frames, name) for name in ("set_code_exec_strategy", "_F
 
 
 class BoundaryHook:
-    """A hook on a watched module that never travels: copies and pickles of the module get one that does nothing."""
+    """A hook on a watched module that never travels: copies and pickles of the module get one that does nothing.
+
+    It passes on to `call`, which may be another one for a while.
+    """
 
     def __init__(self, call: Callable[..., None], on_failure: Callable[[Exception], None]) -> None:
         """Wrap what is to be called; like any hook that is a function, it has a name."""
-        self._call = call
+        self.call = call
         self._on_failure = on_failure
         self.__name__ = getattr(call, "__name__", "boundary")
 
@@ -31,7 +34,7 @@ class BoundaryHook:
         if _is_compiling():
             return
         try:
-            self._call(*args)
+            self.call(*args)
         except Exception as error:  # noqa: BLE001  # the run must live
             self._on_failure(error)
 

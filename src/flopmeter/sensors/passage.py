@@ -24,6 +24,7 @@ from flopmeter.sensors.guard import guarded
 from flopmeter.sensors.hook import BoundaryHook
 from flopmeter.sensors.lap import FORWARD, FORWARD_END, LOOK_EVERY_NS, OPTIMIZER, OPTIMIZER_END, Lap, Leg
 from flopmeter.sensors.model import devices_in_reach
+from flopmeter.sensors.outside import outside
 from flopmeter.sensors.rota import Change
 from flopmeter.sensors.sink import PassageSink
 from flopmeter.sensors.situation import HAS_NODE_COUNT, WatchedModel, WatchedOptimizer, watch_optimizer
@@ -56,15 +57,14 @@ class TorchSensor:
         self._models: dict[int, WatchedModel] = {}
         self._optimizers: dict[int, WatchedOptimizer] = {}
         self._handles: list[Any] = []
-        self._place = 0
-        self._thread = 0
+        self._place = self._thread = 0
         self._is_child = False
         self._has_steps = False  # that somebody tells where they end
         self._is_foreign_known = self._is_unwatched_known = self._is_adoption_due = False
         self._regions, self._compiles = 0, CompileWatch(self._compile_begins)
         self._has_compiled = self._compiles.has_compiled
-        self._begins = BoundaryHook(self._forward_begins, self.on_failure)
-        self._ended = BoundaryHook(self._forward_ended, self.on_failure)
+        calls = self._forward_begins, self._forward_ended, self._optimizer_begins, self._optimizer_ended
+        self._hooks = self._begins, self._ended, *_ = [BoundaryHook(call, self.on_failure) for call in calls]
 
     @property
     def own_ns(self) -> int:
@@ -83,10 +83,11 @@ class TorchSensor:
         """Begin to meter on this thread."""
         self._thread = threading.get_ident()
         self._handles += [
-            register_optimizer_step_pre_hook(BoundaryHook(self._optimizer_begins, self.on_failure)),
-            register_optimizer_step_post_hook(BoundaryHook(self._optimizer_ended, self.on_failure)),
+            register_optimizer_step_pre_hook(self._hooks[2]),
+            register_optimizer_step_post_hook(self._hooks[3]),
             torch_modules.register_module_module_registration_hook(self._part_registered),
             torch_modules.register_module_parameter_registration_hook(self._part_registered),
+            outside.listen(self._hooks, self._phase, self._books.recorder),
         ]
         self._compiles.look()
         reference = weakref.ref(self)

@@ -2,7 +2,7 @@
 
 A library that tells torch's counter what its operators cost tells us as well: where our book has no formula, theirs is
 borrowed, under its own name, so that the book's digest and the ledger's header show it.
-Not here: our formulas (`formulas`), and those of Triton kernels, which no dispatcher calls.
+Not here: our formulas (`formulas`), and those of Triton kernels (`triton_kernels.py`), which no dispatcher calls.
 """
 
 import operator
@@ -49,11 +49,16 @@ def with_registered(book: FormulaBook) -> FormulaBook:
 def _registered() -> Mapping[str, Callable[..., Any]]:
     """Return what others registered, by operator name. A registry that nobody imported holds nothing of theirs."""
     registry = getattr(sys.modules.get(_REGISTRY), "flop_registry", {})
-    return {
-        target._qualified_op_name: formula  # noqa: SLF001
-        for target, formula in registry.items()
-        if isinstance(target, torch._ops.OpOverloadPacket) and formula.__module__ != _REGISTRY  # noqa: SLF001
-    }
+    theirs = {target: formula for target, formula in registry.items() if formula.__module__ != _REGISTRY}
+    return {name: formula for target, formula in theirs.items() if (name := _name_of(target))}
+
+
+def _name_of(target: Any) -> str:
+    """Return what an operator is called here; nothing for what is none, a kernel of Triton."""
+    if isinstance(target, torch._ops.HigherOrderOperator):  # noqa: SLF001
+        return f"higher_order::{target.name()}"
+    is_operator = isinstance(target, torch._ops.OpOverloadPacket)  # noqa: SLF001
+    return str(target._qualified_op_name) if is_operator else ""  # noqa: SLF001
 
 
 def _hollow(arg: Arg) -> Any:

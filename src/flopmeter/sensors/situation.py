@@ -14,6 +14,7 @@ from torch.nn.parameter import UninitializedParameter
 
 from flopmeter.sensors.fingerprint import HiddenShapeError, take_fingerprint
 from flopmeter.sensors.glance import ModelGlance, OptimizerGlance, ambient, is_transformed
+from flopmeter.sensors.launches import launched
 from flopmeter.sensors.precision import is_tf32_on
 from flopmeter.sensors.rota import Change, Reader, Rota
 
@@ -48,8 +49,9 @@ _PLAIN = (bool, int, float, str, type(None), torch.dtype)
 class Witness(NamedTuple):
     """What was seen of a passage without looking at its operators.
 
-    `nodes` is how many autograd nodes were made; `reached` how often a gradient reached the first and the last
-    parameter; `ended_by` which boundary closed the passage; `inner` marks optimizers that stepped inside its backward.
+    `nodes` is how many autograd nodes were made, and what was launched besides (`launches.py`); `reached` how often a
+    gradient reached the first and the last parameter; `ended_by` which boundary closed the passage; `inner` marks
+    optimizers that stepped inside its backward.
     """
 
     nodes: int
@@ -294,8 +296,13 @@ def watch_optimizer(known: dict[int, WatchedOptimizer], optimizer: torch.optim.O
 
 
 HAS_NODE_COUNT = hasattr(torch._C._autograd, "_get_sequence_nr")  # noqa: SLF001
-count_nodes: Callable[[], int] = getattr(torch._C._autograd, "_get_sequence_nr", lambda: 0)  # noqa: SLF001
+_sequence_nr: Callable[[], int] = getattr(torch._C._autograd, "_get_sequence_nr", lambda: 0)  # noqa: SLF001
 """Torch's running number of autograd nodes made on this thread; 0 where the build does not tell."""
+
+
+def count_nodes() -> int:
+    """Return how many autograd nodes were made on this thread; above that, what was launched in the process."""
+    return _sequence_nr() + launched.total
 
 
 def _read_settings() -> Sequence[Any]:

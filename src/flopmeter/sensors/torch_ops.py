@@ -65,7 +65,7 @@ class OpRecorder(TorchDispatchMode):
         hide_from_dynamo(OpRecorder.__torch_dispatch__)
         self._phase_now = phase_now
         self.on_failure = on_failure
-        self._book = book
+        self.book = book
         self._operators: dict[int, Operator] = {}
         self._looks = Looks()
         self._short: dict[tuple[Any, ...], int] = {}
@@ -133,7 +133,7 @@ class OpRecorder(TorchDispatchMode):
 
     @guarded
     def _get_to_know(self, operator: Operator) -> None:
-        operator.ask(self._book)
+        operator.ask(self.book)
         self._operators[id(operator.func)] = operator  # which holds the function, so that no other has its id
 
     def _go_the_long_way(
@@ -169,12 +169,9 @@ class OpRecorder(TorchDispatchMode):
         switched = casting if types else self._lazy_inside(operator, args) + casting
         keys = foreign.keys_of(operator.func, types, args) if operator.is_foreign else None
         if keys is not None:
-            before, self._inside = self._inside, (*self._inside, operator.name)
-            try:
-                with self._again(casting, is_below_autograd=True), autocast.switched_on(switched):
-                    return operator.func.redispatch(keys, *args, **kwargs)
-            finally:
-                self._inside = before
+            again = self._again(casting, is_below_autograd=True)
+            with self.within(operator.name), again, autocast.switched_on(switched):
+                return operator.func.redispatch(keys, *args, **kwargs)
         if switched:
             with autocast.switched_on(switched):
                 return operator.run(*args, **kwargs)
@@ -218,6 +215,22 @@ class OpRecorder(TorchDispatchMode):
         options = tuple([(name, look(value, name, paths)) for name, value in kwargs.items()])
         device = outs[0].device.type if outs else ""
         self._add((operator.func, phase, given, options, tuple(map(shadow, outs)), device, self._inside), spread)
+
+    @guarded
+    def note_beside(self, read: Callable[[str, tuple[str, ...]], Mapping[Key, int]]) -> None:
+        """Remember calls that the dispatcher was not asked for, as `read` tells them of this phase, inside of these."""
+        for key, times in read(self._phase_now(), self._inside).items():
+            self._calls[key] = self._calls.get(key, 0) + times
+        self.noted += 1
+
+    @contextmanager
+    def within(self, name: str) -> Iterator[None]:
+        """Note what is called as part of something that has no price."""
+        before, self._inside = self._inside, (*self._inside, name)
+        try:
+            yield
+        finally:
+            self._inside = before
 
     def note_region(self, name: str, outs: Sequence[torch.Tensor]) -> None:
         """Remember a call of something whose inside cannot be seen: it will be listed as uncounted."""

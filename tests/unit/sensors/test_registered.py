@@ -90,3 +90,36 @@ def test_a_figure_that_is_no_count_leaves_the_operator_uncounted_and_the_rest_co
     tally = meter.account().tally
     assert [seen.op for seen in tally.uncounted] == ["registered_test::mix"]
     assert tally.select(kind="matmul").flop == 60
+
+
+def test_a_formula_of_an_operator_that_is_given_functions_is_used(monkeypatch, metered):
+    """Torch takes formulas of those since 2.13; what they call is else all that there is, and of some it is nothing."""
+    from torch._C import DispatchKey
+    from torch._ops import HigherOrderOperator
+
+    class Twice(HigherOrderOperator):
+        def __init__(self):
+            super().__init__("registered_test_twice")
+
+        def __call__(self, x):
+            return super().__call__(x)
+
+    def below_autograd(x):
+        with torch._C._AutoDispatchBelowAutograd():
+            return twice(x)
+
+    twice = Twice()
+    twice.py_impl(DispatchKey.CompositeExplicitAutograd)(lambda x: x + x)
+    twice.py_impl(DispatchKey.AutogradCPU)(below_autograd)
+    formula = flop_counter.shape_wrapper(lambda shape, **_: 2 * shape[0])
+    formula.__module__ = __name__
+    monkeypatch.setattr(flop_counter, "flop_registry", {**flop_counter.flop_registry, twice: formula})
+    account = metered(lambda meter: twice(torch.ones(7)), exact=True)
+    assert account.tally.select(op="higher_order::registered_test_twice").flop == 14
+    assert "higher_order::registered_test_twice" in account.foreign_formulas
+
+
+def test_a_kernel_of_triton_is_no_operator(monkeypatch):
+    """Its formula is asked at its launches (`triton_kernels.py`); no operator has its name."""
+    monkeypatch.setattr(flop_counter, "flop_registry", {**flop_counter.flop_registry, object(): mix_flop})
+    assert with_registered(BOOK).digest == BOOK.digest
