@@ -27,6 +27,8 @@ from flopmeter.sensors.shadows import Key, describe, flatten
 from flopmeter.tally import Tally
 
 Axes: TypeAlias = frozenset[str]
+Place: TypeAlias = tuple[int, int, int]
+"""Where a tensor lies: its storage, where in it, and how many elements."""
 _NO_AXES: Axes = frozenset()
 _ANYWHERE: Axes = frozenset({ANYWHERE})
 _DATA = ("data", "sequence", "expert", "pipeline")
@@ -90,8 +92,10 @@ class Repeats:
         self._unmarked_of_optimizer = self._spread([((), self._default_of_optimizer)])
         self._found: Spread = ()
         self._looks_left = 0
+        self._looked_for: set[Place] = set()
         self._stepping: torch.optim.Optimizer | None = None
         self._marks: dict[int, _Known] = {}
+        self._parts: dict[Place, _Known] = {}
         self._meshes: dict[Any, tuple[Axes, ...]] = {}
         self._groups: dict[str, Axes] = {}
 
@@ -109,9 +113,11 @@ class Repeats:
         Where axes are of data alone there is nothing to follow in a forward and its backward.
         """
         optimizer = getattr(owner, "optimizer", None)
-        alive = () if optimizer is not None or not goes_on else self._marks.items()
-        self._marks = {place: known for place, known in alive if not known.storage.expired()}
+        goes_on = goes_on and optimizer is None
+        self._marks = {place: known for place, known in self._marks.items() if goes_on and not known.storage.expired()}
+        self._parts = {place: known for place, known in self._parts.items() if goes_on and place[0] in self._marks}
         self._looks_left = LOOKS
+        self._looked_for.clear()
         self.is_following = not self.failed and bool(optimizer is not None or self._default.unknown)
         self._stepping = optimizer if isinstance(optimizer, torch.optim.Optimizer) else None
         if self._stepping is not None:
@@ -154,10 +160,9 @@ class Repeats:
             self._found = self._follow_items(args, kwargs, out, default)
             return
         mark = _joined(self._mark(tensor, default) for tensor in given)
-        if mark.unknown and self._looks_left and any(self._is_new(tensor) for tensor in given):
+        if mark.unknown and self._looks_left and not self._looked_for.issuperset(places := {*map(_place_of, given)}):
+            self._looked_for |= places
             self._look_again()
-            for tensor in given:
-                self._put(tensor, self._mark(tensor, default))  # not to be looked for again
             mark = _joined(self._mark(tensor, default) for tensor in given)
         if mark == CONSTANT and torch.Tag.nondeterministic_seeded in getattr(operator.func, "tags", ()):
             mark = default  # drawn anew, and perhaps by each rank from a seed of its own
@@ -304,22 +309,27 @@ class Repeats:
         return known
 
     def _mark(self, tensor: torch.Tensor, default: Mark) -> Mark:
-        found = self._marks.get(tensor.untyped_storage()._cdata)  # noqa: SLF001
+        place = _place_of(tensor)
+        found = self._parts.get(place) or self._marks.get(place[0])
         if found is not None:
             return found.mark
         is_index = self._stepping is None and not (tensor.is_floating_point() or tensor.is_complex())
         return Mark(default.cut, default.unknown & _ANYWHERE) if is_index else default
 
-    def _is_new(self, tensor: torch.Tensor) -> bool:
-        return tensor.untyped_storage()._cdata not in self._marks  # noqa: SLF001
-
     def _put(self, tensor: torch.Tensor, mark: Mark, *, is_said: bool = False) -> None:
-        storage = tensor.untyped_storage()
-        place = storage._cdata  # noqa: SLF001
-        found = self._marks.get(place)
-        if is_said or found is None or not found.is_said or found.storage.expired():
-            # The weak reference keeps another storage from getting the same place while we remember this one.
-            self._marks[place] = _Known(StorageWeakRef(storage), mark, is_said)
+        """Keep a mark. Several tensors may lie in one storage: gradients that FSDP reduced together, for one."""
+        place = _place_of(tensor)
+        found = self._marks.get(place[0])
+        if found is not None and found.is_said and not is_said:
+            return
+        # The weak reference keeps another storage from getting the same place while we remember this one.
+        reference = StorageWeakRef(tensor.untyped_storage())
+        if _is_part(tensor):
+            if is_said:
+                self._parts[place] = _Known(reference, mark, is_said)
+            if found is not None:
+                mark = _mixed([found.mark, mark])
+        self._marks[place[0]] = _Known(reference, mark, is_said)
 
     def _spread(self, marks: Iterable[tuple[tuple[int, ...], Mark]]) -> Spread:
         spread = []
@@ -343,6 +353,10 @@ def _mixed(marks: Sequence[Mark]) -> Mark:
     joined = _joined(marks)
     differ = frozenset(axis for axis in joined.cut if not all(axis in mark.cut for mark in marks))
     return Mark(joined.cut - differ, joined.unknown | differ)
+
+
+def _place_of(tensor: torch.Tensor) -> Place:
+    return (tensor.untyped_storage()._cdata, tensor.storage_offset(), tensor.numel())  # noqa: SLF001
 
 
 def _is_part(tensor: torch.Tensor) -> bool:
