@@ -55,7 +55,7 @@ def find_grid(modules: Iterable[torch.nn.Module]) -> Grid:
     if not is_distributed():
         return Grid()
     world, given = distributed.get_world_size(), list(modules)
-    candidates = [*_of_groups(), *_of_models(given)]
+    candidates = [*_of_models(given), *_of_groups()]
     grid = Grid(_independent(candidates, world), world=world)
     if grid.is_whole:
         return grid
@@ -77,7 +77,7 @@ def ranks_along(mesh: Any, dim: int) -> frozenset[int]:
 
 def _of_groups() -> Iterator[Found]:
     """Return the named groups of which this rank is a member: those of meshes, and of libraries that name theirs."""
-    for group, members in list(_members().items()):
+    for group, members in reversed(list(_members().items())):  # the newest first
         described = str(getattr(group, "group_desc", ""))
         name = described.removeprefix("mesh_")
         is_of_mesh = name != described

@@ -9,6 +9,7 @@ Marks are kept by storage, so views share them, and only while a passage is coun
 Not here: noting calls (`torch_ops.py`), finding the axes (`mesh.py`), what is made of it at the end (`logical.py`).
 """
 
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, TypeAlias
@@ -94,6 +95,7 @@ class Repeats:
         self._looks_left = 0
         self._looked_for: set[Place] = set()
         self._stepping: torch.optim.Optimizer | None = None
+        self._of_zero: weakref.WeakSet[torch.optim.Optimizer] = weakref.WeakSet()
         self._marks: dict[int, _Known] = {}
         self._parts: dict[Place, _Known] = {}
         self._meshes: dict[Any, tuple[Axes, ...]] = {}
@@ -171,6 +173,9 @@ class Repeats:
         if name == "aten::clone" and _is_part(given[0]):
             # DTensor cuts a whole tensor so; what else takes a part of one does not matter as much.
             mark = Mark(mark.cut, mark.unknown | (self._default.unknown - mark.cut))
+        if args and out is args[0] and self._is_said(out):
+            # What stays whole when something is added to it, was added something whole.
+            mark = Mark(mark.cut, mark.unknown & self._mark(out, default).unknown)
         for tensor in flatten(out):
             self._put(tensor, mark)
         self._found = self._spread([((), mark)])
@@ -293,7 +298,9 @@ class Repeats:
     def _replicas(self, optimizer: torch.optim.Optimizer, owned: set[int]) -> dict[int, Mark]:
         known: dict[int, Mark] = {}
         stages, unknown = self._default_of_optimizer
-        is_zero = type(optimizer).__module__ == _ZERO
+        if type(optimizer).__module__ == _ZERO:
+            self._of_zero.update((optimizer, optimizer.optim))
+        is_zero = optimizer in self._of_zero
         for part in (part for module in self._modules for part in module.modules()):
             group = getattr(part, "process_group", None)
             if type(part).__module__ == _DDP and group is not None:
@@ -315,6 +322,11 @@ class Repeats:
             return found.mark
         is_index = self._stepping is None and not (tensor.is_floating_point() or tensor.is_complex())
         return Mark(default.cut, default.unknown & _ANYWHERE) if is_index else default
+
+    def _is_said(self, tensor: torch.Tensor) -> bool:
+        place = _place_of(tensor)
+        found = self._parts.get(place) or self._marks.get(place[0])
+        return found is not None and found.is_said
 
     def _put(self, tensor: torch.Tensor, mark: Mark, *, is_said: bool = False) -> None:
         """Keep a mark. Several tensors may lie in one storage: gradients that FSDP reduced together, for one."""
