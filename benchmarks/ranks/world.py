@@ -18,9 +18,9 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
+from fractions import Fraction
 from importlib.metadata import version
 from pathlib import Path
-from fractions import Fraction
 from typing import NamedTuple, TypeAlias
 
 import torch
@@ -43,7 +43,7 @@ RESULTS = Path(__file__).parents[1] / "results"
 def train(shape: Shape, layout: Layout, stage: Stage, run: Path, *, is_exact: bool = True, steps: int = 1) -> None:
     """Train with the meter, as a pipeline does: all forwards of a step first, then the backwards."""
     text = torch.randint(shape.vocabulary, (shape.batch * shape.micro_batches, shape.sequence // layout.cp))
-    optimizer = torch.optim.AdamW(stage.parameters(), foreach=False)
+    optimizer = torch.optim.AdamW(stage.parameters(), fused=True)
     with Meter(run, model=stage, exact=is_exact, strict=True, interval_s=1000) as meter:
         for _ in range(steps):
             ends = [run_forward(shape, layout, stage, part) for part in text.split(shape.batch)]

@@ -158,16 +158,14 @@ class Repeats:
             for tensor in flatten(out) or given:
                 self._put(tensor, mark)
             return
+        self._look_if_unknown(given, default)
         if name.startswith(_LISTED):
             self._found = self._follow_items(args, kwargs, out, default)
             return
         mark = _joined(self._mark(tensor, default) for tensor in given)
-        if mark.unknown and self._looks_left and not self._looked_for.issuperset(places := {*map(_place_of, given)}):
-            self._looked_for |= places
-            self._look_again()
-            mark = _joined(self._mark(tensor, default) for tensor in given)
-        if mark == CONSTANT and torch.Tag.nondeterministic_seeded in getattr(operator.func, "tags", ()):
-            mark = default  # drawn anew, and perhaps by each rank from a seed of its own
+        is_drawn = torch.Tag.nondeterministic_seeded in getattr(operator.func, "tags", ())
+        if mark == CONSTANT and (is_drawn or self._stepping is not None):
+            mark = default  # drawn by each rank, perhaps from a seed of its own; or state of this rank's parameters
         if name == "aten::copy_" and not _is_part(given[0]):
             mark = self._mark(given[1], default)
         if name == "aten::clone" and _is_part(given[0]):
@@ -179,6 +177,14 @@ class Repeats:
         for tensor in flatten(out):
             self._put(tensor, mark)
         self._found = self._spread([((), mark)])
+
+    def _look_if_unknown(self, given: Sequence[torch.Tensor], default: Mark) -> None:
+        if not self._looks_left or not any(self._mark(tensor, default).unknown for tensor in given):
+            return
+        places = set(map(_place_of, given))
+        if not self._looked_for.issuperset(places):
+            self._looked_for |= places
+            self._look_again()
 
     def _follow_items(self, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any, default: Mark) -> Spread:
         lists = [
