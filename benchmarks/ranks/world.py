@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
 import torch
+import torch._dynamo  # DTensor wants it: here once, or in each process anew
 from torch import distributed
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from transformer import Layout, Shape, Stage, lay_out
@@ -243,7 +244,7 @@ def main() -> int:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     shape = Shape(width=128, hidden=256, experts=16)
-    layout = Layout(pp=2, replicate=64, shard=8, ep=4, cp=2, tp=8)
+    layout = Layout(pp=2, replicate=128, shard=4, ep=2, cp=2, tp=8)
     others = [4097, 9999, 16383]
     if options.quick:
         shape, layout, others = Shape(), Layout(replicate=2, shard=2, ep=2, cp=2, tp=2), [15]

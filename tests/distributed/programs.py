@@ -1,10 +1,9 @@
 """What each of four processes runs, one program after the other; a script for `test_gloo.py`.
 
-Each program trains a few steps with the meter in `OUT/<program>`; what it counts alone, rank 0 leaves in `OUT/alone`.
+Each program trains a few steps with the meter in `OUT/<program>`; `OUT/alone` is one process that has all the data.
 """
 
 import json
-import os
 import sys
 import warnings
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch.distributed.pipelining import PipelineStage
 from torch.distributed.pipelining import schedules as pipelines
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from flopmeter import Meter
 
@@ -39,38 +39,50 @@ def make(layers=2):
     return nn.Sequential(*(Layer() for _ in range(layers)))
 
 
-def train(run, model, *, batch=BATCH, optimizer=None, exact=True, watched=None, collectives=None):
+def train(run, model, *, batch=BATCH, optimizer=None, watched=None):
     optimizer = optimizer or torch.optim.AdamW(model.parameters(), foreach=False)
-    before = None
-    with Meter(run, model=watched or model, exact=exact, strict=True) as meter:
-        for step in range(STEPS):
-            x = torch.randn(batch, WIDTH)
-            model(x).square().sum().backward()
-            optimizer.step()
-            optimizer.zero_grad()
+    with Meter(run, model=watched or model, exact=True, strict=True) as meter:
+        for _ in range(STEPS):
+            train_once(model, optimizer, batch)
             meter.step(tokens=batch)
-            if step == 0 and collectives is not None:
-                before = len(collectives)
-    return before
 
 
-def spy_on_collectives():
-    """Note every collective that this process asks for, by name."""
-    asked = []
+def train_once(model, optimizer, batch=BATCH):
+    model(torch.randn(batch, WIDTH)).square().sum().backward()
+    optimizer.step()
+    optimizer.zero_grad()
 
-    def wrap(name):
-        inner = getattr(distributed, name)
 
-        def outer(*args, **kwargs):
-            asked.append(name)
-            return inner(*args, **kwargs)
+class Collectives(TorchDispatchMode):
+    """Notes every collective that this process asks for; the ones of Python go through the dispatcher as well."""
 
-        setattr(distributed, name, outer)
-        setattr(distributed.distributed_c10d, name, outer)
+    def __init__(self):
+        super().__init__()
+        self.asked = []
 
-    for name in ("all_reduce", "all_gather", "all_gather_object", "broadcast", "barrier", "gather_object", "send"):
-        wrap(name)
-    return asked
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if "c10d" in func.namespace:
+            self.asked.append(func.name())
+        return func(*args, **(kwargs or {}))
+
+
+def count_collectives(out, rank):
+    """The same training with the meter and without, from its start to its end."""
+    asked = {}
+    for is_metered in (False, True):
+        model = make()
+        for layer in model:
+            fully_shard(layer)
+        optimizer = torch.optim.AdamW(fully_shard(model).parameters(), foreach=False)
+        train_once(model, optimizer)
+        with Collectives() as collectives:
+            if is_metered:
+                train(out / "collectives", model, optimizer=optimizer)
+            else:
+                for _ in range(STEPS):
+                    train_once(model, optimizer)
+        asked[str(is_metered)] = collectives.asked
+    (out / f"collectives-{rank}.json").write_text(json.dumps(asked))
 
 
 def run_pipeline(run, rank, kind, *, exact=True, chunks=4):
@@ -95,7 +107,7 @@ def run_pipeline(run, rank, kind, *, exact=True, chunks=4):
     schedule.step(*[x] * has_first, **({"target": target} if has_last else {}))  # stages learn of shapes
     optimizer.zero_grad()
     with Meter(run, model=parts, exact=exact, strict=True) as meter:
-        for _ in range(STEPS if exact else 12):
+        for _ in range(STEPS if exact else 4 * STEPS):
             schedule.step(*[x] * has_first, **({"target": target} if has_last else {}))
             optimizer.step()
             optimizer.zero_grad()
@@ -103,23 +115,12 @@ def run_pipeline(run, rank, kind, *, exact=True, chunks=4):
 
 
 def main(out, rank):
-    asked = spy_on_collectives()
     if rank == 0:
-        train_alone(out / "alone")
-    distributed.init_process_group(
-        "gloo", init_method=f"file://{out}/store", rank=rank, world_size=int(os.environ["WORLD_SIZE"])
-    )
-    distributed.barrier()
-
-    model = DistributedDataParallel(make())
-    plain = DistributedDataParallel(make())
-    asked.clear()
-    for _ in range(STEPS):
-        plain(torch.randn(BATCH, WIDTH)).square().sum().backward()
-    unmetered = list(asked)
-    asked.clear()
-    train(out / "ddp", model)
-    (out / f"collectives-{rank}.json").write_text(json.dumps({"metered": asked, "unmetered": unmetered}))
+        train(out / "alone", make(), batch=4 * BATCH)
+    distributed.init_process_group("gloo", init_method=f"file://{out}/store", rank=rank, world_size=4)
+    train(out / "ddp", DistributedDataParallel(make()))
+    train(out / "unequal", DistributedDataParallel(make()), batch=BATCH + rank)
+    count_collectives(out, rank)
 
     model = DistributedDataParallel(make())
     zero = ZeroRedundancyOptimizer(model.parameters(), optimizer_class=torch.optim.AdamW, foreach=False)
@@ -148,17 +149,10 @@ def main(out, rank):
         run_pipeline(out / kind, rank, kind)
         run_pipeline(out / f"{kind}-replayed", rank, kind, exact=False)
 
-    unequal = DistributedDataParallel(make())
-    train(out / "unequal", unequal, batch=BATCH + rank)
     distributed.destroy_process_group()
-
-
-def train_alone(out):
-    train(out / "ddp", make(), batch=4 * BATCH)
-    train(out / "small", make(), batch=BATCH)
 
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    main(Path(sys.argv[1]), int(os.environ["RANK"]))
+    main(Path(sys.argv[1]), int(sys.argv[2]))

@@ -60,7 +60,7 @@ Spread: TypeAlias = tuple[tuple[tuple[str, ...], tuple[str, ...], tuple[int, ...
 
 
 class _Known(NamedTuple):
-    """What is known of a storage. `is_said`: a DTensor, or an optimizer's parameter, said so; no operator can unsay it."""
+    """What is known of a storage. `is_said`: by a DTensor or of an optimizer's parameter; no operator can unsay it."""
 
     storage: StorageWeakRef
     mark: Mark
@@ -164,7 +164,7 @@ class Repeats:
             return
         mark = _joined(self._mark(tensor, default) for tensor in given)
         is_drawn = torch.Tag.nondeterministic_seeded in getattr(operator.func, "tags", ())
-        if mark == CONSTANT and (is_drawn or self._stepping is not None):
+        if (mark == CONSTANT and is_drawn) or (self._stepping is not None and not given):
             mark = default  # drawn by each rank, perhaps from a seed of its own; or state of this rank's parameters
         if name == "aten::copy_" and not _is_part(given[0]):
             mark = self._mark(given[1], default)
@@ -283,7 +283,7 @@ class Repeats:
         each rank's own part. State of one element (a step's number) is kept by each rank that has a part of it.
         """
         owned = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-        known = self._replicas(optimizer, owned)
+        known, is_zero = self._replicas(optimizer, owned), optimizer in self._of_zero
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 mark = known.get(id(parameter))
@@ -295,7 +295,7 @@ class Repeats:
                 stages = self._default_of_optimizer.cut
                 for value in optimizer.state.get(parameter, {}).values():
                     if isinstance(value, torch.Tensor) and not hasattr(value, "_local_tensor"):
-                        each = Mark(stages, mark.unknown) if value.numel() == 1 else mark
+                        each = Mark(stages, mark.unknown) if value.numel() == 1 and not is_zero else mark
                         self._put(value, each, is_said=True)
                 if not hasattr(parameter, "_local_tensor"):
                     for tensor in filter(None.__ne__, (parameter, parameter.grad)):
