@@ -194,7 +194,10 @@ class Repeats:
         ]
         count = len(lists[0]) if lists else 0
         lists = [value for value in lists if len(value) == count]
-        beside = [value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor)]
+        single = [value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor)]
+        beside = [
+            value for value in single if value.numel() > 1
+        ]  # a rate or a scale is one number, the same everywhere
         alike: dict[Mark, list[int]] = {}
         for index in range(count):
             items = [value[index] for value in lists]
