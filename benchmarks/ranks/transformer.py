@@ -109,9 +109,12 @@ class Experts(nn.Module):
         self.up, self.gate = (nn.Parameter(torch.randn(number, width, hidden)) for _ in range(2))
         self.down = nn.Parameter(torch.randn(number, hidden, width))
         self.ranks: DeviceMesh | None = None
+        self.parts: DeviceMesh | None = None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Take tokens in the order of the experts that they go to."""
+        if self.parts is not None:  # each rank has a part of each expert, and gives a summand of the gradient
+            x = DTensor.from_local(x, self.parts, [Replicate()]).to_local(grad_placements=[Partial()])
         up, gate, down = (
             one.to_local() if isinstance(one, DTensor) else one for one in (self.up, self.gate, self.down)
         )
@@ -241,6 +244,8 @@ def _place_experts(experts: Experts, mesh: DeviceMesh, layout: Layout) -> None:
         setattr(experts, name, nn.Parameter(distribute_tensor(getattr(experts, name).detach(), mesh[names], cuts)))
     if layout.ep > 1:
         experts.ranks = mesh["ep"]
+    if layout.tp > 1:
+        experts.parts = mesh["tp"]
 
 
 def _as_whole(_module: nn.Module, inputs: tuple[torch.Tensor, ...], tp: DeviceMesh) -> tuple[object, ...]:

@@ -55,7 +55,7 @@ def find_grid(modules: Iterable[torch.nn.Module]) -> Grid:
     if not is_distributed():
         return Grid()
     world, given = distributed.get_world_size(), list(modules)
-    candidates = [*_of_groups(), *_of_models(given)]
+    candidates = [*_of_models(given), *_of_groups()]
     grid = Grid(_independent(candidates, world), world=world)
     if grid.is_whole:
         return grid
@@ -77,7 +77,7 @@ def ranks_along(mesh: Any, dim: int) -> frozenset[int]:
 
 def _of_groups() -> Iterator[Found]:
     """Return the named groups of which this rank is a member: those of meshes, and of libraries that name theirs."""
-    for group, members in list(_members().items()):
+    for group, members in reversed(list(_members().items())):  # the newest first
         described = str(getattr(group, "group_desc", ""))
         name = described.removeprefix("mesh_")
         is_of_mesh = name != described
@@ -93,27 +93,25 @@ def _members() -> Mapping[Any, Mapping[int, int]]:
 
 def _of_models(modules: Sequence[torch.nn.Module]) -> Iterator[Found]:
     """Return the axes of the meshes that parameters lie on, and of the wrappers that keep replicas and shards."""
-    meshes: dict[int, Any] = {}
     for module in modules:
-        for part in module.modules():
-            kind = type(part).__name__
-            group = getattr(part, "process_group", None)
-            if group is not None and kind in {"DistributedDataParallel", "FullyShardedDataParallel"}:
-                name = "dp" if kind == "DistributedDataParallel" else "fsdp"
-                yield from _found(name, frozenset(distributed.get_process_group_ranks(group)))
-                between = getattr(part, "_inter_node_pg", None)
-                if between is not None:
-                    yield from _found("replicate", frozenset(distributed.get_process_group_ranks(between)))
-        for parameter in module.parameters():
-            mesh = getattr(parameter, "device_mesh", None)
-            if mesh is not None:
-                meshes[id(mesh)] = mesh
-        if any(hasattr(part, "_get_fsdp_state") for part in module.modules()):
-            for mesh in meshes.values():
-                if not mesh.mesh_dim_names and mesh.ndim == 1:
-                    yield from _found("fsdp", ranks_along(mesh, 0))
-    for mesh in meshes.values():
-        yield from _of_mesh(mesh)
+        parts = list(module.modules())
+        for part in parts:
+            yield from _of_wrapper(part)
+        meshes = {id(mesh): mesh for mesh in (getattr(one, "device_mesh", None) for one in module.parameters()) if mesh}
+        has_fsdp = any(hasattr(part, "_get_fsdp_state") for part in parts)
+        for mesh in meshes.values():
+            if has_fsdp and not mesh.mesh_dim_names and mesh.ndim == 1:
+                yield from _found("fsdp", ranks_along(mesh, 0))
+            yield from _of_mesh(mesh)
+
+
+def _of_wrapper(part: torch.nn.Module) -> Iterator[Found]:
+    name = {"DistributedDataParallel": "dp", "FullyShardedDataParallel": "fsdp"}.get(type(part).__name__)
+    named = ((name, "process_group"), ("replicate", "_inter_node_pg")) if name is not None else ()
+    for axis, attribute in named:
+        group: Any = getattr(part, attribute, None)
+        if group is not None:
+            yield from _found(str(axis), frozenset(distributed.get_process_group_ranks(group)))
 
 
 def _of_mesh(mesh: Any) -> Iterator[Found]:

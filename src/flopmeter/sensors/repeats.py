@@ -9,6 +9,7 @@ Marks are kept by storage, so views share them, and only while a passage is coun
 Not here: noting calls (`torch_ops.py`), finding the axes (`mesh.py`), what is made of it at the end (`logical.py`).
 """
 
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, TypeAlias
@@ -27,6 +28,8 @@ from flopmeter.sensors.shadows import Key, describe, flatten
 from flopmeter.tally import Tally
 
 Axes: TypeAlias = frozenset[str]
+Place: TypeAlias = tuple[int, int, int]
+"""Where a tensor lies: its storage, where in it, and how many elements."""
 _NO_AXES: Axes = frozenset()
 _ANYWHERE: Axes = frozenset({ANYWHERE})
 _DATA = ("data", "sequence", "expert", "pipeline")
@@ -57,7 +60,7 @@ Spread: TypeAlias = tuple[tuple[tuple[str, ...], tuple[str, ...], tuple[int, ...
 
 
 class _Known(NamedTuple):
-    """What is known of a storage. `is_said`: a DTensor, or an optimizer's parameter, said so; no operator can unsay it."""
+    """What is known of a storage. `is_said`: by a DTensor or of an optimizer's parameter; no operator can unsay it."""
 
     storage: StorageWeakRef
     mark: Mark
@@ -90,8 +93,11 @@ class Repeats:
         self._unmarked_of_optimizer = self._spread([((), self._default_of_optimizer)])
         self._found: Spread = ()
         self._looks_left = 0
+        self._looked_for: set[Place] = set()
         self._stepping: torch.optim.Optimizer | None = None
+        self._of_zero: weakref.WeakSet[torch.optim.Optimizer] = weakref.WeakSet()
         self._marks: dict[int, _Known] = {}
+        self._parts: dict[Place, _Known] = {}
         self._meshes: dict[Any, tuple[Axes, ...]] = {}
         self._groups: dict[str, Axes] = {}
 
@@ -109,9 +115,11 @@ class Repeats:
         Where axes are of data alone there is nothing to follow in a forward and its backward.
         """
         optimizer = getattr(owner, "optimizer", None)
-        alive = () if optimizer is not None or not goes_on else self._marks.items()
-        self._marks = {place: known for place, known in alive if not known.storage.expired()}
+        goes_on = goes_on and optimizer is None
+        self._marks = {place: known for place, known in self._marks.items() if goes_on and not known.storage.expired()}
+        self._parts = {place: known for place, known in self._parts.items() if goes_on and place[0] in self._marks}
         self._looks_left = LOOKS
+        self._looked_for.clear()
         self.is_following = not self.failed and bool(optimizer is not None or self._default.unknown)
         self._stepping = optimizer if isinstance(optimizer, torch.optim.Optimizer) else None
         if self._stepping is not None:
@@ -150,25 +158,33 @@ class Repeats:
             for tensor in flatten(out) or given:
                 self._put(tensor, mark)
             return
+        self._look_if_unknown(given, default)
         if name.startswith(_LISTED):
             self._found = self._follow_items(args, kwargs, out, default)
             return
         mark = _joined(self._mark(tensor, default) for tensor in given)
-        if mark.unknown and self._looks_left and any(self._is_new(tensor) for tensor in given):
-            self._look_again()
-            for tensor in given:
-                self._put(tensor, self._mark(tensor, default))  # not to be looked for again
-            mark = _joined(self._mark(tensor, default) for tensor in given)
-        if mark == CONSTANT and torch.Tag.nondeterministic_seeded in getattr(operator.func, "tags", ()):
-            mark = default  # drawn anew, and perhaps by each rank from a seed of its own
+        is_drawn = torch.Tag.nondeterministic_seeded in getattr(operator.func, "tags", ())
+        if (mark == CONSTANT and is_drawn) or (self._stepping is not None and not given):
+            mark = default  # drawn by each rank, perhaps from a seed of its own; or state of this rank's parameters
         if name == "aten::copy_" and not _is_part(given[0]):
             mark = self._mark(given[1], default)
         if name == "aten::clone" and _is_part(given[0]):
             # DTensor cuts a whole tensor so; what else takes a part of one does not matter as much.
             mark = Mark(mark.cut, mark.unknown | (self._default.unknown - mark.cut))
+        if args and out is args[0] and self._is_said(out):
+            # What stays whole when something is added to it, was added something whole.
+            mark = Mark(mark.cut, mark.unknown & self._mark(out, default).unknown)
         for tensor in flatten(out):
             self._put(tensor, mark)
         self._found = self._spread([((), mark)])
+
+    def _look_if_unknown(self, given: Sequence[torch.Tensor], default: Mark) -> None:
+        if not self._looks_left or not any(self._mark(tensor, default).unknown for tensor in given):
+            return
+        places = set(map(_place_of, given))
+        if not self._looked_for.issuperset(places):
+            self._looked_for |= places
+            self._look_again()
 
     def _follow_items(self, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any, default: Mark) -> Spread:
         lists = [
@@ -178,7 +194,10 @@ class Repeats:
         ]
         count = len(lists[0]) if lists else 0
         lists = [value for value in lists if len(value) == count]
-        beside = [value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor)]
+        single = [value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor)]
+        beside = [
+            value for value in single if value.numel() > 1
+        ]  # a rate or a scale is one number, the same everywhere
         alike: dict[Mark, list[int]] = {}
         for index in range(count):
             items = [value[index] for value in lists]
@@ -267,7 +286,7 @@ class Repeats:
         each rank's own part. State of one element (a step's number) is kept by each rank that has a part of it.
         """
         owned = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-        known = self._replicas(optimizer, owned)
+        known, is_zero = self._replicas(optimizer, owned), optimizer in self._of_zero
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 mark = known.get(id(parameter))
@@ -279,7 +298,7 @@ class Repeats:
                 stages = self._default_of_optimizer.cut
                 for value in optimizer.state.get(parameter, {}).values():
                     if isinstance(value, torch.Tensor) and not hasattr(value, "_local_tensor"):
-                        each = Mark(stages, mark.unknown) if value.numel() == 1 else mark
+                        each = Mark(stages, mark.unknown) if value.numel() == 1 and not is_zero else mark
                         self._put(value, each, is_said=True)
                 if not hasattr(parameter, "_local_tensor"):
                     for tensor in filter(None.__ne__, (parameter, parameter.grad)):
@@ -288,7 +307,9 @@ class Repeats:
     def _replicas(self, optimizer: torch.optim.Optimizer, owned: set[int]) -> dict[int, Mark]:
         known: dict[int, Mark] = {}
         stages, unknown = self._default_of_optimizer
-        is_zero = type(optimizer).__module__ == _ZERO
+        if type(optimizer).__module__ == _ZERO:
+            self._of_zero.update((optimizer, optimizer.optim))
+        is_zero = optimizer in self._of_zero
         for part in (part for module in self._modules for part in module.modules()):
             group = getattr(part, "process_group", None)
             if type(part).__module__ == _DDP and group is not None:
@@ -304,22 +325,32 @@ class Repeats:
         return known
 
     def _mark(self, tensor: torch.Tensor, default: Mark) -> Mark:
-        found = self._marks.get(tensor.untyped_storage()._cdata)  # noqa: SLF001
+        place = _place_of(tensor)
+        found = self._parts.get(place) or self._marks.get(place[0])
         if found is not None:
             return found.mark
         is_index = self._stepping is None and not (tensor.is_floating_point() or tensor.is_complex())
         return Mark(default.cut, default.unknown & _ANYWHERE) if is_index else default
 
-    def _is_new(self, tensor: torch.Tensor) -> bool:
-        return tensor.untyped_storage()._cdata not in self._marks  # noqa: SLF001
+    def _is_said(self, tensor: torch.Tensor) -> bool:
+        place = _place_of(tensor)
+        found = self._parts.get(place) or self._marks.get(place[0])
+        return found is not None and found.is_said
 
     def _put(self, tensor: torch.Tensor, mark: Mark, *, is_said: bool = False) -> None:
-        storage = tensor.untyped_storage()
-        place = storage._cdata  # noqa: SLF001
-        found = self._marks.get(place)
-        if is_said or found is None or not found.is_said or found.storage.expired():
-            # The weak reference keeps another storage from getting the same place while we remember this one.
-            self._marks[place] = _Known(StorageWeakRef(storage), mark, is_said)
+        """Keep a mark. Several tensors may lie in one storage: gradients that FSDP reduced together, for one."""
+        place = _place_of(tensor)
+        found = self._marks.get(place[0])
+        if found is not None and found.is_said and not is_said:
+            return
+        # The weak reference keeps another storage from getting the same place while we remember this one.
+        reference = StorageWeakRef(tensor.untyped_storage())
+        if _is_part(tensor):
+            if is_said:
+                self._parts[place] = _Known(reference, mark, is_said)
+            if found is not None:
+                mark = _mixed([found.mark, mark])
+        self._marks[place[0]] = _Known(reference, mark, is_said)
 
     def _spread(self, marks: Iterable[tuple[tuple[int, ...], Mark]]) -> Spread:
         spread = []
@@ -343,6 +374,10 @@ def _mixed(marks: Sequence[Mark]) -> Mark:
     joined = _joined(marks)
     differ = frozenset(axis for axis in joined.cut if not all(axis in mark.cut for mark in marks))
     return Mark(joined.cut - differ, joined.unknown | differ)
+
+
+def _place_of(tensor: torch.Tensor) -> Place:
+    return (tensor.untyped_storage()._cdata, tensor.storage_offset(), tensor.numel())  # noqa: SLF001
 
 
 def _is_part(tensor: torch.Tensor) -> bool:

@@ -21,6 +21,7 @@ _TELLING_FRAMES = {
 
 A checkpoint computes again below its own frame; what the engine does for it later is below the engine's.
 """
+_PIPELINE = "torch.distributed.pipelining._backward"
 _graph_task = torch._C._current_graph_task_id  # noqa: SLF001
 _has_gradients = torch.is_grad_enabled
 
@@ -75,12 +76,23 @@ class PhaseTracker:
         if task != -1:
             return _phase_in_backward()
         if has_gradients:
-            return "forward"
+            return "forward" if _PIPELINE not in sys.modules else _phase_in_pipeline()
         if self.forwards:
             return "forward" if self.forwards[-1] else "inference"
         # Only the forward of a custom autograd function turns both kinds of gradients off without inference mode.
         is_function = not torch._C._is_fwd_grad_enabled() and not torch.is_inference_mode_enabled()  # noqa: SLF001
         return "forward" if is_function else "other"
+
+
+def _phase_in_pipeline() -> str:
+    """Return `backward` for gradients that a zero-bubble pipeline adds up itself, outside of the engine."""
+    file = sys.modules[_PIPELINE].__file__
+    frame: FrameType | None = sys._getframe(2)  # noqa: SLF001
+    while frame is not None:
+        if frame.f_code.co_filename == file:
+            return "backward"
+        frame = frame.f_back
+    return "forward"
 
 
 def _phase_in_backward() -> str:
