@@ -108,7 +108,9 @@ class CaptureWatch:
         graphs = torch.cuda.graphs
         kind = graphs.CUDAGraph
         patches.put(kind, "capture_begin", self._stand_in_for_begin)
-        patches.put(kind, "capture_end", self._stand_in_for_end)
+        # Since torch 2.14 a capture may also be ended by hand, in two calls of which this is the first.
+        ends = "capture_end_pre" if "capture_end_pre" in vars(kind) else "capture_end"
+        patches.put(kind, ends, self._stand_in_for_end)
         patches.put(kind, "reset", self._stand_in_for_reset)
         register = getattr(graphs, "register_graph_replay_end_hook", None)  # since torch 2.14
         if register is None:

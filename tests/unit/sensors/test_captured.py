@@ -354,6 +354,34 @@ def test_torchs_hooks_are_used_where_it_has_them(metered, monkeypatch, stand_in)
     assert hooks == {}
 
 
+def test_a_capture_that_is_ended_in_two_calls_is_known(metered, stand_in):
+    """Torch 2.14 has them; `capture_end` is made of them."""
+
+    def capture_end(graph):
+        graph.capture_end_pre()
+        graph.capture_end_post()
+
+    before = stand_in.capture_end
+    stand_in.capture_end_pre, stand_in.capture_end_post = before, lambda _graph: None
+    stand_in.capture_end = capture_end
+
+    def program(meter):
+        capture(lambda: x @ w).replay()
+        graph = torch.cuda.CUDAGraph()
+        graph.capture_begin()
+        x @ w
+        graph.capture_end_pre()
+        x @ w
+        graph.capture_end_post()
+        graph.replay()
+
+    try:
+        assert products(metered(program, exact=True)) == 3 * ONE
+    finally:
+        del stand_in.capture_end_pre, stand_in.capture_end_post
+        stand_in.capture_end = before
+
+
 def test_a_failure_of_ours_never_reaches_the_run(metered, monkeypatch):
     from flopmeter.sensors import captured
 
