@@ -18,7 +18,7 @@ import torch
 
 from flopmeter.sensors.aside import recorder_here
 from flopmeter.sensors.guard import guarded
-from flopmeter.sensors.hook import BoundaryHook
+from flopmeter.sensors.hook import BoundaryHook, hide_from_dynamo
 from flopmeter.sensors.launches import is_covered, launched, weigh_name
 from flopmeter.sensors.patches import Patches
 from flopmeter.sensors.shadows import Key
@@ -102,6 +102,7 @@ class CaptureWatch:
         self._taken: dict[int, Captured] = {}
         self._met = 0
         self._replays: Any = None
+        hide_from_dynamo(CaptureWatch.replayed)
 
     def start(self, patches: Patches) -> None:
         """Stand in for the methods of graphs, and for what refuses modules with hooks on them."""

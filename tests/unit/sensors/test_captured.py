@@ -382,6 +382,29 @@ def test_a_capture_that_is_ended_in_two_calls_is_known(metered, stand_in):
         stand_in.capture_end = before
 
 
+@pytest.mark.parametrize("mode", [True, False])
+def test_a_capture_in_a_block_of_inference_mode_leaves_torch_as_it_was(metered, mode):
+    """A mode that comes or goes in such a block leaves torch with its key and without it: no operator runs any more."""
+
+    def program(meter):
+        model = nn.Linear(8, 8)
+        meter.watch(model)
+        for _ in range(40):
+            with torch.inference_mode(mode=mode):
+                graph = capture(lambda: x @ w)
+                model(x)
+                graph.replay()
+            model(x).sum().backward()
+            meter.step()
+        assert torch.equal(x + x, 2 * x)
+
+    account = metered(program, strict=True)
+    exact = metered(program, exact=True, strict=True)
+    assert products(exact) == 40 * 4 * ONE
+    assert account.lower <= exact.flop
+    assert account.upper is None or account.upper >= exact.flop
+
+
 def test_a_failure_of_ours_never_reaches_the_run(metered, monkeypatch):
     from flopmeter.sensors import captured
 
