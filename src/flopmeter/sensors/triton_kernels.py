@@ -75,7 +75,9 @@ class _Launch:
         self._before: Any = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        self._given = args, kwargs
+        if recorder_here() is not self._recorder:  # somebody has kept the launcher beyond its passage
+            return self._launcher(*args, **kwargs)
+        self._given, self._told = (args, kwargs), []
         self._begin()
         try:
             out = self._launcher(*args, **kwargs)
