@@ -34,6 +34,7 @@ class Silence:
     def __init__(self, recorder: OpRecorder) -> None:
         """Prepare."""
         self._recorder = recorder
+        self._was_on = False
         self.on_failure = recorder.on_failure
 
     def __enter__(self) -> None:
@@ -43,13 +44,15 @@ class Silence:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Put it back."""
+        """Put it back, if it was there."""
         self._end()
 
     @guarded
     def _begin(self) -> None:
+        self._was_on = self._recorder.is_on
         self._recorder.switch_off()
 
     @guarded
     def _end(self) -> None:
-        self._recorder.switch_on()
+        if self._was_on:
+            self._recorder.switch_on()

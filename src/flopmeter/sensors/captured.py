@@ -18,7 +18,7 @@ import torch
 
 from flopmeter.sensors.aside import recorder_here
 from flopmeter.sensors.guard import guarded
-from flopmeter.sensors.hook import BoundaryHook
+from flopmeter.sensors.hook import BoundaryHook, hide_from_dynamo
 from flopmeter.sensors.launches import is_covered, launched, weigh_name
 from flopmeter.sensors.patches import Patches
 from flopmeter.sensors.shadows import Key
@@ -102,13 +102,16 @@ class CaptureWatch:
         self._taken: dict[int, Captured] = {}
         self._met = 0
         self._replays: Any = None
+        hide_from_dynamo(CaptureWatch.replayed)
 
     def start(self, patches: Patches) -> None:
         """Stand in for the methods of graphs, and for what refuses modules with hooks on them."""
         graphs = torch.cuda.graphs
         kind = graphs.CUDAGraph
         patches.put(kind, "capture_begin", self._stand_in_for_begin)
-        patches.put(kind, "capture_end", self._stand_in_for_end)
+        # Since torch 2.14 a capture may also be ended by hand, in two calls of which this is the first.
+        ends = "capture_end_pre" if "capture_end_pre" in vars(kind) else "capture_end"
+        patches.put(kind, ends, self._stand_in_for_end)
         patches.put(kind, "reset", self._stand_in_for_reset)
         register = getattr(graphs, "register_graph_replay_end_hook", None)  # since torch 2.14
         if register is None:

@@ -7,6 +7,8 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+from flopmeter.sensors.hook import hide_from_dynamo
+
 _ABSENT: Any = object()
 
 
@@ -24,8 +26,9 @@ class Patches:
             return
         stand_in = make(original)
         functools.update_wrapper(stand_in, original)
-        # A compiler is not to look into it: as before, it breaks off at a function that it does not know.
+        # A compiler breaks off at a function that it does not know, and leaves it alone: here as before.
         stand_in.__dict__["_torchdynamo_disable"] = True
+        hide_from_dynamo(stand_in)
         self._put.append((owner, name, vars(owner).get(name, _ABSENT), stand_in))
         setattr(owner, name, stand_in)
 

@@ -18,6 +18,7 @@ import torch
 
 from flopmeter.sensors.aside import Silence, recorder_here
 from flopmeter.sensors.guard import guarded
+from flopmeter.sensors.hook import hide_from_dynamo
 from flopmeter.sensors.launches import launched, weigh_name
 from flopmeter.sensors.patches import Patches
 from flopmeter.sensors.shadows import Key
@@ -39,6 +40,7 @@ def hear_triton(patches: Patches, name: str, module: Any) -> None:
     kind = getattr(module, LAUNCHERS[name], None)
     if kind is not None and hasattr(kind, "__getitem__"):
         patches.put(kind, "__getitem__", _make)
+        hide_from_dynamo(_Launch.__call__)
         launched.hears_triton = True
 
 
@@ -73,7 +75,9 @@ class _Launch:
         self._before: Any = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        self._given = args, kwargs
+        if recorder_here() is not self._recorder:  # somebody has kept the launcher beyond its passage
+            return self._launcher(*args, **kwargs)
+        self._given, self._told = (args, kwargs), []
         self._begin()
         try:
             out = self._launcher(*args, **kwargs)

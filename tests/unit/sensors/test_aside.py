@@ -58,4 +58,7 @@ def test_silence_ends_with_an_error_too(recorder):
     assert recorder_here() is recorder
     with silence:
         assert recorder_here() is None
-    assert recorder_here() is recorder
+    recorder.switch_off()
+    with silence:
+        pass
+    assert recorder_here() is None, "what was not on is not put on"

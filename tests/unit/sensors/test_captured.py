@@ -354,6 +354,57 @@ def test_torchs_hooks_are_used_where_it_has_them(metered, monkeypatch, stand_in)
     assert hooks == {}
 
 
+def test_a_capture_that_is_ended_in_two_calls_is_known(metered, stand_in):
+    """Torch 2.14 has them; `capture_end` is made of them."""
+
+    def capture_end(graph):
+        graph.capture_end_pre()
+        graph.capture_end_post()
+
+    before = stand_in.capture_end
+    stand_in.capture_end_pre, stand_in.capture_end_post = before, lambda _graph: None
+    stand_in.capture_end = capture_end
+
+    def program(meter):
+        capture(lambda: x @ w).replay()
+        graph = torch.cuda.CUDAGraph()
+        graph.capture_begin()
+        x @ w
+        graph.capture_end_pre()
+        x @ w
+        graph.capture_end_post()
+        graph.replay()
+
+    try:
+        assert products(metered(program, exact=True)) == 3 * ONE
+    finally:
+        del stand_in.capture_end_pre, stand_in.capture_end_post
+        stand_in.capture_end = before
+
+
+@pytest.mark.parametrize("mode", [True, False])
+def test_a_capture_in_a_block_of_inference_mode_leaves_torch_as_it_was(metered, mode):
+    """A mode that comes or goes in such a block leaves torch with its key and without it: no operator runs any more."""
+
+    def program(meter):
+        model = nn.Linear(8, 8)
+        meter.watch(model)
+        for _ in range(40):
+            with torch.inference_mode(mode=mode):
+                graph = capture(lambda: x @ w)
+                model(x)
+                graph.replay()
+            model(x).sum().backward()
+            meter.step()
+        assert torch.equal(x + x, 2 * x)
+
+    account = metered(program, strict=True)
+    exact = metered(program, exact=True, strict=True)
+    assert products(exact) == 40 * 4 * ONE
+    assert account.lower <= exact.flop
+    assert account.upper is None or account.upper >= exact.flop
+
+
 def test_a_failure_of_ours_never_reaches_the_run(metered, monkeypatch):
     from flopmeter.sensors import captured
 

@@ -3,7 +3,9 @@
 None of the libraries is here: stand-ins have the same names and signatures, and do the work with torch's operators.
 """
 
+import gc
 import sys
+import warnings
 from types import ModuleType
 
 import pytest
@@ -364,6 +366,35 @@ def test_errors_of_a_kernel_reach_whoever_called_it(library, metered):
     account = metered(program, exact=True)
     assert account.tally.contraction_flop == 16
     assert not account.gaps
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="torch compiles nothing there")
+def test_compiled_code_breaks_off_at_a_kernel_as_before_and_nothing_of_ours_is_compiled(library, tmp_path):
+    """Else a program around a kernel of its own compiles dozens of our functions, and compiles them again."""
+    from torch._dynamo.utils import counters
+
+    norm = library("fused_layer_norm_cuda", forward=gc.get_referents)  # a function in C that a compiler does not know
+
+    def work(x):
+        y = x + 1
+        norm.forward(y)
+        return y * 2
+
+    def compile_and_run():
+        torch.compiler.reset()
+        counters.clear()
+        compiled = torch.compile(work, backend="eager")
+        results = [compiled(torch.ones(3)) for _ in range(3)]
+        return dict(counters["frames"]), len(counters["graph_break"]), results
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's, of the function in C
+        *plain, expected = compile_and_run()
+        with Meter(tmp_path) as meter:
+            *metered, results = compile_and_run()
+    assert metered == plain
+    assert all(map(torch.equal, results, expected))
+    assert {seen.op: seen.calls for seen in meter.account().tally.uncounted}["fused_layer_norm_cuda::forward"] == 3
 
 
 def test_a_kernel_within_an_operator_is_part_of_it(library, metered):

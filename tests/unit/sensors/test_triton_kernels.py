@@ -218,6 +218,25 @@ def test_kernels_that_were_compiled_beforehand_are_heard_too(jit, metered):
     assert [(seen.op, seen.calls) for seen in account.tally.uncounted] == [("triton::compiled_kernel", 1)]
 
 
+def test_a_launcher_that_is_kept_launches_as_ever_and_puts_nothing_back(jit, metered):
+    """Else a recorder of a meter that is gone goes back onto torch's stack of modes."""
+    kept, ran = [], []
+
+    def run(given):
+        ran.append(given)
+
+    def program(meter):
+        kept.append(jit(run)[1,])
+        for _ in range(2):
+            kept[0](x)
+
+    account = metered(program, exact=True)
+    kept[0](x)
+    assert len(ran) == 3
+    assert [(seen.op, seen.calls) for seen in account.tally.uncounted] == [("triton::run", 2)]
+    assert torch._C._len_torch_dispatch_stack() == 0
+
+
 def test_whoever_else_listens_hears_as_before(jit, metered):
     heard = []
     owner = Hooks.owner
