@@ -21,6 +21,7 @@ from flopmeter.sensors.kinship import Booking
 from flopmeter.sensors.lap import FORWARD_END, OPTIMIZER, OPTIMIZER_END, Lap
 from flopmeter.sensors.place import Choice, Place
 from flopmeter.sensors.pricing import Pricer
+from flopmeter.sensors.regions import NODES, meeting
 from flopmeter.sensors.replay import ReplayPlan
 from flopmeter.sensors.rota import Change
 from flopmeter.sensors.shadows import Key
@@ -86,6 +87,7 @@ class Bookkeeper:
         """Open the first passage."""
         self._threads.start()
         inference.listen(id(self))
+        meeting.listen(id(self), self.on_failure)
         self.begin_between("start")
 
     def stop(self) -> None:
@@ -96,6 +98,7 @@ class Bookkeeper:
             self.recorder.switch_on()  # retired, it lets calls through; the end of this mode wants somebody there
         self._threads.stop()
         inference.stop_listening(id(self))
+        meeting.stop_listening(id(self))
 
     def leave(self) -> None:
         """Step off the stack of a forked child: what is open there is its parent's."""
@@ -121,7 +124,7 @@ class Bookkeeper:
     def note_region(self, name: str, outs: Sequence[torch.Tensor]) -> None:
         """Note work in the open passage whose inside is not seen."""
         if self._open is not None and self._open.choice is not None and self._open.choice.is_counted:
-            self.recorder.note_region(name, outs)
+            self.recorder.add((name, self._phase.now(), (), (), tuple([(one.shape, one.dtype) for one in outs]), "", ()))
 
     def begin_between(self, after: str) -> None:
         """Open a passage of what runs between others: nothing tells one from another.
@@ -288,7 +291,7 @@ class Bookkeeper:
     def _end(self, passage: Passage, ended_by: str, ns: int) -> None:
         nodes, owner, place = count_nodes() - passage.nodes, passage.owner, passage.place
         reached = tuple(map(sub, owner.reached, passage.reached)) if owner is not None else ()
-        if owner is not None and nodes and reached and not any(reached):
+        if owner is not None and nodes & NODES and reached and not any(reached):
             self.graphs.add(passage, owner, nodes)
         marks = marks_between(passage.marks, device_marks()) if passage.marks else ()
         seen = (nodes, reached, ended_by, passage.inner)

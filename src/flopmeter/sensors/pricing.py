@@ -9,6 +9,7 @@ from typing import Any
 
 from flopmeter.errors import FormulaError
 from flopmeter.formulas.book import FormulaBook
+from flopmeter.sensors.regions import open_regions
 from flopmeter.sensors.shadows import Key, rows_of
 from flopmeter.step import Row, Table
 from flopmeter.tally import Tally
@@ -38,7 +39,7 @@ class Pricer:
         known = self._by_calls.get(signature)
         if known is not None:
             return known
-        rows = rows_of(calls)
+        rows = rows_of(open_regions(calls))
         kept, beyond = rows[:MAX_ROWS], rows[MAX_ROWS:]
         rest = self._price(beyond)
         table = Table(kept, self._price(kept) + rest, rest)

@@ -4,6 +4,7 @@ A situation is known when a passage starts, a witness when it has ended. Both ar
 runs no operator. Not here: arguments (`fingerprint.py`), what is decided from them (`replay.py`).
 """
 
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import itemgetter
@@ -15,6 +16,7 @@ from torch.nn.parameter import UninitializedParameter
 from flopmeter.sensors.fingerprint import HiddenShapeError, take_fingerprint
 from flopmeter.sensors.glance import ModelGlance, OptimizerGlance, ambient, is_transformed
 from flopmeter.sensors.precision import is_tf32_on
+from flopmeter.sensors.regions import meeting
 from flopmeter.sensors.rota import Change, Reader, Rota
 
 Situation: TypeAlias = tuple[Any, ...]
@@ -294,8 +296,14 @@ def watch_optimizer(known: dict[int, WatchedOptimizer], optimizer: torch.optim.O
 
 
 HAS_NODE_COUNT = hasattr(torch._C._autograd, "_get_sequence_nr")  # noqa: SLF001
-count_nodes: Callable[[], int] = getattr(torch._C._autograd, "_get_sequence_nr", lambda: 0)  # noqa: SLF001
+_sequence_nr: Callable[[], int] = getattr(torch._C._autograd, "_get_sequence_nr", lambda: 0)  # noqa: SLF001
 """Torch's running number of autograd nodes made on this thread; 0 where the build does not tell."""
+_called, _this_thread = meeting.called, threading.get_ident
+
+
+def count_nodes() -> int:
+    """Return how many autograd nodes were made on this thread; above that, the marks of the regions it called."""
+    return _sequence_nr() + _called.get(_this_thread(), 0)
 
 
 def _read_settings() -> Sequence[Any]:
