@@ -78,7 +78,8 @@ class _Self:
         if name in self._graph.parts:
             return _Self(self._graph.parts[name], self.step_)
         code = self._graph.constants[name]
-        return eval(code, dict(_SPACE))  # noqa: S307 # as above
+        kept = eval(code, dict(_SPACE))  # noqa: S307 # as above
+        return kept.to("meta") if isinstance(kept, torch.Tensor) else kept
 
     def __call__(self, *inputs: Any) -> Any:
         return self._graph.run(self.step_, inputs)

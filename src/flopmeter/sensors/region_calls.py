@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from torch._ops import HigherOrderOperator, OpOverload
 from torch.utils._python_dispatch import _disable_current_modes
+from torch.utils._pytree import tree_map_only
 
 from flopmeter.sensors.graph_text import Graph
 from flopmeter.sensors.operators import is_skipped
@@ -28,6 +29,7 @@ _RUN_GRAPH = {"invoke_subgraph": 2, "hints_wrapper": 1}
 """Operators that run a graph once, and where in their arguments its own begin."""
 _MASKED = {"flex_attention": 4, "flex_attention_backward": 9}
 """Operators whose cost integers inside of tensors tell, and where in their arguments those stand."""
+_NOWHERE = torch.device("meta")
 _FUNCTIONAL_KERNEL, _KERNEL = "triton_kernel_wrapper_functional", "triton_kernel_wrapper_mutation"
 
 
@@ -58,36 +60,37 @@ def list_calls(graph: Graph, given: Given, kernels: list[str]) -> list[Made]:
     Raises:
         Exception: whatever torch raises where sizes alone do not tell what is run.
     """
-    with _alone() as mode, mode:
+    with _alone():
         inputs = tuple([_make(one) if isinstance(one, Sizes) else one for one in given])
         values = {id(made): one.values for made, one in zip(inputs, given, strict=True) if isinstance(one, Sizes)}
-        run = _Run(values, kernels)
+        devices = [one.device.type for one in given if isinstance(one, Sizes)]
+        run = _Run(values, kernels, next((name for name in devices if name != "cpu"), "cpu"))
         graph.run(run.step, inputs)
     return run.made
 
 
 @contextmanager
-def _alone() -> Iterator[Any]:
+def _alone() -> Iterator[None]:
     """Keep away everybody's modes, and autocast: what that does is in the graph already."""
-    from torch._subclasses.fake_tensor import FakeTensorMode  # there long since, where anything was compiled
-
     with ExitStack() as stack:
         stack.enter_context(_disable_current_modes())
         stack.enter_context(torch._C.DisableTorchFunction())  # noqa: SLF001
         stack.enter_context(torch._C._DisableAutocast())  # noqa: SLF001
         stack.enter_context(torch.no_grad())
-        yield FakeTensorMode(allow_non_fake_inputs=True)
+        yield
 
 
 def _make(sizes: Sizes) -> torch.Tensor:
-    return torch.empty_strided(sizes.shape, sizes.strides, dtype=sizes.dtype, device=sizes.device)
+    return torch.empty_strided(sizes.shape, sizes.strides, dtype=sizes.dtype, device=_NOWHERE)
 
 
 class _Run:
     """One run of a graph; `made` are its calls so far."""
 
-    def __init__(self, values: dict[int, Any], kernels: list[str]) -> None:
+    def __init__(self, values: dict[int, Any], kernels: list[str], device: str) -> None:
         self.made: list[Made] = []
+        self._device = device
+        self._ran: dict[Any, Any] = {}
         self._values = values
         self._kernels = kernels
         self._is_deaf = False  # within an operator that stands for all that it runs
@@ -96,9 +99,23 @@ class _Run:
         """Make one call of the graph."""
         if isinstance(func, HigherOrderOperator):
             return self._run_higher_order(name, func, args, kwargs)
-        out = func(*args, **kwargs)
-        if isinstance(func, OpOverload) and not is_skipped(func) and not func._schema.name.startswith("aten::sym_"):  # noqa: SLF001
+        if not isinstance(func, OpOverload):
+            return func(*args, **kwargs)
+        out = self._run(func, args, kwargs)
+        if not is_skipped(func) and not func._schema.name.startswith("aten::sym_"):  # noqa: SLF001
             self._note(name, func, args, kwargs, out)
+        return out
+
+    def _run(self, func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run an operator, unless it ran on such operands before: layers are alike, and torch finds sizes slowly."""
+        is_plain = not func._schema.is_mutable and not is_skipped(func)  # noqa: SLF001
+        asked = (func, _read(args), _read(tuple(kwargs.items()))) if is_plain else None
+        if asked is not None and asked in self._ran:
+            return _make_again(self._ran[asked])
+        here = [_NOWHERE if type(arg) is torch.device else arg for arg in args]
+        out = func(*here, **{key: _elsewhere(key, value) for key, value in kwargs.items()})
+        if asked is not None and all(isinstance(one, torch.Tensor) for one in (out if type(out) is tuple else (out,))):
+            self._ran[asked] = _read(out)
         return out
 
     def _run_higher_order(self, name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -109,7 +126,7 @@ class _Run:
             return self._start_kernel(name, kind, kwargs)
         was_deaf, self._is_deaf = self._is_deaf, True
         try:
-            out = func(*args, **kwargs)
+            out = _run_fake(func, args, kwargs)
         finally:
             self._is_deaf = was_deaf
         if kind in _RUN_ONE:
@@ -137,7 +154,7 @@ class _Run:
         outs = flatten(out)
         given = tuple([self._look(arg) if at == values_at else shadow(arg) for at, arg in enumerate(args)])
         options = tuple([(key, shadow(value)) for key, value in kwargs.items()])
-        device = outs[0].device.type if outs else ""
+        device = self._device if outs else ""
         self.made.append(Made(name, func, given, options, tuple(map(shadow, outs)), device))
 
     def _look(self, value: Any) -> Any:
@@ -145,6 +162,34 @@ class _Run:
             return tuple([self._look(item) for item in value])
         values = self._values.get(id(value))
         return shadow(value) if values is None else (value.shape, value.dtype, None, values)
+
+
+def _read(value: Any) -> Any:
+    """Return what tells an operand, or what came of some, from others."""
+    if isinstance(value, torch.Tensor):
+        return Sizes(tuple(value.shape), value.stride(), value.dtype, _NOWHERE)
+    if isinstance(value, list | tuple):
+        return tuple([_read(one) for one in value])
+    return value, type(value)  # 1, 1.0 and True are equal
+
+
+def _make_again(read: Any) -> Any:
+    return _make(read) if isinstance(read, Sizes) else tuple([_make(one) for one in read])
+
+
+def _elsewhere(key: str, value: Any) -> Any:
+    """Return an option so that whatever is made of it is made nowhere."""
+    return _NOWHERE if type(value) is torch.device else False if key == "pin_memory" else value
+
+
+def _run_fake(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Run an operator that is given graphs: those have no kernel for tensors without data, but torch's tracer has."""
+    from torch._subclasses.fake_tensor import FakeTensorMode  # there long since, where anything was compiled
+
+    with FakeTensorMode() as mode:
+        there, options = tree_map_only(torch.Tensor, mode.from_tensor, (args, kwargs))
+        out = func(*there, **options)
+    return tree_map_only(torch.Tensor, lambda one: torch.empty_strided(one.shape, one.stride(), dtype=one.dtype, device=_NOWHERE), out)
 
 
 def name_of(func: Any) -> str:
