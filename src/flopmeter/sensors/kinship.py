@@ -4,6 +4,7 @@ Not here: how a cost is foretold from sizes (`interpolation.py`), which passages
 """
 
 from collections.abc import Hashable, Iterator, Mapping
+from operator import sub
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from flopmeter.step import Chance, Table
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
 MAX_WAITING = 2048
 MAX_FAMILIES = 32
+MAX_TABLES = 32
+"""So many counts are remembered for guesses: what is not foretold is booked at the cost of the nearest sizes."""
 ONE_IN_UNAFFORDABLE = 1024
 """Of passages that should be counted and that the budget does not allow, one in so many is counted all the same."""
 MAX_OWED, OWED_IN = 64, 1024
@@ -100,7 +103,7 @@ class Kinship:
         self._families: dict[Hashable, Family] = {}
         self._first: tuple[tuple[int, ...], Seen, Table] | None = None
         self._sort: Hashable = None
-        self._last: Table | None = None
+        self._tables: dict[tuple[int, ...], Table] = {}  # of the last counts; never empty once there was one
         self._waiting: dict[tuple[tuple[int, ...], Hashable, tuple[int, ...]], Waiting] = {}
         self._is_led_by_values = False
 
@@ -126,7 +129,11 @@ class Kinship:
     ) -> Verdict | None:
         """Take in a passage that was counted; say what an audit found, where it was one or came to the same."""
         was_foretold = self._foretell(sizes, witness.sort) is not None
-        self.calls, self._last, self._sort = calls, table, witness.sort
+        self.calls, self._sort = calls, witness.sort
+        self._tables.pop(sizes, None)
+        self._tables[sizes] = table
+        if len(self._tables) > MAX_TABLES:
+            del self._tables[next(iter(self._tables))]
         self._is_led_by_values |= not is_fixed
         self.counts += not is_drawn
         self.is_asked_for = False
@@ -140,6 +147,14 @@ class Kinship:
         if self._find_family(witness).learn(sizes, table.tally, witness.numbers):
             return Verdict() if is_drawn and was_foretold else None
         return Verdict(is_miss=True, family=self.name)
+
+    def guess(self, sizes: tuple[int, ...]) -> Table | None:
+        """Return the table of the count whose sizes were nearest to these; None before the first."""
+
+        def distance(counted: tuple[int, ...]) -> int:
+            return sum(map(abs, map(sub, counted, sizes)))
+
+        return self._tables[min(self._tables, key=distance)] if self._tables else None
 
     def _find_family(self, witness: Seen) -> "Family":
         """Return the family of this sort; the first count is learned when it is no longer alone."""
@@ -182,7 +197,7 @@ class Kinship:
                 most = max(most, foretold.flop)
                 whole.join(item)
             elif is_last or is_doubted or foretold is not None:
-                yield Booking("modelled", item.times, item.ns, table=self._last)
+                yield Booking("modelled", item.times, item.ns, table=self.guess(sizes))
             else:
                 self._waiting[key] = item
         self.interpolated += whole.times

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import pytest
 
-from flopmeter.sensors.kinship import MAX_FAMILIES, MAX_WAITING, Kinship, Verdict, Waiting, split_sizes
+from flopmeter.sensors.kinship import MAX_FAMILIES, MAX_TABLES, MAX_WAITING, Kinship, Verdict, Waiting, split_sizes
 from flopmeter.step import Table
 from flopmeter.testing.ledgers import product_table
 
@@ -73,6 +73,23 @@ def test_what_is_not_foretold_by_the_end_is_a_guess(kin):
     assert (booking.basis, booking.times, booking.ns, booking.table) == ("modelled", 1, 100, table_of(3))
     assert booking.chance is None
     assert booking.family is None
+
+
+def test_a_guess_is_the_count_whose_sizes_were_nearest(kin):
+    """With lengths at random, the one that happened to be counted last would stand for all that are not foretold."""
+    for size in (3, 40, 12):
+        learn(kin, size)
+    for size in (5, 33, 14):
+        kin.wait((size,), Seen(size), 100, 64)
+    booked = [booking.table for booking in kin.settle(1, is_last=True)]
+    assert booked == [table_of(3), table_of(40), table_of(12)]
+
+
+def test_counts_remembered_for_guesses_are_bounded(kin):
+    for size in range(2, MAX_TABLES + 10):
+        learn(kin, size)
+    assert kin.guess((2,)) == table_of(10)
+    assert kin.guess((1000,)) == table_of(MAX_TABLES + 9)
 
 
 def test_what_is_doubted_is_a_guess_even_if_it_is_foretold(proven):
