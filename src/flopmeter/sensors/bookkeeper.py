@@ -124,7 +124,9 @@ class Bookkeeper:
     def note_region(self, name: str, outs: Sequence[torch.Tensor]) -> None:
         """Note work in the open passage whose inside is not seen."""
         if self._open is not None and self._open.choice is not None and self._open.choice.is_counted:
-            self.recorder.add((name, self._phase.now(), (), (), tuple([(one.shape, one.dtype) for one in outs]), "", ()))
+            self.recorder.add(
+                (name, self._phase.now(), (), (), tuple([(one.shape, one.dtype) for one in outs]), "", ())
+            )
 
     def begin_between(self, after: str) -> None:
         """Open a passage of what runs between others: nothing tells one from another.

@@ -142,7 +142,11 @@ def _is_seen(backend: Any) -> bool:
     kind = type(backend)
     if kind.__module__ == "torch":  # what `torch.compile` makes of a name
         inner = getattr(backend, "compiler_fn", None)
-        return _is_seen(inner) if inner is not None else kind.__name__ == "_TorchCompileInductorWrapper" and meeting.is_seen
+        return (
+            _is_seen(inner)
+            if inner is not None
+            else kind.__name__ == "_TorchCompileInductorWrapper" and meeting.is_seen
+        )
     if kind.__module__ == "torch._dynamo.testing":  # which counts compilations
         return getattr(backend, "backend", "") in {"eager", "aot_eager"} or meeting.is_seen
     if kind.__module__ == "torch._dynamo.backends.common":

@@ -17,7 +17,6 @@ import torch
 
 _STEP = "step_"
 """Each named value `x = f(y)` becomes `x = self.step_("x", f, y)`."""
-_FORWARD = re.compile(r"^class Repro\(torch\.nn\.Module\):.*?(?=^def load_args\(|\Z)", re.DOTALL | re.MULTILINE)
 _NAME = re.compile(r"^\s+(\w+)(?:\s*:\s*\S.*?)? = (?!None\b)", re.MULTILINE)
 _INPUTS = re.compile(r"^\s+def forward\(self,?([^)]*)\)", re.MULTILINE)
 _RETURN = re.compile(r"^\s+return (.*)$", re.MULTILINE)
@@ -35,8 +34,7 @@ class GraphNames:
 
     def __init__(self, runnable: str) -> None:
         """Look through the text."""
-        found = _FORWARD.search(runnable)
-        text = found.group() if found is not None else ""
+        text = _program(runnable)
         body = text[begin.end() :] if (begin := _INPUTS.search(text)) is not None else ""
         returned = _RETURN.findall(body)
         self.inputs = frozenset(re.findall(r"\w+", begin.group(1))) if begin is not None else frozenset()
@@ -58,9 +56,9 @@ class Graph:
         self.constants = constants
         self.inputs = tuple([argument.arg for argument in function.args.args[1:]])
         tree = ast.Module([_Rewriter().visit(function)], type_ignores=[])
-        space = dict(_SPACE)
+        space: dict[str, Any] = dict(_SPACE)
         exec(compile(ast.fix_missing_locations(tree), "<graph>", "exec"), space)  # noqa: S102 # torch's own text
-        self.forward = space["forward"]
+        self.forward: Callable[..., Any] = space["forward"]
 
     def run(self, step: Step, inputs: tuple[Any, ...]) -> Any:
         """Run the graph, each of its calls by way of `step`."""
@@ -88,16 +86,16 @@ class _Self:
 class _Rewriter(ast.NodeTransformer):
     """Lets each call that makes a named value go by way of `step_`; types are left out."""
 
-    def visit_FunctionDef(self, function: ast.FunctionDef) -> ast.AST:  # noqa: N802 # the name that `ast` calls
+    def visit_FunctionDef(self, function: ast.FunctionDef) -> ast.AST:  # the name that `ast` calls
         for argument in function.args.args:
             argument.annotation = None
         function.returns = None
         return self.generic_visit(function)
 
-    def visit_AnnAssign(self, assign: ast.AnnAssign) -> ast.AST:  # noqa: N802
+    def visit_AnnAssign(self, assign: ast.AnnAssign) -> ast.AST:
         return self.visit_Assign(ast.Assign([assign.target], assign.value or ast.Constant(None)))
 
-    def visit_Assign(self, assign: ast.Assign) -> ast.AST:  # noqa: N802
+    def visit_Assign(self, assign: ast.Assign) -> ast.AST:
         target, value = assign.targets[0], assign.value
         if isinstance(target, ast.Name) and isinstance(value, ast.Call):
             step = ast.Attribute(ast.Name("self", ast.Load()), _STEP, ast.Load())
@@ -122,15 +120,15 @@ def read_graph(runnable: str, listing: str) -> Graph:
     Raises:
         SyntaxError: neither is one that can be read.
     """
-    found = _FORWARD.search(runnable)
+    text = _program(runnable)
     constants: dict[str, Any] = {}
-    if found is not None:
+    if text:
         try:
-            whole = _read_class(ast.parse(found.group()).body[0])
+            whole = _read_class(ast.parse(text).body[0])
         except SyntaxError:  # a graph inside of the graph, of which this text has no more than that it is there
             pass
         else:
-            if whole is not None and _is_whole(found.group(), whole):
+            if whole is not None and _is_whole(text, whole):
                 return whole
             constants = whole.constants if whole is not None else {}
     begin = listing.find("class ")
@@ -141,6 +139,13 @@ def read_graph(runnable: str, listing: str) -> Graph:
         raise SyntaxError(msg)
     graph.constants.update(constants)
     return graph
+
+
+def _program(runnable: str) -> str:
+    """Cut out of a text what is the graph; empty where torch wrote none."""
+    begin = runnable.find("class Repro(")
+    end = runnable.find("\ndef load_args(", begin)
+    return "" if begin < 0 else runnable[begin : end if end >= 0 else None]
 
 
 def _read_class(node: ast.stmt) -> Graph | None:
@@ -155,12 +160,11 @@ def _read_class(node: ast.stmt) -> Graph | None:
 
 def _read_constants(body: list[ast.stmt]) -> dict[str, Any]:
     """Find the tensors that a graph keeps: `self.register_buffer(NAME, VALUE)` and `self.NAME = VALUE`."""
-    found = {}
+    found: dict[str, Any] = {}
     for each in body:
-        value: ast.expr | None = None
+        key, value = None, None
         if isinstance(each, ast.Expr) and isinstance(each.value, ast.Call) and len(each.value.args) == 2:
-            name, value = each.value.args
-            key = name.value if isinstance(name, ast.Constant) else None
+            key, value = getattr(each.value.args[0], "value", None), each.value.args[1]
         elif isinstance(each, ast.Assign) and isinstance(each.targets[0], ast.Attribute):
             key, value = each.targets[0].attr, each.value
         if value is not None and isinstance(key, str) and ast.unparse(value).startswith(("torch.", "tensor(")):

@@ -189,7 +189,9 @@ def _run_fake(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     with FakeTensorMode() as mode:
         there, options = tree_map_only(torch.Tensor, mode.from_tensor, (args, kwargs))
         out = func(*there, **options)
-    return tree_map_only(torch.Tensor, lambda one: torch.empty_strided(one.shape, one.stride(), dtype=one.dtype, device=_NOWHERE), out)
+    return tree_map_only(
+        torch.Tensor, lambda one: torch.empty_strided(one.shape, one.stride(), dtype=one.dtype, device=_NOWHERE), out
+    )
 
 
 def name_of(func: Any) -> str:

@@ -132,7 +132,7 @@ class _Meeting:
     def look(self) -> None:
         """Step in before the code that Inductor makes, once that part of torch is there; again changes nothing."""
         kind = getattr(sys.modules.get("torch._inductor.output_code"), "CompiledFxGraph", None)
-        if self._kind is None and self._users and kind is not None and _NEEDED <= kind.__dataclass_fields__.keys():
+        if self._kind is None and self._users and kind is not None and kind.__dataclass_fields__.keys() >= _NEEDED:
             self._kind, self.plain = kind, kind.__call__
             kind.__call__ = _call
 

@@ -122,8 +122,14 @@ def _find_repeated(frame: FrameType) -> frozenset[int]:
         return _repeated[code.co_filename]
     module, lines = frame.f_locals.get("self"), frozenset[int]()
     if isinstance(module, torch.fx.GraphModule):
-        tags = {node.name: node.meta.get("partitioner_tag") for node in module.graph.nodes if node.op == "call_function"}
-        text = module.code[max(0, module.code.find("def forward")) :].splitlines() if "is_backward" in tags.values() else []
+        tags = {
+            node.name: node.meta.get("partitioner_tag") for node in module.graph.nodes if node.op == "call_function"
+        }
+        text = (
+            module.code[max(0, module.code.find("def forward")) :].splitlines()
+            if "is_backward" in tags.values()
+            else []
+        )
         named = [(number, found[1]) for number, line in enumerate(text) if (found := _NAMED.match(line))]
         lines = frozenset(code.co_firstlineno + number for number, name in named if tags.get(name) == "is_forward")
     if len(_repeated) >= MAX_GRAPHS:
