@@ -22,6 +22,9 @@ _INPUTS = re.compile(r"^\s+def forward\(self,?([^)]*)\)", re.MULTILINE)
 _RETURN = re.compile(r"^\s+return (.*)$", re.MULTILINE)
 _KERNEL = re.compile(r"kernel_side_table\.add_kernel\((\w+?)(?:_\d+)?\)")
 
+RESTORED = "run_with_rng_state"
+"""What runs an operator again with the random state that it had."""
+
 Step = Callable[..., Any]
 """Called with the name of a value, the function that makes it, and what that is given."""
 
@@ -42,9 +45,18 @@ class GraphNames:
         self.returned = tuple(re.findall(r"[A-Za-z_]\w*", returned[-1])) if returned else ()
 
     def is_forward_of(self, backward: "GraphNames") -> bool:
-        """Say whether what this graph hands out beside its results is what the other is given beside gradients."""
-        given = {name for name in backward.inputs if not name.startswith(("tangents", "bwd_"))}
-        return len(given) <= len(self.returned) and set(self.returned[len(self.returned) - len(given) :]) == given
+        """Say whether what this graph hands out beside its results is what the other is given beside gradients.
+
+        States of random numbers are called otherwise here and there.
+        """
+        asked = {name for name in backward.inputs if not name.startswith(("tangents", "bwd_"))}
+        states = {name for name in asked if name.startswith("rng_state")}
+        handed = set(self.returned[max(0, len(self.returned) - len(asked)) :])
+        return asked - states <= handed and len(handed - asked) <= len(states)
+
+    def again(self, forward: "GraphNames") -> frozenset[str]:
+        """Return the values of this graph that the other one computed, too."""
+        return (self.made & forward.made) | {name for name in self.made if RESTORED in name}
 
 
 class Graph:

@@ -19,12 +19,11 @@ from flopmeter.sensors.shadows import flatten, schema_of, shadow
 Given: TypeAlias = tuple[Any, ...]
 """What a region was given: of each tensor a `Sizes`, of anything else what may be kept of it."""
 
-_RUN_ONE = {
-    **dict.fromkeys(("auto_functionalized", "auto_functionalized_v2", "out_dtype", "run_and_save_rng_state"), 0),
-    "graphsafe_run_with_rng_state": 0,
-    **dict.fromkeys(("run_with_rng_state", "with_effects"), 1),
-}
+_RUN_ONE = {"auto_functionalized": 0, "auto_functionalized_v2": 0, "out_dtype": 0, "with_effects": 1}
 """Operators that run one other, and where in their arguments that stands."""
+_SAVE_RANDOM = "run_and_save_rng_state"
+_RANDOM = {_SAVE_RANDOM: 0, "graphsafe_run_with_rng_state": 0, "run_with_rng_state": 1}
+"""Those that mind the state of random numbers meanwhile."""
 _RUN_GRAPH = {"invoke_subgraph": 2, "hints_wrapper": 1}
 """Operators that run a graph once, and where in their arguments its own begin."""
 _MASKED = {"flex_attention": 4, "flex_attention_backward": 9}
@@ -124,6 +123,11 @@ class _Run:
             return args[0](*args[_RUN_GRAPH[kind] :])
         if kind in {_FUNCTIONAL_KERNEL, _KERNEL}:
             return self._start_kernel(name, kind, kwargs)
+        if kind in _RANDOM:
+            at = _RANDOM[kind]
+            kwargs.pop("rng_state", None)
+            out = self.step(name, args[at], *args[at + 1 :], **kwargs)
+            return (torch.empty(0, dtype=torch.uint8, device=_NOWHERE), out) if kind == _SAVE_RANDOM else out
         was_deaf, self._is_deaf = self._is_deaf, True
         try:
             out = _run_fake(func, args, kwargs)

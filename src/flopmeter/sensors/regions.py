@@ -97,7 +97,7 @@ class Region:
         """Return the values that a backward computes though its forward did; nothing where two could be that one."""
         if self._again is None:
             fitting = [one.names for one in reversed(forwards) if one.names.is_forward_of(self.names)]
-            found = {one.made & self.names.made for one in fitting}
+            found = {self.names.again(one) for one in fitting}
             if not found:
                 return frozenset()  # its forward was not seen; it may be later
             self._again = found.pop() if len(found) == 1 else frozenset()

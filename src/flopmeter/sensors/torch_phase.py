@@ -10,6 +10,8 @@ from types import FrameType
 
 import torch
 
+from flopmeter.sensors.graph_text import RESTORED
+
 _CHECKPOINT, _AUTOGRAD, _ENGINE = (
     module.__file__ for module in (torch.utils.checkpoint, torch.autograd, torch.autograd.graph)
 )
@@ -131,7 +133,8 @@ def _find_repeated(frame: FrameType) -> frozenset[int]:
             else []
         )
         named = [(number, found[1]) for number, line in enumerate(text) if (found := _NAMED.match(line))]
-        lines = frozenset(code.co_firstlineno + number for number, name in named if tags.get(name) == "is_forward")
+        again = {name for name, tag in tags.items() if tag == "is_forward" or RESTORED in name}
+        lines = frozenset(code.co_firstlineno + number for number, name in named if name in again)
     if len(_repeated) >= MAX_GRAPHS:
         _repeated.clear()
     _repeated[code.co_filename] = lines

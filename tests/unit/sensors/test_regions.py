@@ -1,4 +1,4 @@
-"""Calls of compiled regions, with a stand-in for the code that Inductor makes; the real one is in the agreement tests."""
+"""Calls of compiled regions; a stand-in is there for the code that Inductor makes, the real one in the agreement tests."""
 
 import dataclasses
 import sys
