@@ -24,7 +24,7 @@ from flopmeter.sensors.pricing import Pricer
 from flopmeter.sensors.regions import NODES, meeting
 from flopmeter.sensors.replay import ReplayPlan
 from flopmeter.sensors.rota import Change
-from flopmeter.sensors.shadows import Key
+from flopmeter.sensors.shadows import Key, shadow
 from flopmeter.sensors.sink import INTERRUPTED, PassageSink, owning_up
 from flopmeter.sensors.situation import Situation, WatchedModel, WatchedOptimizer, Witness, count_nodes
 from flopmeter.sensors.threads import OUTLIVED, ThreadWatch
@@ -124,9 +124,7 @@ class Bookkeeper:
     def note_region(self, name: str, outs: Sequence[torch.Tensor]) -> None:
         """Note work in the open passage whose inside is not seen."""
         if self._open is not None and self._open.choice is not None and self._open.choice.is_counted:
-            self.recorder.add(
-                (name, self._phase.now(), (), (), tuple([(one.shape, one.dtype) for one in outs]), "", ())
-            )
+            self.recorder.add((name, self._phase.now(), (), (), tuple(map(shadow, outs)), "", ()))
 
     def begin_between(self, after: str) -> None:
         """Open a passage of what runs between others: nothing tells one from another.

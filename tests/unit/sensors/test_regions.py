@@ -1,4 +1,4 @@
-"""Calls of compiled regions; a stand-in is there for the code that Inductor makes, the real one in the agreement tests."""
+"""Calls of compiled regions: a stand-in takes the place of Inductor's code; the agreement tests have the real one."""
 
 import dataclasses
 import sys
