@@ -24,6 +24,7 @@ CATCH_ALL: dict[tuple[str, str], str] = {
     ("formulas/book.py", "cost"): "a formula is anybody's: whatever it raises leaves its call uncounted",
     ("formulas/book.py", "installed"): "a package's entry point is foreign code: it is left out, the run starts",
     ("sensors/guard.py", "wrapper"): "the `guarded` boundary: whatever fails on our side, the run lives",
+    ("sensors/regions.py", "_open"): "a graph is torch's or a user's: whatever it raises, its call stays uncounted",
     ("sensors/hook.py", "__call__"): "a hook on somebody's module: as `guarded`, at one call less",
     ("sensors/torch_ops.py", "__torch_dispatch__"): "a call goes on by the way that is guarded, and fails there or not",
     (

@@ -23,9 +23,10 @@ from flopmeter.sensors.launches import NODES
 from flopmeter.sensors.place import Choice, Place
 from flopmeter.sensors.pricing import Pricer
 from flopmeter.sensors.ranks import PlaceWatch
+from flopmeter.sensors.regions import meeting
 from flopmeter.sensors.replay import ReplayPlan
 from flopmeter.sensors.rota import Change
-from flopmeter.sensors.shadows import Key
+from flopmeter.sensors.shadows import Key, shadow
 from flopmeter.sensors.sink import INTERRUPTED, PassageSink, owning_up
 from flopmeter.sensors.situation import Situation, WatchedModel, WatchedOptimizer, Witness, count_nodes
 from flopmeter.sensors.threads import OUTLIVED, ThreadWatch
@@ -89,6 +90,7 @@ class Bookkeeper:
         """Open the first passage."""
         self._threads.start()
         inference.listen(id(self))
+        meeting.listen(id(self), self.on_failure)
         self.begin_between("start")
 
     def stop(self) -> None:
@@ -99,6 +101,7 @@ class Bookkeeper:
             self.recorder.switch_on()  # retired, it lets calls through; the end of this mode wants somebody there
         self._threads.stop()
         inference.stop_listening(id(self))
+        meeting.stop_listening(id(self))
 
     def leave(self) -> None:
         """Step off the stack of a forked child: what is open there is its parent's."""
@@ -124,7 +127,7 @@ class Bookkeeper:
     def note_region(self, name: str, outs: Sequence[torch.Tensor]) -> None:
         """Note work in the open passage whose inside is not seen."""
         if self._open is not None and self._open.choice is not None and self._open.choice.is_counted:
-            self.recorder.note_region(name, outs)
+            self.recorder.add((name, self._phase.now(), (), (), tuple(map(shadow, outs)), "", ()))
 
     def begin_between(self, after: str) -> None:
         """Open a passage of what runs between others: nothing tells one from another.

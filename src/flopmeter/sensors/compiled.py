@@ -1,7 +1,8 @@
-"""What runs inside torch.compile regions: that it ran, never what it was; it is listed as uncounted.
+"""What torch.compile makes: when, by which backend, and where the calls of a model that it compiled begin and end.
 
-A region that is part of a watched module is noted each time it runs. Any other compiled code is told of by Dynamo when
-it is compiled, once, and becomes a gap. Not here: what a region costs, which a later version brings; CUDA graphs.
+Code of Inductor's is seen where it runs (`regions.py`), and what other backends of torch run comes to the dispatcher.
+Of any other backend nothing is known: each run of its code in a watched module is listed as uncounted, code elsewhere
+is a gap. Not here: what a region costs.
 """
 
 import sys
@@ -12,9 +13,15 @@ from typing import Any, Protocol
 
 import torch
 
-REGION = "torch.compile::region"
+from flopmeter.sensors.regions import meeting
+
 UNWATCHED = "torch.compile made code outside of any watched module; what its kernels compute is not in the figures"
 
+_DISPATCHED = "torch._dynamo.backends.debugging"
+"""The module of torch's backends that call operators one by one."""
+_FUSED = frozenset({"torchscript"})
+"""Those in it that do not."""
+_INDUCTOR = frozenset({"torch._dynamo.backends.inductor", "torch._inductor.compile_fx"})
 _FLEX_ATTENTION = str(Path("torch", "nn", "attention", "flex_attention.py"))
 
 
@@ -78,8 +85,12 @@ class CompileWatch:
         self._on_compile = on_compile
         self._handler: Any = None
         self.is_hooked = False
-        self._callback = lambda _args: None if _is_for_operator() else on_compile()
+        self._callback = self._compile_begins
         self._frames = _count_frames()
+        self.is_opaque = False
+        """Whether code was made, or may be, of which is not seen what it runs."""
+        self.has_missed = False
+        """Whether code was made, and may have run, before anybody here could hear of it."""
 
     @property
     def has_compiled(self) -> bool:
@@ -88,15 +99,26 @@ class CompileWatch:
 
     def look(self) -> None:
         """Hook into Dynamo once it has been loaded, and catch up with what it compiled before that."""
+        if self._handler is not None:
+            return
+        was_seen = meeting.is_seen
+        meeting.look()
         module = sys.modules.get("torch._dynamo.callback")
-        if self._handler is not None or module is None:
+        if module is None:
             return
         self._handler = getattr(module, "callback_handler", None)
         if self._handler is None:
             return
         self._handler.register_start_callback(self._callback)
-        self.is_hooked = True
+        self.is_hooked, self.is_opaque = True, not _are_backends_seen()
         if _count_frames() > self._frames:
+            self.has_missed = not was_seen
+            self._on_compile()
+
+    def _compile_begins(self, _args: Any) -> None:
+        if not _is_for_operator():
+            meeting.look()
+            self.is_opaque = self.is_opaque or not _are_backends_seen()
             self._on_compile()
 
     def stop(self) -> None:
@@ -104,6 +126,33 @@ class CompileWatch:
         if self._handler is not None and self._callback in self._handler.start_callbacks:
             self._handler.remove_start_callback(self._callback)
         self._handler = None
+
+
+def _are_backends_seen() -> bool:
+    """Say so of all backends that code was compiled by, or may be."""
+    module = sys.modules.get("torch._dynamo.eval_frame")
+    backends = getattr(module, "cached_backends", None)
+    return backends is not None and all(map(_is_seen, list(backends.values())))
+
+
+def _is_seen(backend: Any) -> bool:
+    """Say whether what a backend's code runs is seen: as a region, or by the dispatcher."""
+    if backend is None or backend is False:
+        return True  # not to compile is one, too
+    kind = type(backend)
+    if kind.__module__ == "torch":  # what `torch.compile` makes of a name
+        inner = getattr(backend, "compiler_fn", None)
+        return (
+            _is_seen(inner)
+            if inner is not None
+            else kind.__name__ == "_TorchCompileInductorWrapper" and meeting.is_seen
+        )
+    if kind.__module__ == "torch._dynamo.testing":  # which counts compilations
+        return getattr(backend, "backend", "") in {"eager", "aot_eager"} or meeting.is_seen
+    if kind.__module__ == "torch._dynamo.backends.common":
+        return _is_seen(backend.kwargs.get("fw_compiler"))
+    module, name = getattr(backend, "__module__", ""), getattr(backend, "__name__", "")
+    return (module == _DISPATCHED and name not in _FUSED) or (module in _INDUCTOR and meeting.is_seen)
 
 
 def _is_for_operator() -> bool:

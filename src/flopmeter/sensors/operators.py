@@ -69,10 +69,10 @@ class Operator:
         """It has a kernel of its own, shapes and scalars tell what it costs, and no operand changes its shape."""
         self.is_quiet = _is_quiet(func, self.name, calls_others=self.calls_others)
         """It calls nothing that minds autocast, or makes lazy signs where its operands are real."""
-        self.is_skipped = _is_skipped(func)
+        self.is_skipped = is_skipped(func)
 
 
-def _is_skipped(func: Any) -> bool:
+def is_skipped(func: Any) -> bool:
     """Views run nothing, where torch itself says that one is a view; profiler marks are no operators."""
     namespace = getattr(func, "namespace", "")
     is_view = namespace in _VIEW_NAMESPACES and bool(getattr(func, "is_view", False))

@@ -19,12 +19,13 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from flopmeter.formulas.book import FormulaBook
 from flopmeter.sensors.bookkeeper import Bookkeeper
 from flopmeter.sensors.budget import HOOK_NS
-from flopmeter.sensors.compiled import REGION, UNWATCHED, CompileWatch, adopt_compiled, is_unadopted, release_compiled
+from flopmeter.sensors.compiled import UNWATCHED, CompileWatch, adopt_compiled, is_unadopted, release_compiled
 from flopmeter.sensors.guard import guarded
 from flopmeter.sensors.hook import BoundaryHook
 from flopmeter.sensors.lap import FORWARD, FORWARD_END, LOOK_EVERY_NS, OPTIMIZER, OPTIMIZER_END, Lap, Leg
 from flopmeter.sensors.model import devices_in_reach
 from flopmeter.sensors.outside import outside
+from flopmeter.sensors.regions import REGION
 from flopmeter.sensors.rota import Change
 from flopmeter.sensors.sink import PassageSink
 from flopmeter.sensors.situation import HAS_NODE_COUNT, WatchedModel, WatchedOptimizer, watch_optimizer
@@ -89,10 +90,10 @@ class TorchSensor:
             torch_modules.register_module_parameter_registration_hook(self._part_registered),
             outside.listen(self._hooks, self._phase, self._books.recorder),
         ]
-        self._compiles.look()
         reference = weakref.ref(self)
         os.register_at_fork(after_in_child=lambda: _leave_child(reference()))
         self._books.start()
+        self._compiles.look()
 
     def begin_step(self, index: int) -> None:
         """Note which step of the run it is that goes on now; draws depend on it."""
@@ -137,6 +138,7 @@ class TorchSensor:
         if lap is None or lap.leg.owner is not None or lap.leg.is_forced:
             self._end_step()
         self._place = 0
+        self._compiles.look()
         self.begin_step(index)
         self._budget.hook_ns += _clock() - begun + HOOK_NS
 
@@ -222,6 +224,7 @@ class TorchSensor:
         self, watched: WatchedModel, args: tuple[Any, ...], kwargs: Mapping[str, Any], begun: int
     ) -> None:
         self._books.end(FORWARD, begun)
+        self._compiles.look()
         is_due = self._budget.is_ample or begun - watched.looked_ns >= LOOK_EVERY_NS
         if is_due or watched.is_stale or watched.is_switched:
             version = watched.version
@@ -269,8 +272,7 @@ class TorchSensor:
             self._books.note_inner(watch_optimizer(self._optimizers, optimizer).situation(self._models.values()))
             return
         self._phase.leave_forwards()
-        if not self._compiles.is_hooked or self._is_adoption_due:
-            self._look_again()
+        self._look_again()
         self._place = 0
         self._phase.enter_optimizer()
         self._begin_optimizer(watch_optimizer(self._optimizers, optimizer), begun)
@@ -324,7 +326,7 @@ class TorchSensor:
             self._begins(module, args, kwargs)
 
     def region_ended(self, module: torch.nn.Module, out: Any) -> None:
-        """Note that compiled code ran whose inside is not seen; it will be listed as uncounted."""
+        """Hear that it has returned."""
         self._region_ran(out)
         if id(module) in self._models:
             self._ended(module, (), {}, out)
@@ -332,7 +334,7 @@ class TorchSensor:
     @guarded
     def _region_ran(self, out: Any) -> None:
         self._regions = max(0, self._regions - 1)
-        if self._is_ours():
+        if self._compiles.is_opaque and self._is_ours():
             self._books.note_region(REGION, [out] if isinstance(out, torch.Tensor) else [])
 
     @guarded
@@ -347,7 +349,7 @@ class TorchSensor:
             if not self._is_adoption_due:  # our hooks on it are a frame of their own
                 self._region_ran(None)
             self._is_adoption_due = True  # compiled in place since it was watched: this call is noted here
-        elif not self._is_unwatched_known:
+        elif (self._compiles.is_opaque or self._compiles.has_missed) and not self._is_unwatched_known:
             self._is_unwatched_known = True
             self._sink.passage_lost(reason=UNWATCHED, ns=None)
 
@@ -357,7 +359,7 @@ class TorchSensor:
         self._books.expire_lap()
 
     def _look_again(self) -> None:
-        """Hear of Dynamo as soon as it is there, and find what was compiled in place since it was watched."""
+        """Hear of Dynamo once it is there, and find what was compiled in place since it was watched."""
         self._compiles.look()
         if self._is_adoption_due:
             self._is_adoption_due = False
@@ -384,11 +386,11 @@ class TorchSensor:
                     part.register_forward_hook(BoundaryHook(self._wrapped_ended, self.on_failure), always_call=True),
                 ]
 
-    def _wrapped_begins(self, _module: torch.nn.Module, _args: Any) -> None:
+    def _wrapped_begins(self, *_: Any) -> None:
         self._regions += 1
 
-    def _wrapped_ended(self, _module: torch.nn.Module, _args: Any, out: Any) -> None:
-        self._region_ran(out)
+    def _wrapped_ended(self, *told: Any) -> None:
+        self._region_ran(told[-1])
 
     def leave_child(self) -> None:
         """Step off the stack of a forked child (a DataLoader worker): there is nothing to meter there."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from flopmeter.errors import FormulaError
 from flopmeter.formulas.book import FormulaBook
+from flopmeter.sensors.regions import open_regions
 from flopmeter.sensors.repeats import repeats_of
 from flopmeter.sensors.shadows import Key, rows_of
 from flopmeter.step import Row, Table
@@ -39,6 +40,7 @@ class Pricer:
         known = self._by_calls.get(signature)
         if known is not None:
             return known
+        calls = open_regions(calls)
         rows = rows_of(calls)
         kept, beyond = rows[:MAX_ROWS], rows[MAX_ROWS:]
         rest = self._price(beyond)

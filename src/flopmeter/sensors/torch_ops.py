@@ -21,7 +21,7 @@ from flopmeter.formulas.book import FormulaBook
 from flopmeter.sensors import autocast, composite, foreign
 from flopmeter.sensors.guard import guarded
 from flopmeter.sensors.higher_order import is_open, run_open
-from flopmeter.sensors.hook import CAN_HIDE, hide_from_dynamo
+from flopmeter.sensors.hook import CAN_HIDE, hide_from_dynamo, user_modes_lifted
 from flopmeter.sensors.operators import Operator, Path
 from flopmeter.sensors.repeats import Repeats, Spread
 from flopmeter.sensors.shadows import Key, Looks, flatten, read_tensor, shadow, shadow_nested, spell, spell_results
@@ -29,11 +29,6 @@ from flopmeter.sensors.values import INDEXING, Late, has_mask, read_values
 
 WEIGHED = 64
 """One in so many calls that take the short way is looked at once more, with a watch in hand."""
-_INFRA_KEYS = (
-    torch._C._TorchDispatchModeKey.FAKE,  # noqa: SLF001
-    torch._C._TorchDispatchModeKey.PROXY,  # noqa: SLF001
-    torch._C._TorchDispatchModeKey.FUNCTIONAL,  # noqa: SLF001
-)
 _Tensor = torch.Tensor
 _depth = torch._C._len_torch_dispatch_stack  # noqa: SLF001
 _mode_at = torch._C._get_dispatch_stack_at  # noqa: SLF001
@@ -214,14 +209,13 @@ class OpRecorder(TorchDispatchMode):
         given = tuple([look(arg, index, paths) for index, arg in enumerate(args)])
         options = tuple([(name, look(value, name, paths)) for name, value in kwargs.items()])
         device = outs[0].device.type if outs else ""
-        self._add((operator.func, phase, given, options, tuple(map(shadow, outs)), device, self._inside), spread)
+        self.add((operator.func, phase, given, options, tuple(map(shadow, outs)), device, self._inside), spread=spread)
 
     @guarded
     def note_beside(self, read: Callable[[str, tuple[str, ...]], Mapping[Key, int]]) -> None:
         """Remember calls that the dispatcher was not asked for, as `read` tells them of this phase, inside of these."""
-        for key, times in read(self._phase_now(), self._inside).items():
-            self._calls[key] = self._calls.get(key, 0) + times
-        self.noted += 1
+        for key, times in read(*self.where).items():
+            self.add(key, times=times)
 
     @contextmanager
     def within(self, name: str) -> Iterator[None]:
@@ -232,11 +226,6 @@ class OpRecorder(TorchDispatchMode):
         finally:
             self._inside = before
 
-    def note_region(self, name: str, outs: Sequence[torch.Tensor]) -> None:
-        """Remember a call of something whose inside cannot be seen: it will be listed as uncounted."""
-        sizes = tuple([(tensor.shape, tensor.dtype) for tensor in outs])
-        self._add((name, self._phase_now(), (), (), sizes, "", ()))
-
     def _note_nested(self, operator: Operator, args: Sequence[Any], outs: Sequence[torch.Tensor]) -> None:
         """Remember a call on nested tensors, which have no one shape: each is kept as the list of its tensors.
 
@@ -246,12 +235,18 @@ class OpRecorder(TorchDispatchMode):
         sizes = tuple([((tensor.numel(),), tensor.dtype) for tensor in outs])
         shadows = tuple([shadow_nested(arg) for arg in args])
         name = f"nested::{operator.name.replace('::', '.')}"
-        self._add((name, self._phase_now(), shadows, (), sizes, "", self._inside))
+        self.add((name, self._phase_now(), shadows, (), sizes, "", self._inside))
 
-    def _add(self, key: Key, spread: Spread | None = None) -> None:
+    @property
+    def where(self) -> tuple[str, tuple[str, ...]]:
+        """The phase now, and the uncounted operators inside of which we are."""
+        return self._phase_now(), self._inside
+
+    def add(self, key: Key, *, times: int = 1, spread: Spread | None = None) -> None:
+        """Note calls; where other ranks matter, they are like any that was not followed unless `spread` says more."""
         if self.repeats is not None:
             key = (*key, self.repeats.unmarked(key[1]) if spread is None else spread)
-        self._calls[key] = self._calls.get(key, 0) + 1
+        self._calls[key] = self._calls.get(key, 0) + times
         self.noted += 1
 
     @guarded
@@ -306,6 +301,28 @@ class OpRecorder(TorchDispatchMode):
             calls[key] = calls.get(key, 0) + times
         return calls
 
+    def set_aside(self) -> tuple[Any, ...]:
+        """Begin anew; what was noted before is for `go_on`."""
+        before = (self._calls, self._short, self.noted, self._passed, self.late, self.has_values)
+        self._calls, self._short, self.noted, self._passed, self.late, self.has_values = {}, {}, 0, 0, [], False
+        return before
+
+    def go_on(self, before: tuple[Any, ...], is_kept: Callable[[Key], bool]) -> None:
+        """Go on with what was noted before `set_aside`; of what was noted since, keep some."""
+        seen, late, has_values = self.seen, self.late, self.has_values
+        since = [(key, times) for key, times in self.take().items() if is_kept(key)]
+        self._calls, self._short, self.noted, self._passed, self.late, self.has_values = before
+        self._passed += seen
+        if since:
+            self.late, self.has_values = self.late + late, self.has_values or has_values
+        for key, times in since:
+            self._calls[key] = self._calls.get(key, 0) + times
+
+    def tells_more(self, func: Any) -> bool:
+        """Say whether calls of an operator tell more than sizes: integers in tensors, what a library's one calls."""
+        operator = self._operators.get(id(func))
+        return operator is not None and (bool(operator.paths) or foreign.is_foreign(func))
+
     @property
     def seen(self) -> int:
         """How many calls came by since the last take, those of views included; asking costs nothing.
@@ -345,7 +362,7 @@ class OpRecorder(TorchDispatchMode):
         if not _depth():
             _push(self)
         else:
-            with _user_modes_lifted():
+            with user_modes_lifted():
                 _push_mode(self)
         self._was_put_on = True
         return True
@@ -397,17 +414,3 @@ def is_heard() -> bool:
 
 def _is_fake(kind: type) -> bool:
     return kind.__name__ in ("FakeTensor", "FunctionalTensor")
-
-
-@contextmanager
-def _user_modes_lifted() -> Iterator[None]:
-    """Take the user's own modes off for a moment; torch's internal ones stay where torch wants them."""
-    internal = sum(torch._C._get_dispatch_mode(key) is not None for key in _INFRA_KEYS)  # noqa: SLF001
-    lifted: list[Any] = []
-    try:
-        while torch._C._len_torch_dispatch_stack() > internal:  # noqa: SLF001
-            lifted.append(_pop_mode())
-        yield
-    finally:
-        for mode in reversed(lifted):
-            _push_mode(mode)

@@ -4,10 +4,13 @@ Read from torch's own state at the moment of the call; no module hook is needed 
 Not here: purposes, which people declare.
 """
 
+import re
 import sys
 from types import FrameType
 
 import torch
+
+from flopmeter.sensors.graph_text import RESTORED
 
 _CHECKPOINT, _AUTOGRAD, _ENGINE = (
     module.__file__ for module in (torch.utils.checkpoint, torch.autograd, torch.autograd.graph)
@@ -22,6 +25,11 @@ _TELLING_FRAMES = {
 A checkpoint computes again below its own frame; what the engine does for it later is below the engine's.
 """
 _PIPELINE = "torch.distributed.pipelining._backward"
+_GRAPH_CODE = "<eval_with_key>"
+"""What torch calls the file of code that it writes out of a graph."""
+MAX_GRAPHS = 256
+_NAMED = re.compile(r"\s+(\w+)\b[^=]* = ")
+_repeated: dict[str, frozenset[int]] = {}
 _graph_task = torch._C._current_graph_task_id  # noqa: SLF001
 _has_gradients = torch.is_grad_enabled
 
@@ -98,6 +106,8 @@ def _phase_in_pipeline() -> str:
 def _phase_in_backward() -> str:
     """Return which part of a backward the nearest caller that tells is at; on a thread of the engine's none may tell.
 
+    Code of a graph tells by the line it is at.
+
     The search begins where the hook was called from: most operators of a backward are called by the engine itself, and
     to look at the frames of our own functions would cost more than all the rest.
     """
@@ -110,5 +120,34 @@ def _phase_in_backward() -> str:
         phase = _TELLING_FRAMES.get((code.co_filename, code.co_name))
         if phase is not None:
             return phase
+        if code.co_name == "forward" and code.co_filename.startswith(_GRAPH_CODE):
+            return "recompute" if frame.f_lineno in _find_repeated(frame) else "backward"
         frame = frame.f_back
     return "backward"
+
+
+def _find_repeated(frame: FrameType) -> frozenset[int]:
+    """Return the lines of a backward graph's code that its partitioner took over from the forward.
+
+    Torch keeps with each node where it came from. A graph without any of the backward's own is none.
+    """
+    code = frame.f_code
+    if code.co_filename in _repeated:
+        return _repeated[code.co_filename]
+    module, lines = frame.f_locals.get("self"), frozenset[int]()
+    if isinstance(module, torch.fx.GraphModule):
+        tags = {
+            node.name: node.meta.get("partitioner_tag") for node in module.graph.nodes if node.op == "call_function"
+        }
+        text = (
+            module.code[max(0, module.code.find("def forward")) :].splitlines()
+            if "is_backward" in tags.values()
+            else []
+        )
+        named = [(number, found[1]) for number, line in enumerate(text) if (found := _NAMED.match(line))]
+        again = {name for name, tag in tags.items() if tag == "is_forward" or RESTORED in name}
+        lines = frozenset(code.co_firstlineno + number for number, name in named if name in again)
+    if len(_repeated) >= MAX_GRAPHS:
+        _repeated.clear()
+    _repeated[code.co_filename] = lines
+    return lines

@@ -1,0 +1,136 @@
+"""Compiled code costs what eager code does, and what it computes again: backends, sizes, caches, each in its process.
+
+What Inductor takes apart is compared in sum: a fused operator costs what its decomposition does. In the backward it
+leaves out what nobody asks for, and does some of it otherwise (docs/explanation/counting.md, section *Compiled code*).
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(shutil.which("c++") is None, reason="inductor needs a C++ compiler"),
+]
+SIZES = (12, 12, 9, 17)
+PROGRAM = """
+import json, sys, tempfile, warnings
+warnings.simplefilter("ignore")
+import torch
+from torch import nn
+from torch._dynamo.utils import counters
+from flopmeter import Meter
+
+backend, dynamic, exact, sizes = json.loads(sys.argv[1])
+torch.set_num_threads(1)
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.one, self.norm, self.two = nn.Linear(16, 48), nn.LayerNorm(16), nn.Linear(16, 16)
+
+    def attend(self, x):
+        q, k, v = self.one(self.norm(x)).view(*x.shape[:2], 3, 2, 8).permute(2, 0, 3, 1, 4).chunk(3)
+        out = nn.functional.scaled_dot_product_attention(q[0], k[0], v[0], is_causal=True)
+        return out.transpose(1, 2).reshape(x.shape)
+
+    def forward(self, x):
+        x = torch.utils.checkpoint.checkpoint(self.attend, x, use_reentrant=False)
+        torch._dynamo.graph_break()
+        return self.two(x).relu()
+
+
+def run(called, model, metered):
+    torch.manual_seed(1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def train(meter):
+        for size in sizes:
+            called(torch.randn(3, size, 16)).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            if meter is not None:
+                meter.step()
+
+    if not metered:
+        train(None)
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        with Meter(folder, model=called, exact=exact) as meter:
+            train(meter)
+        return meter.account()
+
+
+def fresh():
+    torch.manual_seed(0)
+    return Net()
+
+
+def frames():
+    return dict(counters["frames"]) | {"recompiles": len(counters["recompiles"])}
+
+
+def bits(model):
+    return [parameter.detach().view(torch.int32).sum().item() for parameter in model.parameters()]
+
+
+found = {}
+if backend == "eager":
+    model = fresh()
+    account = run(model, model, True)
+else:
+    model = fresh()
+    run(torch.compile(model, backend=backend, dynamic=dynamic), model, False)
+    found["unmetered"] = [frames(), bits(model)]
+    torch._dynamo.reset()
+    counters.clear()
+    model = fresh()
+    account = run(torch.compile(model, backend=backend, dynamic=dynamic), model, True)
+    found["metered"] = [frames(), bits(model)]
+    found["hits"] = counters["inductor"]["fxgraph_cache_hit"]
+tally = account.tally
+phases = "forward", "backward", "recompute", "optimizer"
+found["products"] = {phase: tally.select(phase=phase).contraction_flop for phase in phases}
+found["flop"] = {phase: tally.select(phase=phase).flop for phase in phases}
+found["rest"] = [len(tally.uncounted), len(account.gaps)]
+print(json.dumps(found))
+"""
+
+
+def run(backend, *, dynamic, cache, exact=True):
+    told = json.dumps([backend, dynamic, exact, SIZES])
+    environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(cache), "TORCHINDUCTOR_COMPILE_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, told], capture_output=True, text=True, check=False, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def eager(tmp_path_factory):
+    return run("eager", dynamic=None, cache=tmp_path_factory.mktemp("none"))
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize("backend", ["inductor", "aot_eager"])
+def test_compiled_is_eager_and_what_is_computed_again(tmp_path, eager, backend, dynamic):
+    """The bar that peers miss: where the cache is warm no pass of the compiler runs, and their figure is nothing.
+
+    The first process finds the cache cold, or as a run without a meter left it; the second finds it warm.
+    """
+    for cache in ("cold", "warm"):
+        found = run(backend, dynamic=dynamic, cache=tmp_path)
+        assert found["metered"] == found["unmetered"], f"{cache}: frames compiled, and bits learned"
+        assert found["products"] == eager["products"], cache
+        assert found["rest"] == [0, 0], cache
+        for phase in ("forward", "recompute", "optimizer"):
+            assert found["flop"][phase] == eager["flop"][phase], cache
+        assert found["flop"]["backward"] == pytest.approx(eager["flop"]["backward"], rel=0.01)
+        if backend == "inductor":
+            assert found["hits"] > 0, cache
