@@ -51,7 +51,10 @@ def account_of(runs, name):
 
 
 def cells(account):
-    return Counter({(one.phase, one.op): one.flop for one in account.tally.counts if one.flop})
+    summed = Counter()
+    for one in account.tally.counts:
+        summed[one.phase, one.op] += one.flop
+    return +summed
 
 
 def test_data_parallel_ranks_run_the_products_of_one_process_and_all_update_all(runs):

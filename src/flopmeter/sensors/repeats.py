@@ -10,8 +10,7 @@ Not here: noting calls (`torch_ops.py`), finding the axes (`mesh.py`), what is m
 """
 
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -19,13 +18,10 @@ from torch import distributed
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from flopmeter.coordinates import ANYWHERE
-from flopmeter.formulas.call import OpCall
-from flopmeter.repeat import Repeat
 from flopmeter.sensors.guard import guarded
 from flopmeter.sensors.mesh import Grid, ranks_along
 from flopmeter.sensors.operators import Operator
-from flopmeter.sensors.shadows import Key, describe, flatten
-from flopmeter.tally import Tally
+from flopmeter.sensors.shadows import flatten
 
 Axes: TypeAlias = frozenset[str]
 Place: TypeAlias = tuple[int, int, int]
@@ -308,7 +304,7 @@ class Repeats:
         known: dict[int, Mark] = {}
         stages, unknown = self._default_of_optimizer
         if type(optimizer).__module__ == _ZERO:
-            self._of_zero.update((optimizer, optimizer.optim))
+            self._of_zero.update((optimizer, getattr(optimizer, "optim", optimizer)))
         is_zero = optimizer in self._of_zero
         for part in (part for module in self._modules for part in module.modules()):
             group = getattr(part, "process_group", None)
@@ -377,42 +373,8 @@ def _mixed(marks: Sequence[Mark]) -> Mark:
 
 
 def _place_of(tensor: torch.Tensor) -> Place:
-    return (tensor.untyped_storage()._cdata, tensor.storage_offset(), tensor.numel())  # noqa: SLF001
+    return (tensor.untyped_storage()._cdata, int(tensor.storage_offset()), tensor.numel())  # noqa: SLF001
 
 
 def _is_part(tensor: torch.Tensor) -> bool:
     return tensor.numel() * tensor.element_size() < tensor.untyped_storage().nbytes()
-
-
-def repeats_of(calls: Mapping[Key, int], price: Callable[[OpCall, str, int], Tally]) -> tuple[Repeat, ...]:
-    """Return what of these calls other ranks do as well, or may; `price` is asked what a call cost in a phase."""
-    summed: dict[tuple[tuple[str, ...], tuple[str, ...]], list[Tally]] = {}
-    for key, times in calls.items():
-        for over, unsure, items in key[7] if len(key) > 7 else ():
-            call = describe(key)
-            part = price(restrict(call, items) if items else call, key[1], times)
-            summed.setdefault((over, unsure), []).append(Tally(part.counts))
-    return tuple(
-        Repeat(over=over, unsure=unsure, tally=tally)
-        for (over, unsure), tallies in sorted(summed.items())
-        if (tally := Tally.of(count for one in tallies for count in one.counts)).flop + tally.int_op
-    )
-
-
-def restrict(call: OpCall, items: Sequence[int]) -> OpCall:
-    """Return the call that an operator on lists would have been with these items alone."""
-    lengths = [len(arg) for arg in call.args if isinstance(arg, tuple)]
-    if not lengths:
-        return call
-
-    def pick(value: Any) -> Any:
-        return (
-            tuple(value[index] for index in items) if isinstance(value, tuple) and len(value) == lengths[0] else value
-        )
-
-    return replace(
-        call,
-        args=tuple(pick(arg) for arg in call.args),
-        options=tuple((name, pick(value)) for name, value in call.options),
-        out=pick(call.out),
-    )
