@@ -33,6 +33,8 @@ LOOKS = 64
 """How often in a passage parameters are looked at again because an operand is unknown."""
 _LISTED = ("aten::_foreach_", "aten::_fused_")
 """Operators that do one thing to each item of lists, whose items need not lie alike."""
+_MAKERS = frozenset({"aten::lift_fresh", "aten::detach", "aten::detach_", "aten::clone", "aten::_local_scalar_dense"})
+"""Operators that compute nothing, on what may be known once it is where it belongs."""
 _WHOLE = ("all_reduce", "allreduce", "all_gather", "allgather", "broadcast")
 _CUT = ("reduce_scatter", "all_to_all", "alltoall", "scatter")
 _CUTTING = ("FULL_SHARD", "SHARD_GRAD_OP")
@@ -154,25 +156,33 @@ class Repeats:
             for tensor in flatten(out) or given:
                 self._put(tensor, mark)
             return
-        self._look_if_unknown(given, default)
+        if name not in _MAKERS:
+            self._look_if_unknown(given, default)
         if name.startswith(_LISTED):
             self._found = self._follow_items(args, kwargs, out, default)
             return
+        mark = self._made(operator, given, args, out, default)
+        for tensor in flatten(out):
+            self._put(tensor, mark)
+        self._found = self._spread([((), mark)])
+
+    def _made(
+        self, operator: Operator, given: Sequence[torch.Tensor], args: Sequence[Any], out: Any, default: Mark
+    ) -> Mark:
+        """Return the mark of what an operator makes."""
         mark = _joined(self._mark(tensor, default) for tensor in given)
         is_drawn = torch.Tag.nondeterministic_seeded in getattr(operator.func, "tags", ())
         if (mark == CONSTANT and is_drawn) or (self._stepping is not None and not given):
             mark = default  # drawn by each rank, perhaps from a seed of its own; or state of this rank's parameters
-        if name == "aten::copy_" and not _is_part(given[0]):
+        if operator.name == "aten::copy_" and not _is_part(given[0]):
             mark = self._mark(given[1], default)
-        if name == "aten::clone" and _is_part(given[0]):
+        if operator.name == "aten::clone" and _is_part(given[0]):
             # DTensor cuts a whole tensor so; what else takes a part of one does not matter as much.
             mark = Mark(mark.cut, mark.unknown | (self._default.unknown - mark.cut))
         if args and out is args[0] and self._is_said(out):
             # What stays whole when something is added to it, was added something whole.
             mark = Mark(mark.cut, mark.unknown & self._mark(out, default).unknown)
-        for tensor in flatten(out):
-            self._put(tensor, mark)
-        self._found = self._spread([((), mark)])
+        return mark
 
     def _look_if_unknown(self, given: Sequence[torch.Tensor], default: Mark) -> None:
         if not self._looks_left or not any(self._mark(tensor, default).unknown for tensor in given):
@@ -249,7 +259,6 @@ class Repeats:
         """Something is unknown: FSDP may have put whole parameters in place of their parts, an optimizer made state."""
         self._looks_left -= 1
         if self._stepping is not None:
-            self._looks_left = 0
             self._see_parameters(self._stepping)
             return
         for module in self._modules:
