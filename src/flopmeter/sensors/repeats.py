@@ -127,7 +127,7 @@ class Repeats:
     def see(self, args: Any, kwargs: Mapping[str, Any]) -> None:
         """Take what the DTensors among these arguments say of their local parts."""
         if self.is_following:
-            for tensor in flatten([*args, *kwargs.values()]):
+            for tensor in _dense([*args, *kwargs.values()]):
                 self._see_placements(tensor)
 
     def follow(
@@ -150,10 +150,10 @@ class Repeats:
         if "c10d" in name.partition("::")[0]:
             self._communicate(name, args, out, default)
             return
-        given = flatten([*args, *kwargs.values()])
+        given = _dense([*args, *kwargs.values()])
         if name.startswith("fsdp::"):  # it puts parameters that lie in different ways into one buffer
             mark = _mixed([self._mark(tensor, default) for tensor in given])
-            for tensor in flatten(out) or given:
+            for tensor in _dense(out) or given:
                 self._put(tensor, mark)
             return
         if name not in _MAKERS:
@@ -161,25 +161,23 @@ class Repeats:
         if name.startswith(_LISTED):
             self._found = self._follow_items(args, kwargs, out, default)
             return
-        mark = self._made(operator, given, args, out, default)
-        for tensor in flatten(out):
+        mark = self._made(operator, given, out, default)
+        for tensor in _dense(out):
             self._put(tensor, mark)
         self._found = self._spread([((), mark)])
 
-    def _made(
-        self, operator: Operator, given: Sequence[torch.Tensor], args: Sequence[Any], out: Any, default: Mark
-    ) -> Mark:
+    def _made(self, operator: Operator, given: Sequence[torch.Tensor], out: Any, default: Mark) -> Mark:
         """Return the mark of what an operator makes."""
         mark = _joined(self._mark(tensor, default) for tensor in given)
         is_drawn = torch.Tag.nondeterministic_seeded in getattr(operator.func, "tags", ())
         if (mark == CONSTANT and is_drawn) or (self._stepping is not None and not given):
             mark = default  # drawn by each rank, perhaps from a seed of its own; or state of this rank's parameters
-        if operator.name == "aten::copy_" and not _is_part(given[0]):
+        if operator.name == "aten::copy_" and len(given) == 2 and not _is_part(given[0]):
             mark = self._mark(given[1], default)
-        if operator.name == "aten::clone" and _is_part(given[0]):
+        if operator.name == "aten::clone" and given and _is_part(given[0]):
             # DTensor cuts a whole tensor so; what else takes a part of one does not matter as much.
             mark = Mark(mark.cut, mark.unknown | (self._default.unknown - mark.cut))
-        if args and out is args[0] and self._is_said(out):
+        if given and out is given[0] and self._is_said(out):
             # What stays whole when something is added to it, was added something whole.
             mark = Mark(mark.cut, mark.unknown & self._mark(out, default).unknown)
         return mark
@@ -219,7 +217,7 @@ class Repeats:
     def _communicate(self, name: str, args: Sequence[Any], out: Any, default: Mark) -> None:
         """Mark what a collective gives: the same to all of its group, or a part to each."""
         along = self._along(args)
-        mark = _mixed([self._mark(tensor, default) for tensor in flatten(args)])
+        mark = _mixed([self._mark(tensor, default) for tensor in _dense(args)])
         word = name.rpartition("::")[2]
         if any(part in word for part in _CUT):
             mark = Mark(mark.cut | along, mark.unknown - along)
@@ -227,7 +225,7 @@ class Repeats:
             mark = Mark(mark.cut - along, mark.unknown - along)
         elif "wait" not in word:
             mark = default
-        for tensor in flatten(out):
+        for tensor in _dense(out):
             self._put(tensor, mark)
 
     def _along(self, args: Sequence[Any]) -> Axes:
@@ -364,6 +362,11 @@ class Repeats:
             if over or unknown:
                 spread.append((tuple(sorted(over)), tuple(sorted(unknown)), items))
         return tuple(spread)
+
+
+def _dense(value: Any) -> list[torch.Tensor]:
+    """Return the tensors in a value that have one storage to be told by; sparse ones have none."""
+    return [tensor for tensor in flatten(value) if tensor.layout is torch.strided]
 
 
 def _joined(marks: Iterable[Mark]) -> Mark:
