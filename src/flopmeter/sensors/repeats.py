@@ -156,9 +156,10 @@ class Repeats:
             for tensor in _dense(out) or given:
                 self._put(tensor, mark)
             return
+        is_listed = name.startswith(_LISTED)
         if name not in _MAKERS:
-            self._look_if_unknown(given, default)
-        if name.startswith(_LISTED):
+            self._look_if_unknown(given, default, is_listed=is_listed)
+        if is_listed:
             self._found = self._follow_items(args, kwargs, out, default)
             return
         mark = self._made(operator, given, out, default)
@@ -182,8 +183,11 @@ class Repeats:
             mark = Mark(mark.cut, mark.unknown & self._mark(out, default).unknown)
         return mark
 
-    def _look_if_unknown(self, given: Sequence[torch.Tensor], default: Mark) -> None:
-        if not self._looks_left or not any(self._mark(tensor, default).unknown for tensor in given):
+    def _look_if_unknown(self, given: Sequence[torch.Tensor], default: Mark, *, is_listed: bool) -> None:
+        if not self._looks_left:
+            return
+        marks = [self._mark(tensor, default) for tensor in given]
+        if not (_joined(marks).unknown or (is_listed and any(mark.unknown for mark in marks))):
             return
         places = set(map(_place_of, given))
         if not self._looked_for.issuperset(places):
