@@ -1,6 +1,7 @@
-"""A small transformer laid out as torchtitan lays its own out: pipeline stages, FSDP2, tensor and sequence parallel,
-attention that gathers keys along the sequence, and experts that live on different ranks.
+"""A small transformer on many ranks, laid out as torchtitan lays its own out.
 
+Pipeline stages, FSDP2, tensor and sequence parallel, attention that gathers keys along the sequence, and experts that
+live on different ranks.
 Not here: who runs it (`world.py`).
 """
 
@@ -68,6 +69,7 @@ class Attention(nn.Module):
         self.sequence: DeviceMesh | None = None
 
     def forward(self, x: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:
+        """Mix each position with all others."""
         batch, length, _ = x.shape
         query, key, value = (
             layer(x).view(batch, length, -1, self.depth).transpose(1, 2) for layer in (self.query, self.key, self.value)
@@ -97,6 +99,7 @@ class FeedForward(nn.Module):
         self.down = nn.Linear(shape.hidden, shape.width, bias=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Take each position by itself."""
         return self.down(nn.functional.silu(self.gate(x)) * self.up(x))
 
 
@@ -139,6 +142,7 @@ class Mixture(nn.Module):
         self.number = shape.experts
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Send each token to an expert."""
         flat = x.reshape(-1, x.shape[-1])
         weights = self.router(flat).softmax(-1)
         weights = weights.to_local() if hasattr(weights, "to_local") else weights
@@ -159,6 +163,7 @@ class Block(nn.Module):
         self.rest = Mixture(shape) if has_experts else FeedForward(shape)
 
     def forward(self, x: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:
+        """Attend, then feed forward."""
         x = x + self.attention(self.before_attention(x), angles)
         return x + self.rest(self.before_rest(x))
 
@@ -178,6 +183,7 @@ class Stage(nn.Module):
         self.register_buffer("angles", torch.stack([angles.cos(), angles.sin()]), persistent=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Run the layers of this stage."""
         x = x if self.embedding is None else self.embedding(x)
         for block in self.blocks:
             x = block(x, self.angles)

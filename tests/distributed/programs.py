@@ -106,7 +106,7 @@ def run_pipeline(run, rank, kind, *, exact=True, chunks=4):
     x, target = torch.randn(BATCH, WIDTH), torch.randn(BATCH, WIDTH)
     schedule.step(*[x] * has_first, **({"target": target} if has_last else {}))  # stages learn of shapes
     optimizer.zero_grad()
-    with Meter(run, model=parts, exact=exact, strict=True, overhead_budget=0.5) as meter:
+    with Meter(run, model=parts, exact=exact, strict=True, overhead_budget=0.1) as meter:
         for _ in range(STEPS if exact else 4 * STEPS):
             schedule.step(*[x] * has_first, **({"target": target} if has_last else {}))
             optimizer.step()

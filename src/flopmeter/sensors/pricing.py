@@ -4,14 +4,16 @@ Not here: what is noted (`torch_ops.py`), formulas (`formulas`), which passage a
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from flopmeter.errors import FormulaError
 from flopmeter.formulas.book import FormulaBook
+from flopmeter.formulas.call import OpCall
+from flopmeter.repeat import Repeat
 from flopmeter.sensors.regions import open_regions
-from flopmeter.sensors.repeats import repeats_of
-from flopmeter.sensors.shadows import Key, rows_of
+from flopmeter.sensors.shadows import Key, describe, rows_of
 from flopmeter.step import Row, Table
 from flopmeter.tally import Tally
 
@@ -70,3 +72,37 @@ class Pricer:
                     self._book.cost(row.call)
                 except FormulaError as error:
                     self._on_refusal(error)
+
+
+def repeats_of(calls: Mapping[Key, int], price: Callable[[OpCall, str, int], Tally]) -> tuple[Repeat, ...]:
+    """Return what of these calls other ranks do as well, or may; `price` is asked what a call cost in a phase."""
+    summed: dict[tuple[tuple[str, ...], tuple[str, ...]], list[Tally]] = {}
+    for key, times in calls.items():
+        for over, unsure, items in key[7] if len(key) > 7 else ():
+            call = describe(key)
+            part = price(restrict(call, items) if items else call, key[1], times)
+            summed.setdefault((over, unsure), []).append(Tally(part.counts))
+    return tuple(
+        Repeat(over=over, unsure=unsure, tally=tally)
+        for (over, unsure), tallies in sorted(summed.items())
+        if (tally := Tally.of(count for one in tallies for count in one.counts)).flop + tally.int_op
+    )
+
+
+def restrict(call: OpCall, items: Sequence[int]) -> OpCall:
+    """Return the call that an operator on lists would have been with these items alone."""
+    lengths = [len(arg) for arg in call.args if isinstance(arg, tuple)]
+    if not lengths:
+        return call
+
+    def pick(value: Any) -> Any:
+        return (
+            tuple(value[index] for index in items) if isinstance(value, tuple) and len(value) == lengths[0] else value
+        )
+
+    return replace(
+        call,
+        args=tuple(pick(arg) for arg in call.args),
+        options=tuple((name, pick(value)) for name, value in call.options),
+        out=pick(call.out),
+    )

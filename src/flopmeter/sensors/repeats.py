@@ -10,8 +10,7 @@ Not here: noting calls (`torch_ops.py`), finding the axes (`mesh.py`), what is m
 """
 
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -19,13 +18,10 @@ from torch import distributed
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from flopmeter.coordinates import ANYWHERE
-from flopmeter.formulas.call import OpCall
-from flopmeter.repeat import Repeat
 from flopmeter.sensors.guard import guarded
 from flopmeter.sensors.mesh import Grid, ranks_along
 from flopmeter.sensors.operators import Operator
-from flopmeter.sensors.shadows import Key, describe, flatten
-from flopmeter.tally import Tally
+from flopmeter.sensors.shadows import flatten
 
 Axes: TypeAlias = frozenset[str]
 Place: TypeAlias = tuple[int, int, int]
@@ -37,6 +33,8 @@ LOOKS = 64
 """How often in a passage parameters are looked at again because an operand is unknown."""
 _LISTED = ("aten::_foreach_", "aten::_fused_")
 """Operators that do one thing to each item of lists, whose items need not lie alike."""
+_MAKERS = frozenset({"aten::lift_fresh", "aten::detach", "aten::detach_", "aten::clone", "aten::_local_scalar_dense"})
+"""Operators that compute nothing, on what may be known once it is where it belongs."""
 _WHOLE = ("all_reduce", "allreduce", "all_gather", "allgather", "broadcast")
 _CUT = ("reduce_scatter", "all_to_all", "alltoall", "scatter")
 _CUTTING = ("FULL_SHARD", "SHARD_GRAD_OP")
@@ -129,7 +127,7 @@ class Repeats:
     def see(self, args: Any, kwargs: Mapping[str, Any]) -> None:
         """Take what the DTensors among these arguments say of their local parts."""
         if self.is_following:
-            for tensor in flatten([*args, *kwargs.values()]):
+            for tensor in _dense([*args, *kwargs.values()]):
                 self._see_placements(tensor)
 
     def follow(
@@ -152,34 +150,44 @@ class Repeats:
         if "c10d" in name.partition("::")[0]:
             self._communicate(name, args, out, default)
             return
-        given = flatten([*args, *kwargs.values()])
+        given = _dense([*args, *kwargs.values()])
         if name.startswith("fsdp::"):  # it puts parameters that lie in different ways into one buffer
             mark = _mixed([self._mark(tensor, default) for tensor in given])
-            for tensor in flatten(out) or given:
+            for tensor in _dense(out) or given:
                 self._put(tensor, mark)
             return
-        self._look_if_unknown(given, default)
-        if name.startswith(_LISTED):
+        is_listed = name.startswith(_LISTED)
+        if name not in _MAKERS:
+            self._look_if_unknown(given, default, is_listed=is_listed)
+        if is_listed:
             self._found = self._follow_items(args, kwargs, out, default)
             return
+        mark = self._made(operator, given, out, default)
+        for tensor in _dense(out):
+            self._put(tensor, mark)
+        self._found = self._spread([((), mark)])
+
+    def _made(self, operator: Operator, given: Sequence[torch.Tensor], out: Any, default: Mark) -> Mark:
+        """Return the mark of what an operator makes."""
         mark = _joined(self._mark(tensor, default) for tensor in given)
         is_drawn = torch.Tag.nondeterministic_seeded in getattr(operator.func, "tags", ())
         if (mark == CONSTANT and is_drawn) or (self._stepping is not None and not given):
             mark = default  # drawn by each rank, perhaps from a seed of its own; or state of this rank's parameters
-        if name == "aten::copy_" and not _is_part(given[0]):
+        if operator.name == "aten::copy_" and len(given) == 2 and not _is_part(given[0]):
             mark = self._mark(given[1], default)
-        if name == "aten::clone" and _is_part(given[0]):
+        if operator.name == "aten::clone" and given and _is_part(given[0]):
             # DTensor cuts a whole tensor so; what else takes a part of one does not matter as much.
             mark = Mark(mark.cut, mark.unknown | (self._default.unknown - mark.cut))
-        if args and out is args[0] and self._is_said(out):
+        if given and out is given[0] and self._is_said(out):
             # What stays whole when something is added to it, was added something whole.
             mark = Mark(mark.cut, mark.unknown & self._mark(out, default).unknown)
-        for tensor in flatten(out):
-            self._put(tensor, mark)
-        self._found = self._spread([((), mark)])
+        return mark
 
-    def _look_if_unknown(self, given: Sequence[torch.Tensor], default: Mark) -> None:
-        if not self._looks_left or not any(self._mark(tensor, default).unknown for tensor in given):
+    def _look_if_unknown(self, given: Sequence[torch.Tensor], default: Mark, *, is_listed: bool) -> None:
+        if not self._looks_left:
+            return
+        marks = [self._mark(tensor, default) for tensor in given]
+        if not (_joined(marks).unknown or (is_listed and any(mark.unknown for mark in marks))):
             return
         places = set(map(_place_of, given))
         if not self._looked_for.issuperset(places):
@@ -213,7 +221,7 @@ class Repeats:
     def _communicate(self, name: str, args: Sequence[Any], out: Any, default: Mark) -> None:
         """Mark what a collective gives: the same to all of its group, or a part to each."""
         along = self._along(args)
-        mark = _mixed([self._mark(tensor, default) for tensor in flatten(args)])
+        mark = _mixed([self._mark(tensor, default) for tensor in _dense(args)])
         word = name.rpartition("::")[2]
         if any(part in word for part in _CUT):
             mark = Mark(mark.cut | along, mark.unknown - along)
@@ -221,7 +229,7 @@ class Repeats:
             mark = Mark(mark.cut - along, mark.unknown - along)
         elif "wait" not in word:
             mark = default
-        for tensor in flatten(out):
+        for tensor in _dense(out):
             self._put(tensor, mark)
 
     def _along(self, args: Sequence[Any]) -> Axes:
@@ -253,7 +261,6 @@ class Repeats:
         """Something is unknown: FSDP may have put whole parameters in place of their parts, an optimizer made state."""
         self._looks_left -= 1
         if self._stepping is not None:
-            self._looks_left = 0
             self._see_parameters(self._stepping)
             return
         for module in self._modules:
@@ -308,7 +315,7 @@ class Repeats:
         known: dict[int, Mark] = {}
         stages, unknown = self._default_of_optimizer
         if type(optimizer).__module__ == _ZERO:
-            self._of_zero.update((optimizer, optimizer.optim))
+            self._of_zero.update((optimizer, getattr(optimizer, "optim", optimizer)))
         is_zero = optimizer in self._of_zero
         for part in (part for module in self._modules for part in module.modules()):
             group = getattr(part, "process_group", None)
@@ -361,6 +368,11 @@ class Repeats:
         return tuple(spread)
 
 
+def _dense(value: Any) -> list[torch.Tensor]:
+    """Return the tensors in a value that have one storage to be told by; sparse ones have none."""
+    return [tensor for tensor in flatten(value) if tensor.layout is torch.strided]
+
+
 def _joined(marks: Iterable[Mark]) -> Mark:
     cut, unknown = _NO_AXES, _NO_AXES
     for mark in marks:
@@ -377,42 +389,8 @@ def _mixed(marks: Sequence[Mark]) -> Mark:
 
 
 def _place_of(tensor: torch.Tensor) -> Place:
-    return (tensor.untyped_storage()._cdata, tensor.storage_offset(), tensor.numel())  # noqa: SLF001
+    return (tensor.untyped_storage()._cdata, int(tensor.storage_offset()), tensor.numel())  # noqa: SLF001
 
 
 def _is_part(tensor: torch.Tensor) -> bool:
     return tensor.numel() * tensor.element_size() < tensor.untyped_storage().nbytes()
-
-
-def repeats_of(calls: Mapping[Key, int], price: Callable[[OpCall, str, int], Tally]) -> tuple[Repeat, ...]:
-    """Return what of these calls other ranks do as well, or may; `price` is asked what a call cost in a phase."""
-    summed: dict[tuple[tuple[str, ...], tuple[str, ...]], list[Tally]] = {}
-    for key, times in calls.items():
-        for over, unsure, items in key[7] if len(key) > 7 else ():
-            call = describe(key)
-            part = price(restrict(call, items) if items else call, key[1], times)
-            summed.setdefault((over, unsure), []).append(Tally(part.counts))
-    return tuple(
-        Repeat(over=over, unsure=unsure, tally=tally)
-        for (over, unsure), tallies in sorted(summed.items())
-        if (tally := Tally.of(count for one in tallies for count in one.counts)).flop + tally.int_op
-    )
-
-
-def restrict(call: OpCall, items: Sequence[int]) -> OpCall:
-    """Return the call that an operator on lists would have been with these items alone."""
-    lengths = [len(arg) for arg in call.args if isinstance(arg, tuple)]
-    if not lengths:
-        return call
-
-    def pick(value: Any) -> Any:
-        return (
-            tuple(value[index] for index in items) if isinstance(value, tuple) and len(value) == lengths[0] else value
-        )
-
-    return replace(
-        call,
-        args=tuple(pick(arg) for arg in call.args),
-        options=tuple((name, pick(value)) for name, value in call.options),
-        out=pick(call.out),
-    )

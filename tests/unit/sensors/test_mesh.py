@@ -104,7 +104,6 @@ def test_ranks_that_nothing_is_known_of_are_unknown():
 
 def test_finding_asks_for_no_collective():
     """If this failed, finding out would wait for other ranks."""
-
     assert worlds.as_rank(_watched) == []
 
 

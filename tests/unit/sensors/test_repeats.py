@@ -18,7 +18,7 @@ from torch.distributed.tensor.parallel import (
 )
 
 from flopmeter.formulas.call import OpCall, TensorSpec
-from flopmeter.sensors.repeats import restrict
+from flopmeter.sensors.pricing import restrict
 
 
 def neighbour(name):
