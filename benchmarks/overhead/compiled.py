@@ -1,8 +1,8 @@
 """What a launch-bound training step costs with the meter where the model is compiled, and how often it is compiled.
 
-`python benchmarks/overhead/compiled.py` takes some minutes on one core, most of them Inductor's; `--quick` tries whether
-it runs. All variants call the code of one compilation, and the stand-in that a meter puts before Inductor's code stays
-there while the others have their turns: what that costs them is a comparison of the thread, 0.3 µs a region.
+`python benchmarks/overhead/compiled.py` takes some minutes on one core, most of them Inductor's; `--quick` tries
+whether it runs. All variants call the code of one compilation. The stand-in that a meter puts before Inductor's code
+stays there while the others have their turns: it costs them a look at the thread's number, some 0.3 µs a region.
 """
 
 import argparse
