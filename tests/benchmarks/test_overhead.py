@@ -22,6 +22,7 @@ FIGURES = {
     ("step.py",): ["metered", "peers"],
     ("situations.py", "--only", "lengths"): ["situations"],
     ("growth.py",): ["programs"],
+    ("compiled.py",): ["metered"],
 }
 
 

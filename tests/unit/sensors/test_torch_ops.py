@@ -245,10 +245,19 @@ def test_a_call_that_cannot_be_noted_reaches_the_meter_and_not_the_run(dtype):
     assert recorder.take() == {}
 
 
-def test_a_region_is_noted_with_the_size_of_what_came_out(recorder):
-    recorder.note_region("torch.compile::region", [torch.ones(2, 3)])
-    (seen,) = tally_of(recorder).uncounted
-    assert (seen.op, seen.calls, seen.elements) == ("torch.compile::region", 1, 6)
+def test_what_is_set_aside_comes_back_with_what_was_kept(recorder):
+    """What a compiled region hands to the dispatcher is left out, what was noted before it must not be."""
+    with recorder:
+        torch.ones(2) + 1
+        before = recorder.set_aside()
+        torch.ones(3) * 2
+        torch.ones(3).sin()
+        seen = recorder.seen
+        recorder.go_on(before, lambda key: key[0] is torch.ops.aten.sin.default)
+        assert recorder.seen > seen, "all that came by was work of ours"
+    counts = tally_of(recorder).by("op")
+    assert {"aten::add", "aten::sin"} <= counts.keys()
+    assert "aten::mul" not in counts
 
 
 @pytest.mark.parametrize(
