@@ -23,7 +23,6 @@ from flopmeter.sensors.launches import NODES
 from flopmeter.sensors.place import Choice, Place
 from flopmeter.sensors.pricing import Pricer
 from flopmeter.sensors.ranks import PlaceWatch
-from flopmeter.sensors.regions import meeting
 from flopmeter.sensors.replay import ReplayPlan
 from flopmeter.sensors.rota import Change
 from flopmeter.sensors.shadows import Key, shadow
@@ -90,7 +89,6 @@ class Bookkeeper:
         """Open the first passage."""
         self._threads.start()
         inference.listen(id(self))
-        meeting.listen(id(self), self.on_failure)
         self.begin_between("start")
 
     def stop(self) -> None:
@@ -101,7 +99,6 @@ class Bookkeeper:
             self.recorder.switch_on()  # retired, it lets calls through; the end of this mode wants somebody there
         self._threads.stop()
         inference.stop_listening(id(self))
-        meeting.stop_listening(id(self))
 
     def leave(self) -> None:
         """Step off the stack of a forked child: what is open there is its parent's."""

@@ -1,24 +1,16 @@
 """What hangs on a user's module or on torch's optimizers, and how it behaves when the module travels.
 
-Also what keeps us apart from others: from Dynamo, and from the modes of users.
-
-Not here: what a boundary does (`passage.py`).
+Also what keeps Dynamo out of our code. Not here: what a boundary does (`passage.py`).
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import _pop_mode, _push_mode
 
 _is_compiling = torch.compiler.is_compiling
 _frames = torch._C._dynamo.eval_frame  # noqa: SLF001
-_INFRA_KEYS = (
-    torch._C._TorchDispatchModeKey.FAKE,  # noqa: SLF001
-    torch._C._TorchDispatchModeKey.PROXY,  # noqa: SLF001
-    torch._C._TorchDispatchModeKey.FUNCTIONAL,  # noqa: SLF001
-)
 CAN_HIDE = all(hasattr(_frames, name) for name in ("set_code_exec_strategy", "_FrameExecStrategy", "_FrameAction"))
 
 
@@ -56,17 +48,3 @@ def hide_from_dynamo(function: Any) -> None:
     if CAN_HIDE:
         skip = _frames._FrameAction.SKIP  # noqa: SLF001
         _frames.set_code_exec_strategy(function.__code__, _frames._FrameExecStrategy(skip, skip))  # noqa: SLF001
-
-
-@contextlib.contextmanager
-def user_modes_lifted() -> Iterator[None]:
-    """Take the user's own modes off for a moment; torch's internal ones stay where torch wants them."""
-    internal = sum(torch._C._get_dispatch_mode(key) is not None for key in _INFRA_KEYS)  # noqa: SLF001
-    lifted: list[Any] = []
-    try:
-        while torch._C._len_torch_dispatch_stack() > internal:  # noqa: SLF001
-            lifted.append(_pop_mode())
-        yield
-    finally:
-        for mode in reversed(lifted):
-            _push_mode(mode)

@@ -1,7 +1,7 @@
 """What runs outside of torch's dispatcher, all of it together: listened for while somebody meters.
 
 There is one process, and its libraries are shared: so there is one of this, and it goes when nobody meters any more.
-Not here: graphs (`captured.py`), extensions (`extensions.py`), Triton (`triton_kernels.py`).
+Not here: graphs (`captured.py`), compiled regions (`regions.py`), extensions (`extensions.py`), Triton (`triton_kernels.py`).
 """
 
 import threading
@@ -13,6 +13,7 @@ from flopmeter.sensors.captured import CaptureWatch, PhasesOnly, User
 from flopmeter.sensors.extensions import EXTENSIONS, GRAPHERS, stand_in
 from flopmeter.sensors.hook import BoundaryHook
 from flopmeter.sensors.patches import Patches
+from flopmeter.sensors.regions import meeting
 from flopmeter.sensors.torch_ops import OpRecorder
 from flopmeter.sensors.torch_phase import PhaseTracker
 from flopmeter.sensors.triton_kernels import LAUNCHERS, hear_triton, stop_hearing_triton
@@ -48,6 +49,7 @@ class Outside:
             PhasesOnly(phase, hooks),
             recorder.on_failure,
         )
+        meeting.listen(id(listening), recorder.on_failure)
         if is_first:
             self._captures.start(self._patches)
             self._arrivals.start()
@@ -55,6 +57,7 @@ class Outside:
 
     def stop_listening(self, listening: Listening) -> None:
         """Put everything back, once nobody listens."""
+        meeting.stop_listening(id(listening))
         if self._captures.users.pop(id(listening), None) is None or self._captures.users:
             return
         self._arrivals.stop()

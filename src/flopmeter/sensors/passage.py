@@ -59,8 +59,7 @@ class TorchSensor:
         self._optimizers: dict[int, WatchedOptimizer] = {}
         self._handles: list[Any] = []
         self._place = self._thread = 0
-        self._is_child = False
-        self._has_steps = False  # that somebody tells where they end
+        self._is_child = self._has_steps = False  # the latter: that somebody tells where steps end
         self._is_foreign_known = self._is_unwatched_known = self._is_adoption_due = False
         self._regions, self._compiles = 0, CompileWatch(self._compile_begins)
         self._has_compiled = self._compiles.has_compiled
@@ -367,10 +366,8 @@ class TorchSensor:
                 adopt_compiled(self, watched.module)
 
     def _is_ours(self) -> bool:
-        if _this_thread() == self._thread:
-            return True
-        if self._is_child:
-            return False
+        if self._is_child or _this_thread() == self._thread:
+            return not self._is_child
         if not self._is_foreign_known:
             self._is_foreign_known = True
             reason = "a watched module or an optimizer ran on another thread than the one that started the meter"

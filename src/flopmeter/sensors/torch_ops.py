@@ -15,13 +15,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode, _pop_mode, _push_mode
 
 from flopmeter.formulas.book import FormulaBook
 from flopmeter.sensors import autocast, composite, foreign
 from flopmeter.sensors.guard import guarded
 from flopmeter.sensors.higher_order import is_open, run_open
-from flopmeter.sensors.hook import CAN_HIDE, hide_from_dynamo, user_modes_lifted
+from flopmeter.sensors.hook import CAN_HIDE, hide_from_dynamo
+from flopmeter.sensors.lowest_mode import LowestMode
 from flopmeter.sensors.operators import Operator, Path
 from flopmeter.sensors.repeats import Repeats, Spread
 from flopmeter.sensors.shadows import Key, Looks, flatten, read_tensor, shadow, shadow_nested, spell, spell_results
@@ -31,14 +31,10 @@ WEIGHED = 64
 """One in so many calls that take the short way is looked at once more, with a watch in hand."""
 _Tensor = torch.Tensor
 _depth = torch._C._len_torch_dispatch_stack  # noqa: SLF001
-_mode_at = torch._C._get_dispatch_stack_at  # noqa: SLF001
 _is_included = torch._C._dispatch_tls_is_dispatch_key_included  # noqa: SLF001
-# What `_push_mode` and `_pop_mode` come to for a mode of ours; they stand at every boundary, replayed or not.
-_push = torch._C._push_on_torch_dispatch_stack  # noqa: SLF001
-_pop = torch._C._pop_torch_dispatch_stack  # noqa: SLF001
 
 
-class OpRecorder(TorchDispatchMode):
+class OpRecorder(LowestMode):
     """Notes operator calls while it is on the stack; `take` hands them over.
 
     `phase_now` is asked at each call; `on_failure` hears of a call that could not be noted; the `book` says which
@@ -56,7 +52,7 @@ class OpRecorder(TorchDispatchMode):
         book: FormulaBook | None = None,
     ) -> None:
         """Start with nothing noted."""
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         hide_from_dynamo(OpRecorder.__torch_dispatch__)
         self._phase_now = phase_now
         self.on_failure = on_failure
@@ -68,7 +64,6 @@ class OpRecorder(TorchDispatchMode):
         self.noted = 0
         self.late: list[Late] = []
         self.has_values = False
-        self._was_put_on = False
         self._is_retired = self._is_slow = False
         self.repeats: Repeats | None = None
         self._then: Callable[[], None] | None = None
@@ -340,49 +335,6 @@ class OpRecorder(TorchDispatchMode):
         the rest.
         """
         return self._own_ns
-
-    @property
-    def is_on(self) -> bool:
-        """Say whether the mode is on this thread's stack."""
-        for index in range(_depth()):  # noqa: SIM110  # a generator costs as much as all the rest
-            if _mode_at(index) is self:
-                return True
-        return False
-
-    def switch_on(self) -> bool:
-        """Go below every mode of the user's, so that theirs may come and go above us in any order.
-
-        Returns whether calls are noted now: where someone lifted all modes for a while, ours will be put back with
-        the others, and a second one beside it would note everything twice.
-        """
-        if self.is_on:
-            return True
-        if self._was_put_on:
-            return False
-        if not _depth():
-            _push(self)
-        else:
-            with user_modes_lifted():
-                _push_mode(self)
-        self._was_put_on = True
-        return True
-
-    def switch_off(self) -> None:
-        """Leave the stack, wherever on it we are, and however often."""
-        if _depth() == 1 and _mode_at(0) is self:
-            self._was_put_on = False
-            _pop(None)
-            return
-        lifted: list[Any] = []
-        try:
-            while self.is_on:
-                self._was_put_on = False
-                # One statement: an interrupt in between would lose a mode of the user's.
-                lifted.append(_pop_mode())
-        finally:
-            for mode in reversed(lifted):
-                if mode is not self:
-                    _push_mode(mode)
 
     def retire(self, then: Callable[[], None] | None = None) -> None:
         """Leave for good; if we are on a stack later, calls pass through unseen, and the first is told to `then`."""
