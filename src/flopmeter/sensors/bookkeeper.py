@@ -315,6 +315,7 @@ class Bookkeeper:
 
     def _take_counted(self, passage: Passage, choice: Choice, witness: Witness, marks: Marks, ns: int) -> None:
         recorder = self.recorder
+        recorder.unseen.look_at_gradients(passage.owner)
         if not (recorder.is_on and is_heard()):
             passage.failed = passage.failed or LIFTED
         late, seen, has_values = recorder.late, recorder.seen, recorder.has_values

@@ -18,12 +18,13 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode, _pop_mode, _push_mode
 
 from flopmeter.formulas.book import FormulaBook
-from flopmeter.sensors import autocast, composite, foreign
+from flopmeter.sensors import autocast, composite, foreign, owed
 from flopmeter.sensors.guard import guarded
 from flopmeter.sensors.higher_order import is_open, run_open
 from flopmeter.sensors.hook import CAN_HIDE, hide_from_dynamo
 from flopmeter.sensors.operators import Operator, Path
 from flopmeter.sensors.shadows import Key, Looks, flatten, read_tensor, shadow, shadow_nested, spell, spell_results
+from flopmeter.sensors.unseen import Unseen
 from flopmeter.sensors.values import INDEXING, Late, has_mask, read_values
 
 WEIGHED = 64
@@ -79,6 +80,7 @@ class OpRecorder(TorchDispatchMode):
         self._inside: tuple[str, ...] = ()
         self._casting: autocast.Keys | None = None
         self._own_ns = self._passed = 0
+        self.unseen = Unseen(self.note_region, on_failure)
 
     @classmethod
     def ignore_compile_internals(cls) -> bool:
@@ -94,7 +96,8 @@ class OpRecorder(TorchDispatchMode):
         self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         operator = self._operators.get(id(func)) or self._meet(func)
-        if types or self._is_retired or not operator.is_plain:
+        is_odd = types or self._is_retired or self.unseen.is_alert or not operator.is_plain
+        if is_odd or (operator.is_product and owed.is_in_function()):
             return self._go_the_long_way(operator, types, args, kwargs or {})
         if operator.is_skipped:
             self._passed += 1
@@ -145,6 +148,9 @@ class OpRecorder(TorchDispatchMode):
         for kind in types:
             if hasattr(kind, "__tensor_flatten__") and not _is_fake(kind):
                 return NotImplemented  # a wrapper such as DTensor: its own local operators come back here
+        is_told = not types and (self.unseen.is_alert or operator.is_allocating or operator.is_product)
+        if is_told:
+            self.unseen.before(operator, args, kwargs)
         if operator.is_higher_order:
             if is_open(operator.func, args, kwargs):
                 return run_open(self, operator.func, args, kwargs)
@@ -156,6 +162,8 @@ class OpRecorder(TorchDispatchMode):
         begun = time.perf_counter_ns()
         if not operator.is_skipped:
             self.note(operator, types, args, kwargs, out)
+        if is_told and not self._inside:
+            self.unseen.after(operator, out)
         self._own_ns += time.perf_counter_ns() - begun
         return out
 
@@ -213,8 +221,9 @@ class OpRecorder(TorchDispatchMode):
         device = outs[0].device.type if outs else ""
         self._add((operator.func, self._phase_now(), given, options, tuple(map(shadow, outs)), device, self._inside))
 
-    def note_region(self, name: str, outs: Sequence[torch.Tensor]) -> None:
+    def note_region(self, name: str, outs: Sequence[Any]) -> None:
         """Remember a call of something whose inside cannot be seen: it will be listed as uncounted."""
+        self.unseen.wrote(outs)
         sizes = tuple([(tensor.shape, tensor.dtype) for tensor in outs])
         self._add((name, self._phase_now(), (), (), sizes, "", ()))
 
@@ -275,6 +284,7 @@ class OpRecorder(TorchDispatchMode):
 
     def take(self) -> dict[Key, int]:
         """Return what was noted since the last take."""
+        self.unseen.end()
         calls, short = self._calls, self._short
         self._calls, self._short, self.noted, self.late, self.has_values = {}, {}, 0, [], False
         self._passed = 0
