@@ -89,7 +89,15 @@ class Operator:
         """It gives memory that nobody has written."""
         is_reshaping = torch.Tag.inplace_view in getattr(func, "tags", ()) or "resize" in self.name
         self.is_plain = not any(
-            (self.is_higher_order, self.is_composite, self.is_foreign, self.decides, self.paths, is_reshaping, self.is_allocating)
+            (
+                self.is_higher_order,
+                self.is_composite,
+                self.is_foreign,
+                self.decides,
+                self.paths,
+                is_reshaping,
+                self.is_allocating,
+            )
         )
         """It has a kernel of its own, shapes and scalars tell what it costs, and no operand changes its shape."""
         self.is_quiet = _is_quiet(func, self.name, calls_others=self.calls_others)

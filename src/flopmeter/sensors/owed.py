@@ -33,7 +33,7 @@ Sort: TypeAlias = tuple[int, int]
 
 _graph_task = torch._C._current_graph_task_id  # noqa: SLF001
 _sequence = torch._C._autograd._get_sequence_nr  # noqa: SLF001
-_will_run = getattr(torch._C, "_will_engine_execute_node", None)
+_will_run = getattr(torch._C, "_will_engine_execute_node", None)  # noqa: SLF001
 _has_gradients = torch.is_grad_enabled
 _has_forward_gradients = torch._C._is_fwd_grad_enabled  # noqa: SLF001
 _is_inference = torch.is_inference_mode_enabled
@@ -140,7 +140,7 @@ class Debts:
         """Find the node of a function in what an operator is given; a view that others changed is not asked for it."""
         for tensor in flatten(args):
             if tensor.requires_grad and not tensor.is_leaf and not (tensor._is_view() and tensor._version):  # noqa: SLF001
-                node = tensor.grad_fn
+                node: Any = tensor.grad_fn
                 if isinstance(node, BackwardCFunction):
                     function = self._sought.pop(node._sequence_nr(), None)  # noqa: SLF001
                     if function is not None:
@@ -195,7 +195,8 @@ class Debts:
 def _settle(function: Function, gradients: Sequence[torch.Tensor | None]) -> list[Debt]:
     """Return the debts that nobody paid, of the gradients that were wanted and that the function did not give."""
     wanted = [one is not None and _is_wanted(one) for one in function.edges]
-    open_, served, asked = [], Counter(function.others), set()
+    open_, served = [], Counter(function.others)
+    asked: set[int] = set()
     for debt, places in zip(function.debts, function.inputs, strict=True):
         if places and all(wanted[place] and gradients[place] is None for place in places):
             open_.append(debt)

@@ -148,9 +148,7 @@ class OpRecorder(TorchDispatchMode):
         for kind in types:
             if hasattr(kind, "__tensor_flatten__") and not _is_fake(kind):
                 return NotImplemented  # a wrapper such as DTensor: its own local operators come back here
-        is_told = not types and (self.unseen.is_alert or operator.is_allocating or operator.is_product)
-        if is_told:
-            self.unseen.before(operator, args, kwargs)
+        self.unseen.before(operator, types, args, kwargs)
         if operator.is_higher_order:
             if is_open(operator.func, args, kwargs):
                 return run_open(self, operator.func, args, kwargs)
@@ -162,8 +160,7 @@ class OpRecorder(TorchDispatchMode):
         begun = time.perf_counter_ns()
         if not operator.is_skipped:
             self.note(operator, types, args, kwargs, out)
-        if is_told and not self._inside:
-            self.unseen.after(operator, out)
+        self.unseen.after(operator, () if types or self._inside else out)
         self._own_ns += time.perf_counter_ns() - begun
         return out
 

@@ -37,6 +37,8 @@ _ASK_FOR_SHAPE = frozenset(
         *("bernoulli", "normal_functional", "uniform", "random", "exponential", "geometric", "log_normal", "cauchy"),
     }
 )
+_LISTS = frozenset({torch.bool, torch.int16, torch.int32, torch.int64})
+"""Lengths and places, which on a CPU torch's own functions write down in passing (of packed sequences, say)."""
 _PURGE_EVERY = 32
 _FLOPMETER, _TORCH = (str(Path(file).parent) for file in (str(Path(__file__).parent), torch.__file__))
 _ENGINE = torch.autograd.graph._engine_run_backward.__code__  # noqa: SLF001
@@ -74,27 +76,27 @@ class Unseen:
         self.is_alert = bool(self._blanks) or self.debts.is_alert
 
     @guarded
-    def before(self, operator: Operator, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    def before(self, operator: Operator, types: Sequence[type], args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         """Look at what a call is given."""
-        self._moved = None
+        if types or not (self.is_alert or operator.is_product):
+            return
         if self._blanks and not operator.is_skipped and not operator.is_composite:
-            for place, value in (*enumerate(args), *kwargs.items()):
+            places: list[tuple[int | str, Any]] = [*enumerate(args), *kwargs.items()]
+            for place, value in places:
                 for tensor in flatten(value):
-                    blank = self._find(tensor)
-                    if blank is not None:
-                        self._use(operator, place, tensor, blank)
+                    self._use(operator, place, tensor)
             self._purge()
         self.debts.before(operator, args)
         self._judge()
 
     @guarded
     def after(self, operator: Operator, out: Any) -> None:
-        """Look at what came out of a call that makes memory, or moves what is in it."""
+        """Look at what came out of a call, where that is blank memory."""
         moved, self._moved = self._moved, None
         if operator.is_allocating or moved is not None:
             for tensor in flatten(out):
                 self._ask(tensor, moved)
-        self._judge()
+            self._judge()
 
     @guarded
     def returned(self, out: Any) -> None:
@@ -131,7 +133,9 @@ class Unseen:
         self._judge()
 
     def _ask(self, tensor: torch.Tensor, moved: Blank | None) -> None:
-        if tensor.numel() and tensor.device.type != "meta" and (storage := _storage(tensor)) is not None:
+        device = tensor.device.type
+        is_list = device == "cpu" and tensor.dtype in _LISTS
+        if tensor.numel() and device != "meta" and not is_list and (storage := _storage(tensor)) is not None:
             name, shape = (_name_caller(), tuple(tensor.shape)) if moved is None else (moved.name, moved.shape)
             blank = Blank(StorageWeakRef(storage), name, shape, tensor.dtype)
             self._blanks[storage._cdata] = blank  # noqa: SLF001
@@ -140,9 +144,10 @@ class Unseen:
         storage = _storage(tensor)
         return None if storage is None else self._blanks.get(storage._cdata)  # noqa: SLF001
 
-    def _use(self, operator: Operator, place: int | str, tensor: torch.Tensor, blank: Blank) -> None:
-        use = _use_of(operator.func, place)
-        if use == "none":
+    def _use(self, operator: Operator, place: int | str, tensor: torch.Tensor) -> None:
+        blank = self._find(tensor)
+        use = "none" if blank is None else _use_of(operator.func, place)
+        if blank is None or use == "none":
             return
         if use == "moved":
             self._moved = blank
@@ -176,7 +181,7 @@ def _storage(tensor: torch.Tensor) -> Any:
 
 
 def _was_written(tensor: torch.Tensor) -> bool:
-    """Say whether an operator changed it somewhere: on a thread that is not ours, say. A kernel of others leaves no mark."""
+    """Say whether an operator changed it, on another thread, say. A kernel past the dispatcher leaves no mark."""
     return not tensor.is_inference() and tensor._version > 0  # noqa: SLF001
 
 
@@ -208,7 +213,7 @@ def _name_caller() -> str:
         if not frame.f_code.co_filename.startswith((_FLOPMETER, _TORCH)):
             return f"{frame.f_globals.get('__name__', '?')}.{frame.f_code.co_qualname}"
         frame = frame.f_back
-    node = torch._C._current_autograd_node()  # noqa: SLF001
+    node: Any = torch._C._current_autograd_node()  # noqa: SLF001
     return str(node.name()) if node is not None else "backward"
 
 

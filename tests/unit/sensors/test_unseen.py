@@ -133,6 +133,11 @@ def reuse():
         torch.ones(1000) * 2
 
 
+@torch.inference_mode()
+def in_inference():
+    return torch.empty(3).fill_(2.0) + 1
+
+
 ORDINARY = {
     "templates": lambda: [torch.zeros_like(torch.empty(3)) + 1, torch.empty(3).new_ones(2) + 1],
     "nothing in it": lambda: torch.cat([torch.empty(0), torch.ones(2)]).sum(),
@@ -151,7 +156,7 @@ ORDINARY = {
     "thread": with_thread,
     "reused memory": reuse,
     "never read": lambda: (torch.empty(3), torch.ones(3) + 1),
-    "inference": lambda: torch.inference_mode()(lambda: torch.empty(3).fill_(2.0) + 1)(),
+    "inference": in_inference,
 }
 
 
