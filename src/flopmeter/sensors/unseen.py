@@ -31,6 +31,8 @@ _WRITE = frozenset(
     }
 )
 """Of what they change in place they need nothing, or not all."""
+_WRITTEN = frozenset({"momentum_buffer_list"})
+"""Arguments by this name are given blank, the first time."""
 _ASK_FOR_SHAPE = frozenset(
     {
         *("set_", "resize_", "resize_as_", "record_stream", "is_same_size", "is_pinned", "lift_fresh", "_unsafe_view"),
@@ -203,7 +205,8 @@ def _use_of(func: Any, place: int | str) -> str:
     if argument.alias_info is None or not argument.alias_info.is_write:
         return "read"
     is_drawn = torch.Tag.nondeterministic_seeded in func.tags
-    return "written" if argument.kwarg_only or is_drawn or name in _WRITE else "read"
+    is_overwritten = is_drawn or name in _WRITE or argument.name in _WRITTEN
+    return "written" if argument.kwarg_only or is_overwritten else "read"
 
 
 def _name_caller() -> str:

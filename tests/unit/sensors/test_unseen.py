@@ -138,6 +138,20 @@ def in_inference():
     return torch.empty(3).fill_(2.0) + 1
 
 
+def momentum():
+    layer = nn.Linear(3, 1)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1, momentum=0.9, fused=True)
+    layer(torch.ones(3)).backward()
+    optimizer.step()
+
+
+def packed():
+    parts = [torch.ones(3, 4), torch.ones(2, 4)]
+    out, _ = nn.LSTM(4, 4)(nn.utils.rnn.pack_sequence(parts))
+    out, lengths = nn.utils.rnn.pad_packed_sequence(out)
+    return out.sum() + lengths.sum()
+
+
 ORDINARY = {
     "templates": lambda: [torch.zeros_like(torch.empty(3)) + 1, torch.empty(3).new_ones(2) + 1],
     "nothing in it": lambda: torch.cat([torch.empty(0), torch.ones(2)]).sum(),
@@ -148,6 +162,8 @@ ORDINARY = {
     "drawn": lambda: torch.empty(3).normal_() + torch.empty(3).bernoulli_(0.5) + torch.empty(3).exponential_(),
     "gumbel": lambda: functional.gumbel_softmax(torch.ones(2, 3), hard=True).sum(),
     "dropout": lambda: functional.dropout(torch.ones(8, requires_grad=True), 0.5).sum().backward(),
+    "momentum": momentum,
+    "packed": packed,
     "initialized": lambda: nn.Sequential(nn.Linear(3, 3), nn.Conv2d(1, 1, 3), nn.LSTM(3, 3))[0](torch.ones(3)),
     "orthogonal": lambda: nn.init.orthogonal_(torch.empty(4, 3)) + 1,
     "moved": lambda: torch.empty(3).to(torch.float64).fill_(1.0) + 1,
