@@ -355,6 +355,7 @@ class OpRecorder(TorchDispatchMode):
     def retire(self, then: Callable[[], None] | None = None) -> None:
         """Leave for good; if we are on a stack later, calls pass through unseen, and the first is told to `then`."""
         self.switch_off()
+        self.unseen.end()
         self._is_retired, self._then = True, then
 
 
