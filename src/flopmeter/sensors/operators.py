@@ -43,6 +43,7 @@ PRODUCTS: Mapping[str, tuple[int, int]] = MappingProxyType(
     }
 )
 """Products of matrices, and where in their arguments the two factors are."""
+CAST = "aten::_to_copy"
 
 
 class Operator:
@@ -56,8 +57,8 @@ class Operator:
         "is_composite",
         "is_foreign",
         "is_higher_order",
+        "is_owing",
         "is_plain",
-        "is_product",
         "is_quiet",
         "is_skipped",
         "name",
@@ -71,7 +72,7 @@ class Operator:
         self.run = func._op if type(func) is OpOverload and hasattr(func, "_op") else func  # noqa: SLF001
         """The same call, without a function of torch's in between."""
         self.is_plain = self.is_skipped = True
-        self.is_product = self.is_allocating = False
+        self.is_owing = self.is_allocating = False
 
     def ask(self, book: FormulaBook | None) -> None:
         """Ask torch about it, and the book, which says whether it has a formula and what that reads."""
@@ -84,7 +85,8 @@ class Operator:
         self.decides = decides_shapes(func)
         self.paths = _paths(self.name, book)
         """Where in the arguments the integers stand that its formula reads."""
-        self.is_product = self.name in PRODUCTS
+        self.is_owing = self.name in PRODUCTS or self.name == CAST
+        """In the forward of a custom autograd function it matters to who owes a gradient."""
         self.is_allocating = self.name in ALLOCATE
         """It gives memory that nobody has written."""
         is_reshaping = torch.Tag.inplace_view in getattr(func, "tags", ()) or "resize" in self.name

@@ -19,9 +19,10 @@ from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch.autograd.function import BackwardCFunction
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from flopmeter.sensors.guard import guarded
-from flopmeter.sensors.operators import PRODUCTS, Operator
+from flopmeter.sensors.operators import CAST, PRODUCTS, Operator
 from flopmeter.sensors.shadows import flatten
 
 OWED = "owed::"
@@ -89,6 +90,8 @@ class Debts:
         self._running: list[Function] = []
         self._unpaid: list[tuple[str, Debt]] = []
         self._hooks: list[Any] = []
+        self._cast: torch.Tensor | None = None
+        self._casts: dict[int, tuple[StorageWeakRef, weakref.ref[torch.Tensor]]] = {}
 
     @property
     def is_alert(self) -> bool:
@@ -104,6 +107,13 @@ class Debts:
         places = PRODUCTS.get(operator.name)
         if places is not None and len(args) > places[1]:
             self._take_product(args[places[0]], args[places[1]])
+        self._cast = _root_of(args[0]) if operator.name == CAST and is_in_function() else None
+
+    def after(self, out: Any) -> None:
+        """Look at what came out of a call: a function that casts what it is given owes the gradient of that."""
+        root, self._cast = self._cast, None
+        if root is not None and root.requires_grad and (storage := storage_of(out)) is not None:
+            self._casts[storage._cdata] = (StorageWeakRef(storage), weakref.ref(root))  # noqa: SLF001
 
     def _take_product(self, one: torch.Tensor, two: torch.Tensor) -> None:
         volume, out = one.numel() * two.shape[-1], math.prod(one.shape[:-1]) * two.shape[-1]
@@ -122,7 +132,10 @@ class Debts:
             self._pay_late((volume, out))
 
     def _owe(self, function: Function, sort: Sort, factor: torch.Tensor) -> None:
-        root = factor if factor._base is None else factor._base  # noqa: SLF001
+        root, storage = _root_of(factor), storage_of(factor)
+        cast = None if storage is None else self._casts.get(storage._cdata)  # noqa: SLF001
+        before = None if cast is None else cast[1]()
+        root = root if before is None else before
         if root.requires_grad:
             sizes = frozenset({root.numel(), factor.numel()})
             function.debts.append(Debt(sort, weakref.ref(root), sizes, tuple(factor.shape), factor.dtype))
@@ -187,6 +200,7 @@ class Debts:
         for hook in self._hooks:
             hook.remove()
         self._hooks.clear()
+        self._casts.clear()
         self._sought.clear()
         self._running.clear()
         self._unpaid.clear()
@@ -236,6 +250,19 @@ def _size_of(node: Any, output: int) -> int | None:
     """Return how many elements the gradient has that goes to a node, None where that is not known."""
     known = getattr(node, "_input_metadata", ())
     return math.prod(known[output].shape) if output < len(known) else None
+
+
+def storage_of(tensor: torch.Tensor) -> Any:
+    """Return the memory behind a tensor; None where there is none, or not one."""
+    try:
+        return tensor.untyped_storage()
+    except (NotImplementedError, RuntimeError):  # sparse, nested, batched
+        return None
+
+
+def _root_of(tensor: torch.Tensor) -> torch.Tensor:
+    """Return what a tensor is a view of: views inside of a function's forward have no graph."""
+    return tensor if tensor._base is None else tensor._base  # noqa: SLF001
 
 
 def _leaf(node: Any) -> torch.Tensor | None:

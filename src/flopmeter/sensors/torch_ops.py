@@ -97,7 +97,7 @@ class OpRecorder(TorchDispatchMode):
     ) -> Any:
         operator = self._operators.get(id(func)) or self._meet(func)
         is_odd = types or self._is_retired or self.unseen.is_alert or not operator.is_plain
-        if is_odd or (operator.is_product and owed.is_in_function()):
+        if is_odd or (operator.is_owing and owed.is_in_function()):
             return self._go_the_long_way(operator, types, args, kwargs or {})
         if operator.is_skipped:
             self._passed += 1

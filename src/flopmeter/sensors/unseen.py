@@ -17,7 +17,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from flopmeter.sensors.guard import guarded
 from flopmeter.sensors.operators import Operator
-from flopmeter.sensors.owed import Debts, Note
+from flopmeter.sensors.owed import Debts, Note, storage_of
 from flopmeter.sensors.shadows import flatten
 
 UNSEEN = "unseen::"
@@ -80,7 +80,7 @@ class Unseen:
     @guarded
     def before(self, operator: Operator, types: Sequence[type], args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         """Look at what a call is given."""
-        if types or not (self.is_alert or operator.is_product):
+        if types or not (self.is_alert or operator.is_owing):
             return
         if self._blanks and not operator.is_skipped and not operator.is_composite:
             places: list[tuple[int | str, Any]] = [*enumerate(args), *kwargs.items()]
@@ -99,6 +99,7 @@ class Unseen:
             for tensor in flatten(out):
                 self._ask(tensor, moved)
             self._judge()
+        self.debts.after(out)
 
     @guarded
     def returned(self, out: Any) -> None:
@@ -137,13 +138,13 @@ class Unseen:
     def _ask(self, tensor: torch.Tensor, moved: Blank | None) -> None:
         device = tensor.device.type
         is_list = device == "cpu" and tensor.dtype in _LISTS
-        if tensor.numel() and device != "meta" and not is_list and (storage := _storage(tensor)) is not None:
+        if tensor.numel() and device != "meta" and not is_list and (storage := storage_of(tensor)) is not None:
             name, shape = (_name_caller(), tuple(tensor.shape)) if moved is None else (moved.name, moved.shape)
             blank = Blank(StorageWeakRef(storage), name, shape, tensor.dtype)
             self._blanks[storage._cdata] = blank  # noqa: SLF001
 
     def _find(self, tensor: torch.Tensor) -> Blank | None:
-        storage = _storage(tensor)
+        storage = storage_of(tensor)
         return None if storage is None else self._blanks.get(storage._cdata)  # noqa: SLF001
 
     def _use(self, operator: Operator, place: int | str, tensor: torch.Tensor) -> None:
@@ -172,14 +173,6 @@ class Unseen:
         if not self._until_purge:
             self._until_purge = _PURGE_EVERY
             self._blanks = {key: blank for key, blank in self._blanks.items() if not blank.held.expired()}
-
-
-def _storage(tensor: torch.Tensor) -> Any:
-    """Return the memory behind a tensor; None where there is none, or not one."""
-    try:
-        return tensor.untyped_storage()
-    except (NotImplementedError, RuntimeError):  # sparse, nested, batched
-        return None
 
 
 def _was_written(tensor: torch.Tensor) -> bool:

@@ -145,6 +145,26 @@ class SetUpLater(Function):
     backward = Fused.backward
 
 
+class Casting(Fused):
+    """It casts what it is given, as autocast does inside of a function."""
+
+    @staticmethod
+    def forward(ctx, x, weight):
+        weight = weight.to(torch.bfloat16)
+        ctx.save_for_backward(weight)
+        return x.to(torch.bfloat16) @ weight.t()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (weight,) = ctx.saved_tensors
+        return (gradient @ weight).float(), None
+
+
+class Mixed(Fused):
+    forward = staticmethod(torch.amp.custom_fwd(Fused.forward, device_type="cpu"))
+    backward = staticmethod(torch.amp.custom_bwd(Fused.backward, device_type="cpu"))
+
+
 def leaf(*shape):
     return torch.randn(*shape).requires_grad_()
 
@@ -155,7 +175,7 @@ def weight_of(*shape):
     return weight
 
 
-@pytest.mark.parametrize("kind", [Fused, SetUpLater])
+@pytest.mark.parametrize("kind", [Fused, SetUpLater, Casting])
 @pytest.mark.parametrize("rows", [4, 5, 3, 6])
 def test_a_weight_gradient_that_nobody_saw_is_owed(kind, rows):
     """If this failed, a kernel that accumulates it past the dispatcher would be free. Whatever sizes are alike."""
@@ -164,6 +184,17 @@ def test_a_weight_gradient_that_nobody_saw_is_owed(kind, rows):
         kind.apply(leaf(rows, 5) * 2, leaf(3, 5)).sum().backward()
 
     assert owed(work) == {(kind.__name__, (5, 3)): 1}
+
+
+def test_it_is_owed_under_autocast():
+    """If this failed, mixed precision would hide it: the weight that is multiplied is a copy."""
+
+    def work():
+        with torch.autocast("cpu", torch.bfloat16):
+            out = Mixed.apply(leaf(6, 5) * 2, leaf(3, 5)).float()
+        out.sum().backward()
+
+    assert owed(work) == {("Mixed", (5, 3)): 1}
 
 
 def test_a_square_layer_owes_as_much():
