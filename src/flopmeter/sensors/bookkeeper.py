@@ -25,8 +25,8 @@ from flopmeter.sensors.pricing import Pricer
 from flopmeter.sensors.ranks import PlaceWatch
 from flopmeter.sensors.replay import ReplayPlan
 from flopmeter.sensors.rota import Change
-from flopmeter.sensors.shadows import Key, shadow
-from flopmeter.sensors.sink import INTERRUPTED, PassageSink, owning_up
+from flopmeter.sensors.shadows import Key
+from flopmeter.sensors.sink import INTERRUPTED, UNKNOWN, PassageSink, owning_up
 from flopmeter.sensors.situation import Situation, WatchedModel, WatchedOptimizer, Witness, count_nodes
 from flopmeter.sensors.threads import OUTLIVED, ThreadWatch
 from flopmeter.sensors.torch_ops import OpRecorder, is_heard
@@ -38,7 +38,6 @@ SETTLE_NS = 1_000_000_000
 """What ran is booked once this long has passed; until then it is added up where it costs next to nothing."""
 MAX_WISHES = 8
 LIFTED = "something took the counter off torch's stack of modes"
-UNKNOWN = "a passage was neither counted nor known: it was new, and counting it was beyond the overhead budget"
 
 
 class Bookkeeper:
@@ -124,7 +123,7 @@ class Bookkeeper:
     def note_region(self, name: str, outs: Sequence[torch.Tensor]) -> None:
         """Note work in the open passage whose inside is not seen."""
         if self._open is not None and self._open.choice is not None and self._open.choice.is_counted:
-            self.recorder.add((name, self._phase.now(), (), (), tuple(map(shadow, outs)), "", ()))
+            self.recorder.note_region(name, outs)
 
     def begin_between(self, after: str) -> None:
         """Open a passage of what runs between others: nothing tells one from another.
@@ -318,6 +317,7 @@ class Bookkeeper:
 
     def _take_counted(self, passage: Passage, choice: Choice, witness: Witness, marks: Marks, ns: int) -> None:
         recorder = self.recorder
+        recorder.unseen.look_at_gradients(passage.owner)
         if not (recorder.is_on and is_heard()):
             passage.failed = passage.failed or LIFTED
         late, seen, has_values = recorder.late, recorder.seen, recorder.has_values

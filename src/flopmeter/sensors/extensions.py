@@ -148,7 +148,10 @@ def _run_noted(recorder: OpRecorder, op: str, original: Callable[..., Any], args
     else:
         with recorder.within(op):
             out = original(*args, **kwargs)
-    recorder.note_beside(lambda phase, inside: _keys_of(op, (args, kwargs), out, phase=phase, inside=inside))
+    recorder.note_beside(
+        lambda phase, inside: _keys_of(op, (args, kwargs), out, phase=phase, inside=inside),
+        touched=(*args, *kwargs.values(), out),
+    )
     return out
 
 

@@ -3,6 +3,8 @@
 Not here: what becomes of its calls (`torch_ops.py`), what a call is told by (`shadows.py`).
 """
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import torch
@@ -26,6 +28,24 @@ _MOVERS = frozenset(
 """Operators of torch that move or fill and do nothing else, though some of them call others for it."""
 
 
+ALLOCATE = frozenset(
+    {
+        *("aten::empty", "aten::empty_like", "aten::empty_permuted", "aten::empty_strided"),
+        *("aten::new_empty", "aten::new_empty_strided"),
+    }
+)
+PRODUCTS: Mapping[str, tuple[int, int]] = MappingProxyType(
+    {
+        "aten::mm": (0, 1),
+        "aten::bmm": (0, 1),
+        **dict.fromkeys(("aten::addmm", "aten::addmm_", "aten::baddbmm", "aten::baddbmm_"), (1, 2)),
+        "aten::_scaled_mm": (0, 1),
+    }
+)
+"""Products of matrices, and where in their arguments the two factors are."""
+CAST = "aten::_to_copy"
+
+
 class Operator:
     """One operator as the recorder sees it."""
 
@@ -33,9 +53,11 @@ class Operator:
         "calls_others",
         "decides",
         "func",
+        "is_allocating",
         "is_composite",
         "is_foreign",
         "is_higher_order",
+        "is_owing",
         "is_plain",
         "is_quiet",
         "is_skipped",
@@ -50,6 +72,7 @@ class Operator:
         self.run = func._op if type(func) is OpOverload and hasattr(func, "_op") else func  # noqa: SLF001
         """The same call, without a function of torch's in between."""
         self.is_plain = self.is_skipped = True
+        self.is_owing = self.is_allocating = False
 
     def ask(self, book: FormulaBook | None) -> None:
         """Ask torch about it, and the book, which says whether it has a formula and what that reads."""
@@ -62,9 +85,21 @@ class Operator:
         self.decides = decides_shapes(func)
         self.paths = _paths(self.name, book)
         """Where in the arguments the integers stand that its formula reads."""
+        self.is_owing = self.name in PRODUCTS or self.name == CAST
+        """In the forward of a custom autograd function it matters to who owes a gradient."""
+        self.is_allocating = self.name in ALLOCATE
+        """It gives memory that nobody has written."""
         is_reshaping = torch.Tag.inplace_view in getattr(func, "tags", ()) or "resize" in self.name
         self.is_plain = not any(
-            (self.is_higher_order, self.is_composite, self.is_foreign, self.decides, self.paths, is_reshaping)
+            (
+                self.is_higher_order,
+                self.is_composite,
+                self.is_foreign,
+                self.decides,
+                self.paths,
+                is_reshaping,
+                self.is_allocating,
+            )
         )
         """It has a kernel of its own, shapes and scalars tell what it costs, and no operand changes its shape."""
         self.is_quiet = _is_quiet(func, self.name, calls_others=self.calls_others)

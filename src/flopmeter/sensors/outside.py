@@ -1,7 +1,8 @@
 """What runs outside of torch's dispatcher, all of it together: listened for while somebody meters.
 
 There is one process, and its libraries are shared: so there is one of this, and it goes when nobody meters any more.
-Not here: graphs (`captured.py`), compiled regions (`regions.py`), extensions (`extensions.py`), Triton (`triton_kernels.py`).
+Not here: graphs (`captured.py`), compiled regions (`regions.py`), extensions (`extensions.py`), Triton
+(`triton_kernels.py`).
 """
 
 import threading

@@ -1,7 +1,6 @@
 """Where a passage begins and ends: the hooks of the torch sensor.
 
-Boundaries are a watched module's forward, an optimizer's step, and the meter's own calls; between two of them lies
-one passage.
+Boundaries are a watched module's forward, an optimizer's step, and the meter's own calls; between two lies a passage.
 Not here: what becomes of a passage (`bookkeeper.py`), what tells it from others (`situation.py`), sums (`meter.py`).
 """
 
@@ -247,6 +246,7 @@ class TorchSensor:
         has_graph = torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
         if not self._phase.forwards and not has_graph:
             # Nothing of it can come later: no graph was made. A forward that raised has no output.
+            self._books.recorder.unseen.returned(out)
             if lap is not None and out is not None and lap.between(FORWARD_END, begun):
                 self._budget.hook_ns += _clock() - begun + HOOK_NS
                 return

@@ -182,11 +182,13 @@ class _Counted:
         region, recorder = meeting.region_of(self._code), self._recorder
         given = tuple([_look(one, recorder, reads=index in region.reads) for index, one in enumerate(inputs)])
         phase, inside = recorder.where
+        written = [inputs[index] for index in region.writes]
         if phase in {"forward", "other"} and not region.is_backward:
-            written = [inputs[index] for index in region.writes]
             # No gradients go through a graph that writes into what it is given, if that wants some: an update.
             phase = "optimizer" if any(isinstance(one, torch.nn.Parameter) for one in written) else phase
         self._key = (region, phase, given, inside)
+        recorder.unseen.returned([one for index, one in enumerate(inputs) if index not in region.writes])
+        recorder.unseen.wrote(written)
         self._before = recorder.set_aside()
 
     @guarded

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from flopmeter.wire import Wire
 
 INTERRUPTED = "an interrupt, or a failure of the meter's own, kept passages that had ended from the books"
+UNKNOWN = "a passage was neither counted nor known: it was new, and counting it was beyond the overhead budget"
 
 
 class PassageSink(Protocol):

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from flopmeter.formulas.book import FormulaBook
-from flopmeter.sensors import autocast, composite, foreign
+from flopmeter.sensors import autocast, composite, foreign, owed
 from flopmeter.sensors.guard import guarded
 from flopmeter.sensors.higher_order import is_open, run_open
 from flopmeter.sensors.hook import CAN_HIDE, hide_from_dynamo
@@ -25,6 +25,7 @@ from flopmeter.sensors.lowest_mode import LowestMode
 from flopmeter.sensors.operators import Operator, Path
 from flopmeter.sensors.repeats import Repeats, Spread
 from flopmeter.sensors.shadows import Key, Looks, flatten, read_tensor, shadow, shadow_nested, spell, spell_results
+from flopmeter.sensors.unseen import Unseen
 from flopmeter.sensors.values import INDEXING, Late, has_mask, read_values
 
 WEIGHED = 64
@@ -71,6 +72,7 @@ class OpRecorder(LowestMode):
         self._inside: tuple[str, ...] = ()
         self._casting: autocast.Keys | None = None
         self._own_ns = self._passed = 0
+        self.unseen = Unseen(self.note_region, on_failure)
 
     @classmethod
     def ignore_compile_internals(cls) -> bool:
@@ -86,7 +88,8 @@ class OpRecorder(LowestMode):
         self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         operator = self._operators.get(id(func)) or self._meet(func)
-        if types or self._is_slow or not operator.is_plain:
+        is_odd = types or self._is_slow or self.unseen.is_alert or not operator.is_plain
+        if is_odd or (operator.is_owing and owed.is_in_function()):
             return self._go_the_long_way(operator, types, args, kwargs or {})
         if operator.is_skipped:
             self._passed += 1
@@ -139,6 +142,7 @@ class OpRecorder(LowestMode):
                 if self.repeats is not None:
                     self.repeats.see(args, kwargs)
                 return NotImplemented  # a wrapper such as DTensor: its own local operators come back here
+        self.unseen.before(operator, types, args, kwargs)
         if operator.is_higher_order:
             if is_open(operator.func, args, kwargs):
                 return run_open(self, operator.func, args, kwargs)
@@ -150,6 +154,7 @@ class OpRecorder(LowestMode):
         begun = time.perf_counter_ns()
         if not operator.is_skipped:
             self.note(operator, types, args, kwargs, out)
+        self.unseen.after(operator, () if types or self._inside else out)
         self._own_ns += time.perf_counter_ns() - begun
         return out
 
@@ -207,8 +212,14 @@ class OpRecorder(LowestMode):
         self.add((operator.func, phase, given, options, tuple(map(shadow, outs)), device, self._inside), spread=spread)
 
     @guarded
-    def note_beside(self, read: Callable[[str, tuple[str, ...]], Mapping[Key, int]]) -> None:
-        """Remember calls that the dispatcher was not asked for, as `read` tells them of this phase, inside of these."""
+    def note_beside(
+        self, read: Callable[[str, tuple[str, ...]], Mapping[Key, int]], *, touched: Sequence[Any] = ()
+    ) -> None:
+        """Remember calls that the dispatcher was not asked for, as `read` tells them of this phase, inside of these.
+
+        `touched` is what they were given and what they made.
+        """
+        self.unseen.wrote(touched)
         for key, times in read(*self.where).items():
             self.add(key, times=times)
 
@@ -220,6 +231,11 @@ class OpRecorder(LowestMode):
             yield
         finally:
             self._inside = before
+
+    def note_region(self, name: str, outs: Sequence[Any]) -> None:
+        """Remember a call of something whose inside cannot be seen: it will be listed as uncounted."""
+        self.unseen.wrote(outs)
+        self.add((name, self._phase_now(), (), (), tuple([(one.shape, one.dtype) for one in outs]), "", ()))
 
     def _note_nested(self, operator: Operator, args: Sequence[Any], outs: Sequence[torch.Tensor]) -> None:
         """Remember a call on nested tensors, which have no one shape: each is kept as the list of its tensors.
@@ -286,6 +302,7 @@ class OpRecorder(LowestMode):
 
     def take(self) -> dict[Key, int]:
         """Return what was noted since the last take."""
+        self.unseen.end()
         calls, short = self._calls, self._short
         self._calls, self._short, self.noted, self.late, self.has_values = {}, {}, 0, [], False
         self._passed = 0
@@ -298,15 +315,16 @@ class OpRecorder(LowestMode):
 
     def set_aside(self) -> tuple[Any, ...]:
         """Begin anew; what was noted before is for `go_on`."""
-        before = (self._calls, self._short, self.noted, self._passed, self.late, self.has_values)
+        before = (self._calls, self._short, self.noted, self._passed, self.late, self.has_values, self.unseen)
         self._calls, self._short, self.noted, self._passed, self.late, self.has_values = {}, {}, 0, 0, [], False
+        self.unseen = Unseen(self.note_region, self.on_failure)
         return before
 
     def go_on(self, before: tuple[Any, ...], is_kept: Callable[[Key], bool]) -> None:
         """Go on with what was noted before `set_aside`; of what was noted since, keep some."""
         seen, late, has_values = self.seen, self.late, self.has_values
         since = [(key, times) for key, times in self.take().items() if is_kept(key)]
-        self._calls, self._short, self.noted, self._passed, self.late, self.has_values = before
+        self._calls, self._short, self.noted, self._passed, self.late, self.has_values, self.unseen = before
         self._passed += seen
         if since:
             self.late, self.has_values = self.late + late, self.has_values or has_values
@@ -339,6 +357,7 @@ class OpRecorder(LowestMode):
     def retire(self, then: Callable[[], None] | None = None) -> None:
         """Leave for good; if we are on a stack later, calls pass through unseen, and the first is told to `then`."""
         self.switch_off()
+        self.unseen.end()
         self._is_retired = self._is_slow = True
         self._then = then
 

@@ -83,7 +83,7 @@ class _Launch:
             out = self._launcher(*args, **kwargs)
         finally:
             self._end()
-        self._recorder.note_beside(self._keys_of)
+        self._recorder.note_beside(self._keys_of, touched=(*args, *kwargs.values()))
         return out
 
     @guarded

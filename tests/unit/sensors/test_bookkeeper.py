@@ -8,12 +8,12 @@ import torch
 from torch import nn
 
 from flopmeter.formulas.book import FormulaBook
-from flopmeter.sensors.bookkeeper import LIFTED, UNKNOWN, Bookkeeper
+from flopmeter.sensors.bookkeeper import LIFTED, Bookkeeper
 from flopmeter.sensors.budget import Budget
 from flopmeter.sensors.lap import FORWARD_END, OPTIMIZER_END
 from flopmeter.sensors.pricing import Pricer
 from flopmeter.sensors.replay import FIRST_COUNTS
-from flopmeter.sensors.sink import INTERRUPTED
+from flopmeter.sensors.sink import INTERRUPTED, UNKNOWN
 from flopmeter.sensors.situation import WatchedModel
 from flopmeter.sensors.torch_ops import is_heard
 from flopmeter.sensors.torch_phase import PhaseTracker

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from flopmeter.meter import Meter
-from flopmeter.sensors.regions import NODES, REGION, meeting
+from flopmeter.sensors.launches import NODES, launched
+from flopmeter.sensors.regions import REGION, meeting
 from flopmeter.sensors.situation import count_nodes
 
 FORWARD = """class Repro(torch.nn.Module):
