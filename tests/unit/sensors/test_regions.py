@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from flopmeter.meter import Meter
-from flopmeter.sensors.launches import NODES, launched
+from flopmeter.sensors.launches import NODES
 from flopmeter.sensors.regions import REGION, meeting
 from flopmeter.sensors.situation import count_nodes
 
@@ -143,7 +143,7 @@ def test_a_call_that_is_not_counted_leaves_a_mark(tmp_path):
         thread = threading.Thread(target=one, args=([X],))
         thread.start()
         thread.join()
-        assert count_nodes() == before
+        assert count_nodes() - before == first, "on a GPU the engine runs backwards on threads of its own"
 
 
 def test_the_code_is_called_as_before_when_nobody_meters(tmp_path):
@@ -153,7 +153,6 @@ def test_the_code_is_called_as_before_when_nobody_meters(tmp_path):
             assert Code.__call__ is not plain
         assert Code.__call__ is not plain
     assert Code.__call__ is plain
-    assert not meeting.called
 
 
 def test_without_what_it_takes_nothing_is_stepped_into(tmp_path, monkeypatch):
