@@ -213,11 +213,11 @@ class OpRecorder(LowestMode):
 
     @guarded
     def note_beside(
-        self, read: Callable[[str, tuple[str, ...]], Mapping[Key, int]], *, touched: Sequence[Any] = ()
+        self, read: Callable[[str, tuple[str, ...]], Mapping[Key, int]], *, touched: Sequence[Any] | None = None
     ) -> None:
         """Remember calls that the dispatcher was not asked for, as `read` tells them of this phase, inside of these.
 
-        `touched` is what they were given and what they made.
+        `touched` is what they were given and what they made, None where that is not known.
         """
         self.unseen.wrote(touched)
         for key, times in read(*self.where).items():

@@ -121,10 +121,13 @@ class Unseen:
                     self._tell(blank)
 
     @guarded
-    def wrote(self, outs: Sequence[Any]) -> None:
+    def wrote(self, outs: Sequence[Any] | None) -> None:
         """Hear of work that is listed by other means: its memory has been written, and it may have paid any debt."""
         self.debts.excuse()
-        if self._blanks:
+        if outs is None:  # a graph that is replayed: whatever it was captured with
+            self._blanks.clear()
+            self._judge()
+        elif self._blanks:
             for tensor in flatten(list(outs)):
                 self._drop(self._find(tensor))
             self._judge()
@@ -141,6 +144,8 @@ class Unseen:
         is_list = device == "cpu" and tensor.dtype in _LISTS
         if tensor.numel() and device != "meta" and not is_list and (storage := storage_of(tensor)) is not None:
             name, shape = (_name_caller(), tuple(tensor.shape)) if moved is None else (moved.name, moved.shape)
+            if not name:
+                return
             blank = Blank(StorageWeakRef(storage), name, shape, tensor.dtype)
             self._blanks[storage._cdata] = blank  # noqa: SLF001
 
@@ -204,9 +209,14 @@ def _use_of(func: Any, place: int | str) -> str:
 
 
 def _name_caller() -> str:
-    """Name the nearest function of Python that is neither torch's nor ours; in a backward of C++, the node."""
+    """Name the nearest function of Python that is neither torch's nor ours; in a backward of C++, the node.
+
+    Nothing for what torch makes graphs with: before it captures a backward it runs it on blank gradients.
+    """
     frame: FrameType | None = sys._getframe(1)  # noqa: SLF001
     while frame is not None and frame.f_code is not _ENGINE:
+        if frame.f_code.co_filename == torch.cuda.graphs.__file__:
+            return ""
         if not frame.f_code.co_filename.startswith((_FLOPMETER, _TORCH)):
             return f"{frame.f_globals.get('__name__', '?')}.{frame.f_code.co_qualname}"
         frame = frame.f_back

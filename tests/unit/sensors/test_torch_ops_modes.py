@@ -59,7 +59,7 @@ def test_an_interrupt_while_we_leave_the_stack_keeps_the_modes_of_the_user(monke
 
     recorder.switch_on()
     with users:
-        monkeypatch.setattr("flopmeter.sensors.torch_ops._pop_mode", interrupted)
+        monkeypatch.setattr("flopmeter.sensors.lowest_mode._pop_mode", interrupted)
         with pytest.raises(KeyboardInterrupt):
             recorder.switch_off()
         monkeypatch.undo()
