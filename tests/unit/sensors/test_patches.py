@@ -2,6 +2,10 @@
 
 from types import SimpleNamespace
 
+import pytest
+
+pytest.importorskip("torch")
+
 from flopmeter.sensors.patches import Patches
 
 
