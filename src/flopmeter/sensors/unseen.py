@@ -43,6 +43,7 @@ _LISTS = frozenset({torch.bool, torch.int16, torch.int32, torch.int64})
 """Lengths and places, which on a CPU torch's own functions write down in passing (of packed sequences, say)."""
 _PURGE_EVERY = 32
 _FLOPMETER, _TORCH = (str(Path(file).parent) for file in (str(Path(__file__).parent), torch.__file__))
+_HIGHER_ORDER = str(Path("torch", "_higher_order_ops"))
 _ENGINE = torch.autograd.graph._engine_run_backward.__code__  # noqa: SLF001
 
 
@@ -211,11 +212,12 @@ def _use_of(func: Any, place: int | str) -> str:
 def _name_caller() -> str:
     """Name the nearest function of Python that is neither torch's nor ours; in a backward of C++, the node.
 
-    Nothing for what torch makes graphs with: before it captures a backward it runs it on blank gradients.
+    Nothing for what torch makes graphs with, since before it captures a backward it runs it on blank gradients, nor for
+    its operators that call others, which trace their functions with blank operands.
     """
     frame: FrameType | None = sys._getframe(1)  # noqa: SLF001
     while frame is not None and frame.f_code is not _ENGINE:
-        if frame.f_code.co_filename == torch.cuda.graphs.__file__:
+        if frame.f_code.co_filename == torch.cuda.graphs.__file__ or _HIGHER_ORDER in frame.f_code.co_filename:
             return ""
         if not frame.f_code.co_filename.startswith((_FLOPMETER, _TORCH)):
             return f"{frame.f_globals.get('__name__', '?')}.{frame.f_code.co_qualname}"
