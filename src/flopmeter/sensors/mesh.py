@@ -115,8 +115,7 @@ def _of_wrapper(part: torch.nn.Module) -> Iterator[Found]:
 
 
 def _of_mesh(mesh: Any) -> Iterator[Found]:
-    root = mesh._get_root_mesh() if hasattr(mesh, "_get_root_mesh") else mesh  # noqa: SLF001
-    for one in dict.fromkeys((root, mesh)):
+    for one in dict.fromkeys((_root_of(mesh), mesh)):
         if one.get_coordinate() is not None:
             names = one.mesh_dim_names or [f"dim_{dim}" for dim in range(one.ndim)]
             for dim, name in enumerate(names):
@@ -124,11 +123,25 @@ def _of_mesh(mesh: Any) -> Iterator[Found]:
 
 
 def _of_all_meshes() -> Iterator[Found]:
-    """Return the axes of every mesh of this process: all objects are looked through, once."""
+    """Return the axes of every mesh of this process: all objects are looked through, once.
+
+    A mesh outlives the groups that it was made with, where a process leaves one world and joins another.
+    """
     kind = distributed.device_mesh.DeviceMesh
     for mesh in [one for one in gc.get_objects() if type(one) is kind]:
-        if hasattr(mesh, "_dim_group_names"):
+        if hasattr(mesh, "_dim_group_names") and _is_of_this_world(mesh):
             yield from _of_mesh(mesh)
+
+
+def _is_of_this_world(mesh: Any) -> bool:
+    """Say whether the groups of a mesh are still known; torch 2.9 keeps only names, which the next world reuses."""
+    groups = {name: group for group, name in distributed.distributed_c10d._world.pg_names.items()}  # noqa: SLF001
+    made_with = getattr(_root_of(mesh), "_pg_registry", {})
+    return all(name in groups and made_with.get(name, groups[name]) is groups[name] for name in mesh._dim_group_names)  # noqa: SLF001
+
+
+def _root_of(mesh: Any) -> Any:
+    return mesh._get_root_mesh() if hasattr(mesh, "_get_root_mesh") else mesh  # noqa: SLF001
 
 
 def _found(name: str, ranks: frozenset[int]) -> Iterator[Found]:

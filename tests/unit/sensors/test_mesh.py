@@ -8,6 +8,7 @@ import torch
 from torch import distributed, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from flopmeter.sensors.mesh import count_groups, find_grid
 
@@ -100,6 +101,18 @@ def test_a_mesh_or_a_wrapper_of_all_ranks_has_no_group_of_its_own_and_is_found_a
 def test_ranks_that_nothing_is_known_of_are_unknown():
     """If this failed, a hand-made scheme would pass for one that is understood."""
     assert worlds.as_rank(find_nothing) == ({}, False)
+
+
+def find_after_another_world():
+    left = init_device_mesh("cpu", (4,)), init_device_mesh("cpu", (2, 2))
+    distributed.destroy_process_group()
+    distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=4)
+    return left is not None and found(nn.Linear(2, 2))
+
+
+def test_a_mesh_of_a_world_that_was_left_is_none_of_the_next():
+    """If this failed, a second run in one process would stand where the first stood."""
+    assert worlds.as_rank(find_after_another_world) == ({}, False)
 
 
 def test_finding_asks_for_no_collective():
