@@ -184,7 +184,7 @@ class Lap:
         self.legs = tuple(legs)
         for leg, following in zip(self.legs, (*self.legs[1:], self.legs[0]), strict=True):
             leg.join(following)
-        heard = {id(leg.owner) for leg in self.legs if leg.is_region or leg.following.kind == FORWARD_END}
+        heard = {id(leg.owner) for leg in self.legs if leg.following.kind == FORWARD_END}
         for leg in self.legs:
             leg.is_quiet = isinstance(leg.owner, WatchedModel) and id(leg.owner) not in heard
         self.leg = self._oldest = self.legs[-1]

@@ -108,6 +108,8 @@ class _Meeting:
         """What torch calls the code by."""
         self._kind: Any = None
         self._known: dict[int, tuple[weakref.ref[Any], Region]] = {}
+        self.marks: dict[int, int] = {}
+        """What a call of code leaves in the witness, by the code's identity; of code that is gone there is none."""
         self._users: dict[int, Callable[[Exception], None]] = {}
         self._met = 0
 
@@ -141,6 +143,7 @@ class _Meeting:
             self._kind.__call__ = self.plain
             self._kind = None
             self._known.clear()
+            self.marks.clear()
 
     def region_of(self, code: Any) -> Region:
         """Return what is known of compiled code."""
@@ -148,8 +151,14 @@ class _Meeting:
         if known is not None and known[0]() is code:
             return known[1]
         self._met += 1
-        region, key, regions = Region(code, self._met), id(code), self._known
-        regions[key] = (weakref.ref(code, lambda _: regions.pop(key, None)), region)
+        region, key, regions, marks = Region(code, self._met), id(code), self._known, self.marks
+
+        def forget(_: object) -> None:
+            regions.pop(key, None)
+            marks.pop(key, None)
+
+        regions[key] = (weakref.ref(code, forget), region)
+        marks[key] = region.mark
         return region
 
     @property
@@ -228,7 +237,11 @@ def _look(value: Any, recorder: OpRecorder, *, reads: bool) -> Any:
 
 def _call(code: Any, inputs: Any) -> Any:
     """Stand in for `CompiledFxGraph.__call__`."""
-    meeting.leave_mark(code)
+    mark = meeting.marks.get(id(code))
+    if mark is None:
+        meeting.leave_mark(code)
+    else:
+        launched.total += mark
     recorder = recorder_here() if _depth() else None
     if recorder is None:
         return meeting.plain(code, inputs)
