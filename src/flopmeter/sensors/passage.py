@@ -129,14 +129,14 @@ class TorchSensor:
 
     def new_step(self, index: int) -> None:
         """Close the running passage as the last of its step, unless it runs between others; go on in step `index`."""
-        begun = _clock()
-        self._has_steps, lap = True, self._books.lap
+        begun, lap, self._has_steps = _clock(), self._books.lap, True
         if _this_thread() != self._thread:
             return  # told from elsewhere it is no boundary: the passage that runs here goes on
         if lap is None or lap.leg.owner is not None or lap.leg.is_forced:
             self._end_step()
         self._place = 0
-        self._compiles.look()
+        if not self._compiles.is_hooked:
+            self._compiles.look()
         self.begin_step(index)
         self._budget.hook_ns += _clock() - begun + HOOK_NS
 
