@@ -34,8 +34,8 @@ class Launched:
 launched = Launched()
 
 
-def weigh_name(name: str) -> int:
-    """Return what a launch of this name adds: other numbers of other launches have other sums."""
+def number_launch(name: str) -> int:
+    """Return what a launch of this name adds: launches of other names, or another number of them, have another sum."""
     return (NODES + 1) * (1 + int.from_bytes(blake2b(name.encode(), digest_size=5).digest()))
 
 

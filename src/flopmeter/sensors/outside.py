@@ -11,10 +11,10 @@ from types import ModuleType
 
 from flopmeter.sensors.arrivals import Arrivals
 from flopmeter.sensors.captured import CaptureWatch, PhasesOnly, User
-from flopmeter.sensors.extensions import EXTENSIONS, GRAPHERS, stand_in
+from flopmeter.sensors.extensions import EXTENSIONS, GRAPH_MAKERS, stand_in
 from flopmeter.sensors.hook import BoundaryHook
 from flopmeter.sensors.patches import Patches
-from flopmeter.sensors.regions import meeting
+from flopmeter.sensors.regions import region_watch
 from flopmeter.sensors.torch_ops import OpRecorder
 from flopmeter.sensors.torch_phase import PhaseTracker
 from flopmeter.sensors.triton_kernels import LAUNCHERS, hear_triton, stop_hearing_triton
@@ -39,7 +39,7 @@ class Outside:
         """Stand in for nothing yet."""
         self._patches = Patches()
         self._captures = CaptureWatch()
-        self._arrivals = Arrivals((*LAUNCHERS, *EXTENSIONS, *GRAPHERS), self._arrived, self._captures.on_failure)
+        self._arrivals = Arrivals((*LAUNCHERS, *EXTENSIONS, *GRAPH_MAKERS), self._arrived, self._captures.on_failure)
 
     def listen(self, hooks: Sequence[BoundaryHook], phase: PhaseTracker, recorder: OpRecorder) -> Listening:
         """Listen for somebody who meters this thread with such recorders, and whose boundaries have these hooks."""
@@ -50,7 +50,7 @@ class Outside:
             PhasesOnly(phase, hooks),
             recorder.on_failure,
         )
-        meeting.listen(id(listening), recorder.on_failure)
+        region_watch.listen(id(listening), recorder.on_failure)
         if is_first:
             self._captures.start(self._patches)
             self._arrivals.start()
@@ -58,7 +58,7 @@ class Outside:
 
     def stop_listening(self, listening: Listening) -> None:
         """Put everything back, once nobody listens."""
-        meeting.stop_listening(id(listening))
+        region_watch.stop_listening(id(listening))
         if self._captures.users.pop(id(listening), None) is None or self._captures.users:
             return
         self._arrivals.stop()
