@@ -16,7 +16,7 @@ from weakref import ref
 
 import torch
 
-from flopmeter.sensors.aside import recorder_here
+from flopmeter.sensors.current_recorder import recorder_here
 from flopmeter.sensors.guard import guarded
 from flopmeter.sensors.hook import BoundaryHook, hide_from_dynamo
 from flopmeter.sensors.launches import is_covered, launched, number_launch
@@ -195,7 +195,7 @@ class CaptureWatch:
         recorder = recorder_here()
         if recorder is None:
             return
-        recorder.note_beside(lambda phase, inside: _calls_of(captured, phase, inside))
+        recorder.note_bypass(lambda phase, inside: _calls_of(captured, phase, inside))
         recorder.has_values |= captured.has_values
         recorder.late += captured.late
 

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from flopmeter.sensors.aside import Silence, recorder_here
 from flopmeter.sensors.captured import without_hooks
+from flopmeter.sensors.current_recorder import Silence, recorder_here
 from flopmeter.sensors.launches import launched, number_launch
 from flopmeter.sensors.patches import Patches
 from flopmeter.sensors.shadows import ANY_NUMBER, Key, flatten, shadow
@@ -148,7 +148,7 @@ def _run_noted(recorder: OpRecorder, op: str, original: Callable[..., Any], args
     else:
         with recorder.within(op):
             out = original(*args, **kwargs)
-    recorder.note_beside(
+    recorder.note_bypass(
         lambda phase, inside: _keys_of(op, (args, kwargs), out, phase=phase, inside=inside),
         touched=(*args, *kwargs.values(), out),
     )

@@ -18,12 +18,12 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from flopmeter.formulas.book import FormulaBook
 from flopmeter.sensors.bookkeeper import Bookkeeper
 from flopmeter.sensors.budget import HOOK_NS
+from flopmeter.sensors.bypasses import bypass_watch
 from flopmeter.sensors.compiled import UNWATCHED, CompileWatch, adopt_compiled, is_unadopted, release_compiled
 from flopmeter.sensors.guard import guarded
 from flopmeter.sensors.hook import BoundaryHook
 from flopmeter.sensors.lap import FORWARD, FORWARD_END, LOOK_EVERY_NS, OPTIMIZER, OPTIMIZER_END, Lap, Leg
 from flopmeter.sensors.model import devices_in_reach
-from flopmeter.sensors.outside import outside
 from flopmeter.sensors.regions import REGION
 from flopmeter.sensors.rota import Change
 from flopmeter.sensors.sink import PassageSink
@@ -86,7 +86,7 @@ class TorchSensor:
             register_optimizer_step_post_hook(self._hooks[3]),
             torch_modules.register_module_module_registration_hook(self._part_registered),
             torch_modules.register_module_parameter_registration_hook(self._part_registered),
-            outside.listen(self._hooks, self._phase, self._books.recorder),
+            bypass_watch.listen(self._hooks, self._phase, self._books.recorder),
         ]
         reference = weakref.ref(self)
         os.register_at_fork(after_in_child=lambda: _leave_child(reference()))

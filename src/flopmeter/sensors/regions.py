@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from flopmeter.sensors.aside import recorder_here
+from flopmeter.sensors.current_recorder import recorder_here
 from flopmeter.sensors.graph_text import Graph, GraphNames, kernels_of, read_graph
 from flopmeter.sensors.guard import guarded
 from flopmeter.sensors.hook import hide_from_dynamo

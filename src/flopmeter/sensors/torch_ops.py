@@ -212,10 +212,10 @@ class OpRecorder(LowestMode):
         self.add((operator.func, phase, given, options, tuple(map(shadow, outs)), device, self._inside), spread=spread)
 
     @guarded
-    def note_beside(
+    def note_bypass(
         self, read: Callable[[str, tuple[str, ...]], Mapping[Key, int]], *, touched: Sequence[Any] | None = None
     ) -> None:
-        """Remember calls that the dispatcher was not asked for, as `read` tells them of this phase, inside of these.
+        """Remember calls that bypass the dispatcher, as `read` tells them of this phase, inside of these operators.
 
         `touched` is what they were given and what they made, None where that is not known.
         """

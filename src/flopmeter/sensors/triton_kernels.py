@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from flopmeter.sensors.aside import Silence, recorder_here
+from flopmeter.sensors.current_recorder import Silence, recorder_here
 from flopmeter.sensors.guard import guarded
 from flopmeter.sensors.hook import hide_from_dynamo
 from flopmeter.sensors.launches import launched, number_launch
@@ -83,7 +83,7 @@ class _Launch:
             out = self._launcher(*args, **kwargs)
         finally:
             self._end()
-        self._recorder.note_beside(self._keys_of, touched=(*args, *kwargs.values()))
+        self._recorder.note_bypass(self._keys_of, touched=(*args, *kwargs.values()))
         return out
 
     @guarded

@@ -1,6 +1,6 @@
-"""What runs outside of torch's dispatcher, all of it together: listened for while somebody meters.
+"""What bypasses torch's dispatcher, all of it together: what is put into torch and libraries while somebody meters.
 
-There is one process, and its libraries are shared: so there is one of this, and it goes when nobody meters any more.
+Libraries are shared by the whole process: so there is one watch, and all is put back when nobody meters any more.
 Not here: graphs (`captured.py`), compiled regions (`regions.py`), extensions (`extensions.py`), Triton
 (`triton_kernels.py`).
 """
@@ -23,16 +23,16 @@ from flopmeter.sensors.triton_kernels import LAUNCHERS, hear_triton, stop_hearin
 class Listening:
     """Stands for one who listens, until it is removed; twice is fine."""
 
-    def __init__(self, outside: "Outside") -> None:
-        """Remember what is listened to."""
-        self._outside = outside
+    def __init__(self, watch: "BypassWatch") -> None:
+        """Remember who is listening for us."""
+        self._watch = watch
 
     def remove(self) -> None:
         """Listen no more."""
-        self._outside.stop_listening(self)
+        self._watch.stop_listening(self)
 
 
-class Outside:
+class BypassWatch:
     """Stands in for what is known to run kernels by itself."""
 
     def __init__(self) -> None:
@@ -73,4 +73,4 @@ class Outside:
             stand_in(self._patches, name, module)
 
 
-outside = Outside()
+bypass_watch = BypassWatch()
