@@ -334,7 +334,7 @@ class TorchSensor:
     def _region_ran(self, out: Any) -> None:
         self._regions = max(0, self._regions - 1)
         if self._compiles.is_opaque and self._is_ours():
-            self._books.note_region(REGION, [out] if isinstance(out, torch.Tensor) else [])
+            self._books.note_opaque(REGION, [out] if isinstance(out, torch.Tensor) else [])
 
     @guarded
     def _compile_begins(self) -> None:

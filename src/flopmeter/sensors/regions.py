@@ -12,7 +12,7 @@ import sys
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -22,9 +22,12 @@ from flopmeter.sensors.guard import guarded
 from flopmeter.sensors.hook import hide_from_dynamo
 from flopmeter.sensors.launches import covered, launched, number_launch
 from flopmeter.sensors.region_calls import Given, Made, Sizes, list_calls, name_of
-from flopmeter.sensors.shadows import Key, flatten, shadow
+from flopmeter.sensors.shadows import Key, Notes, flatten, shadow
 from flopmeter.sensors.torch_ops import OpRecorder
 from flopmeter.sensors.values import Late, read_values
+
+if TYPE_CHECKING:
+    from flopmeter.sensors.unseen import Unseen
 
 REGION = "torch.compile::region"
 MAX_SIZES = 64
@@ -170,7 +173,7 @@ class _Counted:
         self._recorder = recorder
         self._code = code
         self._key: Key = ()
-        self._before: tuple[Any, ...] | None = None
+        self._before: tuple[Notes, Unseen] | None = None
 
     def on_failure(self, error: Exception) -> None:
         """The passage is not fully known."""
@@ -208,7 +211,7 @@ class _Counted:
                 told.add(name_of(func))
             return is_told
 
-        self._recorder.go_on(self._before, is_kept)
+        self._recorder.resume(self._before, is_kept)
         if out is not None:
             outs = tuple(map(shadow, flatten(out)))
             self._recorder.add((region, phase, given, (("told", *sorted(told)),), outs, "", inside))
