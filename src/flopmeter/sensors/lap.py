@@ -17,8 +17,9 @@ import torch
 from flopmeter.sensors.allocator import device_marks, marks_between
 from flopmeter.sensors.draws import Draws
 from flopmeter.sensors.kinship import ONE_IN_UNAFFORDABLE, Kinship, Waiting
+from flopmeter.sensors.launches import launched
 from flopmeter.sensors.place import Choice, Place
-from flopmeter.sensors.situation import Situation, WatchedModel, WatchedOptimizer, count_nodes
+from flopmeter.sensors.situation import Situation, WatchedModel, WatchedOptimizer, sequence_nr
 from flopmeter.sensors.variant import Variant
 
 FORWARD, FORWARD_END, OPTIMIZER, OPTIMIZER_END = "forward", "forward-end", "optimizer", "optimizer-end"
@@ -184,7 +185,7 @@ class Lap:
         self.legs = tuple(legs)
         for leg, following in zip(self.legs, (*self.legs[1:], self.legs[0]), strict=True):
             leg.join(following)
-        heard = {id(leg.owner) for leg in self.legs if leg.is_region or leg.following.kind == FORWARD_END}
+        heard = {id(leg.owner) for leg in self.legs if leg.following.kind == FORWARD_END}
         for leg in self.legs:
             leg.is_quiet = isinstance(leg.owner, WatchedModel) and id(leg.owner) not in heard
         self.leg = self._oldest = self.legs[-1]
@@ -283,10 +284,12 @@ class Lap:
             if glance.sizes not in leg.covered and not leg.covers(glance.sizes):
                 return False
             self._sizes.append(glance.sizes)
-        if self._has_marks:  # from here on `_open`, written out: one more call costs a microsecond here
+        if (
+            self._has_marks
+        ):  # from here on `_open`, and `count_nodes`, written out: one more call costs a microsecond here
             self._marks.append(device_marks())
         first, last = self._reached
-        self._tape += (now_ns, count_nodes(), first, last)
+        self._tape += (now_ns, sequence_nr() + launched.total, first, last)
         self.leg, self._draws.at = leg, leg.turn
         return True
 
@@ -296,10 +299,10 @@ class Lap:
         glance = leg.glance
         if leg.kind != OPTIMIZER or glance.optimizer is not optimizer or now_ns >= leg.due_ns or not glance.holds():
             return False
-        if self._has_marks:  # `_open`, written out
+        if self._has_marks:  # `_open` and `count_nodes`, written out
             self._marks.append(device_marks())
         first, last = self._reached
-        self._tape += (now_ns, count_nodes(), first, last)
+        self._tape += (now_ns, sequence_nr() + launched.total, first, last)
         self.leg, self._draws.at = leg, leg.turn
         return True
 
@@ -322,7 +325,7 @@ class Lap:
         first, last = self._reached
         if self._has_marks:
             self._marks.append(device_marks())
-        self._tape += (now_ns, count_nodes(), first, last)
+        self._tape += (now_ns, sequence_nr() + launched.total, first, last)
         self.leg, self._draws.at = leg, leg.turn
 
     @property

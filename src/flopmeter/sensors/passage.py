@@ -129,14 +129,14 @@ class TorchSensor:
 
     def new_step(self, index: int) -> None:
         """Close the running passage as the last of its step, unless it runs between others; go on in step `index`."""
-        begun = _clock()
-        self._has_steps, lap = True, self._books.lap
+        begun, lap, self._has_steps = _clock(), self._books.lap, True
         if _this_thread() != self._thread:
             return  # told from elsewhere it is no boundary: the passage that runs here goes on
         if lap is None or lap.leg.owner is not None or lap.leg.is_forced:
             self._end_step()
         self._place = 0
-        self._compiles.look()
+        if not self._compiles.is_hooked:
+            self._compiles.look()
         self.begin_step(index)
         self._budget.hook_ns += _clock() - begun + HOOK_NS
 
@@ -207,8 +207,9 @@ class TorchSensor:
         A hook at the end of a forward costs as much as one at its beginning. Where torch compiles it stays where it is:
         code is compiled for the hooks that are there.
         """
-        if leg.is_quiet and not self._has_compiled and isinstance(leg.owner, WatchedModel):
-            leg.owner.release_end()
+        if leg.is_quiet and isinstance(leg.owner, WatchedModel) and not (leg.is_region and self._compiles.is_opaque):
+            if not self._has_compiled:
+                leg.owner.release_end()
             return
         self._phase.enter_forward()
         self._regions += leg.is_region
@@ -236,11 +237,13 @@ class TorchSensor:
         self._books.begin(situation, given, self._place, is_trusted=is_trusted, owner=watched)
 
     def _forward_ended(self, module: torch.nn.Module, _args: Any, _kwargs: Any, out: Any) -> None:
-        begun = _clock()
+        begun, lap = _clock(), self._books.lap
+        if lap is not None and lap.leg.is_quiet and not self._phase.forwards:
+            self._budget.hook_ns += _clock() - begun + HOOK_NS
+            return
         if _graph_task() != -1 or not (_this_thread() == self._thread or self._is_ours()):
             return
         self._phase.leave_forward()
-        lap = self._books.lap
         if self._models[id(module)].is_region:
             self._region_ran(out)
         has_graph = torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
@@ -376,18 +379,15 @@ class TorchSensor:
 
     def _adopt_wrapped(self, module: torch.nn.Module) -> None:
         """Note the runs of parts that are torch.compile's own wrappers; a watched one notes its own."""
+        began = BoundaryHook(self._wrapped_begins, self.on_failure)
+        ended = BoundaryHook(lambda _module, _args, out: self._region_ran(out), self.on_failure)
         for part in module.modules():
             if hasattr(part, "_orig_mod") and id(part) not in self._models:
-                self._handles += [
-                    part.register_forward_pre_hook(BoundaryHook(self._wrapped_begins, self.on_failure)),
-                    part.register_forward_hook(BoundaryHook(self._wrapped_ended, self.on_failure), always_call=True),
-                ]
+                self._handles.append(part.register_forward_pre_hook(began))
+                self._handles.append(part.register_forward_hook(ended, always_call=True))
 
     def _wrapped_begins(self, *_: Any) -> None:
         self._regions += 1
-
-    def _wrapped_ended(self, *told: Any) -> None:
-        self._region_ran(told[-1])
 
     def leave_child(self) -> None:
         """Step off the stack of a forked child (a DataLoader worker): there is nothing to meter there."""

@@ -111,6 +111,8 @@ class RegionWatch:
         """What torch calls the code by."""
         self._kind: Any = None
         self._known: dict[int, tuple[weakref.ref[Any], Region]] = {}
+        self.launch_numbers: dict[int, int] = {}
+        """What a call of code adds to the witness, by the code's identity; of code that is gone there is none."""
         self._users: dict[int, Callable[[Exception], None]] = {}
         self._numbered = 0
 
@@ -144,6 +146,7 @@ class RegionWatch:
             self._kind.__call__ = self.plain
             self._kind = None
             self._known.clear()
+            self.launch_numbers.clear()
 
     def region_of(self, code: Any) -> Region:
         """Return what is known of compiled code."""
@@ -151,8 +154,14 @@ class RegionWatch:
         if known is not None and known[0]() is code:
             return known[1]
         self._numbered += 1
-        region, key, regions = Region(code, self._numbered), id(code), self._known
-        regions[key] = (weakref.ref(code, lambda _: regions.pop(key, None)), region)
+        region, key, regions, numbers = Region(code, self._numbered), id(code), self._known, self.launch_numbers
+
+        def forget(_: object) -> None:
+            regions.pop(key, None)
+            numbers.pop(key, None)
+
+        regions[key] = (weakref.ref(code, forget), region)
+        numbers[key] = region.launch_number
         return region
 
     @property
@@ -231,7 +240,11 @@ def _look(value: Any, recorder: OpRecorder, *, reads: bool) -> Any:
 
 def _call(code: Any, inputs: Any) -> Any:
     """Stand in for `CompiledFxGraph.__call__`."""
-    region_watch.note_launch(code)
+    number = region_watch.launch_numbers.get(id(code))
+    if number is None:
+        region_watch.note_launch(code)
+    else:
+        launched.total += number
     recorder = recorder_here() if _depth() else None
     if recorder is None:
         return region_watch.plain(code, inputs)

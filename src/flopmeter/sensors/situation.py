@@ -296,13 +296,13 @@ def watch_optimizer(known: dict[int, WatchedOptimizer], optimizer: torch.optim.O
 
 
 HAS_NODE_COUNT = hasattr(torch._C._autograd, "_get_sequence_nr")  # noqa: SLF001
-_sequence_nr: Callable[[], int] = getattr(torch._C._autograd, "_get_sequence_nr", lambda: 0)  # noqa: SLF001
+sequence_nr: Callable[[], int] = getattr(torch._C._autograd, "_get_sequence_nr", lambda: 0)  # noqa: SLF001
 """Torch's running number of autograd nodes made on this thread; 0 where the build does not tell."""
 
 
 def count_nodes() -> int:
     """Return how many autograd nodes were made on this thread; above that, what was launched in the process."""
-    return _sequence_nr() + launched.total
+    return sequence_nr() + launched.total
 
 
 def _read_settings() -> Sequence[Any]:
