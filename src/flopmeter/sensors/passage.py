@@ -21,7 +21,7 @@ from flopmeter.sensors.budget import HOOK_NS
 from flopmeter.sensors.bypasses import bypass_watch
 from flopmeter.sensors.compiled import UNWATCHED, CompileWatch, adopt_compiled, is_unadopted, release_compiled
 from flopmeter.sensors.guard import guarded
-from flopmeter.sensors.hook import BoundaryHook
+from flopmeter.sensors.hook import BoundaryHook, hide_from_dynamo
 from flopmeter.sensors.lap import FORWARD, FORWARD_END, LOOK_EVERY_NS, OPTIMIZER, OPTIMIZER_END, Lap, Leg
 from flopmeter.sensors.model import devices_in_reach
 from flopmeter.sensors.regions import REGION
@@ -32,8 +32,7 @@ from flopmeter.sensors.torch_phase import PhaseTracker
 
 LOOKS = 12
 """How many parts of a model are looked at when its forward begins, and some for the time since the last look."""
-_this_thread = threading.get_ident
-_clock = time.perf_counter_ns
+_this_thread, _clock = threading.get_ident, time.perf_counter_ns
 _has_gradients = torch.is_grad_enabled
 _graph_task = torch._C._current_graph_task_id  # noqa: SLF001
 """Not -1 while the autograd engine runs on behalf of this thread."""
@@ -355,6 +354,7 @@ class TorchSensor:
             self._is_unwatched_known = True
             self._sink.passage_lost(reason=UNWATCHED, ns=None)
 
+    @hide_from_dynamo
     def _part_registered(self, _module: Any, _name: Any, _part: Any) -> None:
         for watched in self._models.values():
             watched.is_stale = True
