@@ -141,7 +141,7 @@ def test_losses_and_parameters_are_bit_equal_with_and_without_a_meter(tmp_path):
 
 
 def test_regions_of_a_compiled_model_are_counted(tmp_path, findings):
-    """Not run on a GPU by its authors yet: the result file of 2026-11-26 is of regions that were listed as uncounted."""
+    """Not run on a GPU yet as it stands: in the result file of 2026-11-26 regions were listed as uncounted."""
     model = torch.compile(mlp())
     account = train(tmp_path, model, steps=4)
     findings["compiled"] = {
