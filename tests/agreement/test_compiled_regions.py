@@ -11,9 +11,14 @@ import subprocess
 import sys
 
 import pytest
+import torch
+from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+from flopmeter.meter import Meter
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore"),  # the compiler's own deprecations
     pytest.mark.skipif(shutil.which("c++") is None, reason="inductor needs a C++ compiler"),
 ]
 SIZES = (12, 12, 9, 17)
@@ -134,3 +139,31 @@ def test_compiled_is_eager_and_what_is_computed_again(tmp_path, eager, backend, 
         assert found["flop"]["backward"] == pytest.approx(eager["flop"]["backward"], rel=0.01)
         if backend == "inductor":
             assert found["hits"] > 0, cache
+
+
+def compiled_and_eager(tmp_path, work):
+    """Account of a function that is compiled by Inductor, and of the same one as it is."""
+    accounts = []
+    for name, called in (("compiled", torch.compile(work)), ("eager", work)):
+        with torch.no_grad(), Meter(tmp_path / name, exact=True) as meter:
+            called()
+        accounts.append(meter.account())
+    return accounts
+
+
+def test_attention_with_a_block_mask_costs_in_a_region_what_it_costs_outside(tmp_path):
+    """Its blocks are integers inside of tensors: sizes alone would count the whole square, or nothing."""
+    causal = create_block_mask(lambda _b, _h, query, key: query >= key, None, None, 256, 256, device="cpu")
+    x = torch.randn(1, 2, 256, 16)
+    compiled, eager = compiled_and_eager(tmp_path, lambda: flex_attention(x, x, x, block_mask=causal))
+    assert compiled.tally.contraction_flop == eager.tally.contraction_flop > 0
+    assert not compiled.tally.uncounted
+
+
+def test_a_branch_in_a_region_is_listed(tmp_path):
+    """Which of the two runs is decided on the device: to count either would be a guess."""
+    x = torch.ones(8, 8)
+    branches = (lambda y: (y @ y).sin()), (lambda y: y @ y)
+    compiled, eager = compiled_and_eager(tmp_path, lambda: torch.cond(x.sum() > 0, *branches, (x,)))
+    assert [seen.op for seen in compiled.tally.uncounted] == ["higher_order::cond"]
+    assert eager.tally.contraction_flop == 2 * 8 * 8 * 8

@@ -140,7 +140,8 @@ def test_losses_and_parameters_are_bit_equal_with_and_without_a_meter(tmp_path):
     assert torch.equal(state, metered_state)
 
 
-def test_a_compiled_model_stays_compiled_and_its_regions_are_listed(tmp_path, findings):
+def test_regions_of_a_compiled_model_are_counted(tmp_path, findings):
+    """Not run on a GPU yet as it stands: in the result file of 2026-11-26 regions were listed as uncounted."""
     model = torch.compile(mlp())
     account = train(tmp_path, model, steps=4)
     findings["compiled"] = {
@@ -148,7 +149,9 @@ def test_a_compiled_model_stays_compiled_and_its_regions_are_listed(tmp_path, fi
         "contraction": str(account.tally.contraction_flop),
         "gaps": [gap.detail for gap in account.gaps],
     }
-    assert any(seen.op == "torch.compile::region" for seen in account.tally.uncounted)
+    assert account.tally.contraction_flop == 4 * 2 * 16 * (2 * 64 * 128 + 3 * 128 * 32)
+    assert not account.tally.uncounted
+    assert not account.gaps
 
 
 def test_device_time_and_energy_are_read_from_the_device(tmp_path, findings):

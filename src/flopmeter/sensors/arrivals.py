@@ -1,7 +1,7 @@
 """Which libraries with kernels of their own are loaded, and when others are: none is loaded for it.
 
 A library that is loaded in the middle of a training launches kernels at once, so its loading is heard of as it ends.
-Not here: what is done with a library (`outside.py`).
+Not here: what is done with a library (`bypasses.py`).
 """
 
 import importlib.abc

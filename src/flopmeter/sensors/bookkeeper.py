@@ -120,10 +120,10 @@ class Bookkeeper:
         if self._open is not None:
             self._open.inner = hash((self._open.inner, situation))
 
-    def note_region(self, name: str, outs: Sequence[torch.Tensor]) -> None:
+    def note_opaque(self, name: str, outs: Sequence[torch.Tensor]) -> None:
         """Note work in the open passage whose inside is not seen."""
         if self._open is not None and self._open.choice is not None and self._open.choice.is_counted:
-            self.recorder.note_region(name, outs)
+            self.recorder.note_opaque(name, outs)
 
     def begin_between(self, after: str) -> None:
         """Open a passage of what runs between others: nothing tells one from another.

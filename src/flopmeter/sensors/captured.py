@@ -16,10 +16,10 @@ from weakref import ref
 
 import torch
 
-from flopmeter.sensors.aside import recorder_here
+from flopmeter.sensors.current_recorder import recorder_here
 from flopmeter.sensors.guard import guarded
 from flopmeter.sensors.hook import BoundaryHook, hide_from_dynamo
-from flopmeter.sensors.launches import is_covered, launched, weigh_name
+from flopmeter.sensors.launches import is_covered, launched, number_launch
 from flopmeter.sensors.patches import Patches
 from flopmeter.sensors.shadows import Key
 from flopmeter.sensors.torch_ops import OpRecorder
@@ -77,7 +77,7 @@ class PhasesOnly:
 class Captured(NamedTuple):
     """The calls of one graph, and what a replay of it adds to the witness; no calls where nobody saw its capture."""
 
-    weight: int
+    launch_number: int
     calls: Mapping[Key, int] | None = None
     has_values: bool = False
     late: Sequence[Late] = ()
@@ -100,7 +100,7 @@ class CaptureWatch:
         self._graphs: dict[int, tuple[ref[Any], Captured]] = {}  # by their ids
         self._open: dict[int, _Capture] = {}
         self._taken: dict[int, Captured] = {}
-        self._met = 0
+        self._numbered = 0
         self._replays: Any = None
         hide_from_dynamo(CaptureWatch.replayed)
 
@@ -159,7 +159,7 @@ class CaptureWatch:
         if capture is not None:
             recorder = capture.recorder
             late, has_values = tuple(recorder.late), recorder.has_values
-            self._taken[id(graph)] = Captured(self._weigh_next(), recorder.take(), has_values, late)
+            self._taken[id(graph)] = Captured(self._next_number(), recorder.take(), has_values, late)
 
     @guarded
     def keep(self, graph: Any) -> None:
@@ -178,7 +178,7 @@ class CaptureWatch:
         """Add what the graph holds to the witness and, where somebody counts, to what is noted."""
         known = self._graphs.get(id(graph))
         if known is not None and known[0]() is graph:
-            launched.total += known[1].weight
+            launched.total += known[1].launch_number
             if _depth():
                 self._note_replay(known[1])
         else:
@@ -186,8 +186,8 @@ class CaptureWatch:
 
     @guarded
     def _meet(self, graph: Any) -> None:
-        captured = self._remember(graph, Captured(self._weigh_next()))
-        launched.total += captured.weight
+        captured = self._remember(graph, Captured(self._next_number()))
+        launched.total += captured.launch_number
         self._note_replay(captured)
 
     @guarded
@@ -195,7 +195,7 @@ class CaptureWatch:
         recorder = recorder_here()
         if recorder is None:
             return
-        recorder.note_beside(lambda phase, inside: _calls_of(captured, phase, inside))
+        recorder.note_bypass(lambda phase, inside: _calls_of(captured, phase, inside))
         recorder.has_values |= captured.has_values
         recorder.late += captured.late
 
@@ -209,9 +209,9 @@ class CaptureWatch:
         users = list(self.users.values())
         return next((user for user in users if user.thread == here), users[-1] if users else None)
 
-    def _weigh_next(self) -> int:
-        self._met += 1
-        return weigh_name(f"cuda graph {self._met}")
+    def _next_number(self) -> int:
+        self._numbered += 1
+        return number_launch(f"cuda graph {self._numbered}")
 
     def _end_open(self, graph: Any) -> _Capture | None:
         capture = self._open.pop(id(graph), None)

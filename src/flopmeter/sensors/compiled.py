@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import torch
 
-from flopmeter.sensors.regions import meeting
+from flopmeter.sensors.regions import region_watch
 
 UNWATCHED = "torch.compile made code outside of any watched module; what its kernels compute is not in the figures"
 
@@ -26,7 +26,7 @@ _FLEX_ATTENTION = str(Path("torch", "nn", "attention", "flex_attention.py"))
 
 
 class RegionListener(Protocol):
-    """What the conductor offers here."""
+    """What is told of calls of modules that were compiled in place (`passage.py`)."""
 
     def region_began(self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Hear that a module compiled in place is being called."""
@@ -101,8 +101,8 @@ class CompileWatch:
         """Hook into Dynamo once it has been loaded, and catch up with what it compiled before that."""
         if self._handler is not None:
             return
-        was_seen = meeting.is_seen
-        meeting.look()
+        was_seen = region_watch.is_seen
+        region_watch.look()
         module = sys.modules.get("torch._dynamo.callback")
         if module is None:
             return
@@ -117,7 +117,7 @@ class CompileWatch:
 
     def _compile_begins(self, _args: Any) -> None:
         if not _is_for_operator():
-            meeting.look()
+            region_watch.look()
             self.is_opaque = self.is_opaque or not _are_backends_seen()
             self._on_compile()
 
@@ -145,14 +145,14 @@ def _is_seen(backend: Any) -> bool:
         return (
             _is_seen(inner)
             if inner is not None
-            else kind.__name__ == "_TorchCompileInductorWrapper" and meeting.is_seen
+            else kind.__name__ == "_TorchCompileInductorWrapper" and region_watch.is_seen
         )
     if kind.__module__ == "torch._dynamo.testing":  # which counts compilations
-        return getattr(backend, "backend", "") in {"eager", "aot_eager"} or meeting.is_seen
+        return getattr(backend, "backend", "") in {"eager", "aot_eager"} or region_watch.is_seen
     if kind.__module__ == "torch._dynamo.backends.common":
         return _is_seen(backend.kwargs.get("fw_compiler"))
     module, name = getattr(backend, "__module__", ""), getattr(backend, "__name__", "")
-    return (module == _DISPATCHED and name not in _FUSED) or (module in _INDUCTOR and meeting.is_seen)
+    return (module == _DISPATCHED and name not in _FUSED) or (module in _INDUCTOR and region_watch.is_seen)
 
 
 def _is_for_operator() -> bool:

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from flopmeter.sensors.aside import Silence, recorder_here
 from flopmeter.sensors.captured import without_hooks
-from flopmeter.sensors.launches import launched, weigh_name
+from flopmeter.sensors.current_recorder import Silence, recorder_here
+from flopmeter.sensors.launches import launched, number_launch
 from flopmeter.sensors.patches import Patches
 from flopmeter.sensors.shadows import ANY_NUMBER, Key, flatten, shadow
 from flopmeter.sensors.torch_ops import OpRecorder
@@ -29,7 +29,7 @@ EXTENSIONS = (
     *("selective_scan_cuda", "transformer_engine_torch", "xentropy_cuda"),
 )
 """Modules of pybind11 (or nanobind) functions, and packages that hand such functions on."""
-GRAPHERS = ("transformer_engine.pytorch", "transformer_engine.pytorch.graph")
+GRAPH_MAKERS = ("transformer_engine.pytorch", "transformer_engine.pytorch.graph")
 """Modules that make CUDA graphs of modules, and refuse those with hooks on them as torch does."""
 
 _BUILT = ("builtin_function_or_method", "nb_func", "instancemethod")
@@ -112,7 +112,7 @@ READERS: dict[str, Callable[[Given, Named], Reading]] = {
 
 def stand_in(patches: Patches, module_name: str, module: Any) -> None:
     """Stand in for the functions of a module that may run kernels."""
-    if module_name in GRAPHERS:
+    if module_name in GRAPH_MAKERS:
         patches.put(module, "make_graphed_callables", without_hooks)
         return
     is_package = hasattr(module, "__path__")
@@ -125,11 +125,11 @@ def stand_in(patches: Patches, module_name: str, module: Any) -> None:
 
 
 def _maker(op: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    weight = weigh_name(op)
+    number = number_launch(op)
 
     def make(original: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
-            launched.total += weight
+            launched.total += number
             if not _depth() or (recorder := recorder_here()) is None:
                 return original(*args, **kwargs)
             return _run_noted(recorder, op, original, args, kwargs)
@@ -148,7 +148,7 @@ def _run_noted(recorder: OpRecorder, op: str, original: Callable[..., Any], args
     else:
         with recorder.within(op):
             out = original(*args, **kwargs)
-    recorder.note_beside(
+    recorder.note_bypass(
         lambda phase, inside: _keys_of(op, (args, kwargs), out, phase=phase, inside=inside),
         touched=(*args, *kwargs.values(), out),
     )

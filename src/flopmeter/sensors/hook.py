@@ -5,10 +5,11 @@ Also what keeps Dynamo out of our code. Not here: what a boundary does (`passage
 
 import contextlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 _is_compiling = torch.compiler.is_compiling
 _frames = torch._C._dynamo.eval_frame  # noqa: SLF001
 CAN_HIDE = all(hasattr(_frames, name) for name in ("set_code_exec_strategy", "_FrameExecStrategy", "_FrameAction"))
@@ -43,8 +44,9 @@ class BoundaryHook:
         return (getattr, (contextlib.nullcontext(), "__exit__"))
 
 
-def hide_from_dynamo(function: Any) -> None:
+def hide_from_dynamo(function: _Function) -> _Function:
     """Have Dynamo run a function, and all that it calls, as it stands; said once, it costs nothing at each call."""
     if CAN_HIDE:
         skip = _frames._FrameAction.SKIP  # noqa: SLF001
         _frames.set_code_exec_strategy(function.__code__, _frames._FrameExecStrategy(skip, skip))  # noqa: SLF001
+    return function

@@ -3,7 +3,7 @@
 Kernels of C++ extensions, of Triton, and replays of CUDA graphs each add a number of their own to one sum. It stands
 beside the count of autograd's nodes in the witness of every passage, so that a passage with three of them is never
 taken for one with two. That costs an addition; what was launched is looked at only where somebody counts.
-Not here: who notes it (`aside.py`), what it is told by (`captured.py`, `extensions.py`, `triton_kernels.py`).
+Not here: who notes it (`current_recorder.py`), who tells of it (`captured.py`, `extensions.py`, `triton_kernels.py`).
 """
 
 import threading
@@ -34,8 +34,8 @@ class Launched:
 launched = Launched()
 
 
-def weigh_name(name: str) -> int:
-    """Return what a launch of this name adds: other numbers of other launches have other sums."""
+def number_launch(name: str) -> int:
+    """Return what a launch of this name adds: launches of other names, or another number of them, have another sum."""
     return (NODES + 1) * (1 + int.from_bytes(blake2b(name.encode(), digest_size=5).digest()))
 
 

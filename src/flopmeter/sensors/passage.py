@@ -18,12 +18,12 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from flopmeter.formulas.book import FormulaBook
 from flopmeter.sensors.bookkeeper import Bookkeeper
 from flopmeter.sensors.budget import HOOK_NS
+from flopmeter.sensors.bypasses import bypass_watch
 from flopmeter.sensors.compiled import UNWATCHED, CompileWatch, adopt_compiled, is_unadopted, release_compiled
 from flopmeter.sensors.guard import guarded
-from flopmeter.sensors.hook import BoundaryHook
+from flopmeter.sensors.hook import BoundaryHook, hide_from_dynamo
 from flopmeter.sensors.lap import FORWARD, FORWARD_END, LOOK_EVERY_NS, OPTIMIZER, OPTIMIZER_END, Lap, Leg
 from flopmeter.sensors.model import devices_in_reach
-from flopmeter.sensors.outside import outside
 from flopmeter.sensors.regions import REGION
 from flopmeter.sensors.rota import Change
 from flopmeter.sensors.sink import PassageSink
@@ -32,8 +32,7 @@ from flopmeter.sensors.torch_phase import PhaseTracker
 
 LOOKS = 12
 """How many parts of a model are looked at when its forward begins, and some for the time since the last look."""
-_this_thread = threading.get_ident
-_clock = time.perf_counter_ns
+_this_thread, _clock = threading.get_ident, time.perf_counter_ns
 _has_gradients = torch.is_grad_enabled
 _graph_task = torch._C._current_graph_task_id  # noqa: SLF001
 """Not -1 while the autograd engine runs on behalf of this thread."""
@@ -86,7 +85,7 @@ class TorchSensor:
             register_optimizer_step_post_hook(self._hooks[3]),
             torch_modules.register_module_module_registration_hook(self._part_registered),
             torch_modules.register_module_parameter_registration_hook(self._part_registered),
-            outside.listen(self._hooks, self._phase, self._books.recorder),
+            bypass_watch.listen(self._hooks, self._phase, self._books.recorder),
         ]
         reference = weakref.ref(self)
         os.register_at_fork(after_in_child=lambda: _leave_child(reference()))
@@ -337,7 +336,7 @@ class TorchSensor:
     def _region_ran(self, out: Any) -> None:
         self._regions = max(0, self._regions - 1)
         if self._compiles.is_opaque and self._is_ours():
-            self._books.note_region(REGION, [out] if isinstance(out, torch.Tensor) else [])
+            self._books.note_opaque(REGION, [out] if isinstance(out, torch.Tensor) else [])
 
     @guarded
     def _compile_begins(self) -> None:
@@ -355,6 +354,7 @@ class TorchSensor:
             self._is_unwatched_known = True
             self._sink.passage_lost(reason=UNWATCHED, ns=None)
 
+    @hide_from_dynamo
     def _part_registered(self, _module: Any, _name: Any, _part: Any) -> None:
         for watched in self._models.values():
             watched.is_stale = True

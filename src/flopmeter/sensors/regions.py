@@ -2,8 +2,8 @@
 
 The code stays as it is and runs as ever. Where a passage is counted, a call is noted as one thing, region and sizes,
 and becomes the calls of its graph when it is priced; what the code hands to the dispatcher meanwhile is left out, but
-for what is told there alone. Where a passage is not counted, a call only leaves its mark, which is part of the
-passage's witness: code that was compiled anew, or that other guards chose, shows.
+for what is told there alone. Where a passage is not counted, a call only adds its number to what was launched, which
+is part of the passage's witness: code that was compiled anew, or that other guards chose, shows.
 Not here: how a graph is read (`graph_text.py`) and run (`region_calls.py`), what Dynamo tells (`compiled.py`).
 """
 
@@ -12,19 +12,22 @@ import sys
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from flopmeter.sensors.aside import recorder_here
+from flopmeter.sensors.current_recorder import recorder_here
 from flopmeter.sensors.graph_text import Graph, GraphNames, kernels_of, read_graph
 from flopmeter.sensors.guard import guarded
 from flopmeter.sensors.hook import hide_from_dynamo
-from flopmeter.sensors.launches import covered, launched, weigh_name
+from flopmeter.sensors.launches import covered, launched, number_launch
 from flopmeter.sensors.region_calls import Given, Made, Sizes, list_calls, name_of
-from flopmeter.sensors.shadows import Key, flatten, shadow
+from flopmeter.sensors.shadows import Key, Notes, flatten, shadow
 from flopmeter.sensors.torch_ops import OpRecorder
 from flopmeter.sensors.values import Late, read_values
+
+if TYPE_CHECKING:
+    from flopmeter.sensors.unseen import Unseen
 
 REGION = "torch.compile::region"
 MAX_SIZES = 64
@@ -34,11 +37,11 @@ _depth = torch._C._len_torch_dispatch_stack  # noqa: SLF001
 
 
 class Region:
-    """One graph that Inductor compiled; `mark` is its own number among those of this process, spread out."""
+    """One graph that Inductor compiled; `launch_number` is what a call of it adds (`launches.py`)."""
 
     def __init__(self, code: Any, number: int) -> None:
         """Keep the texts, which the code holds anyway; nothing is read yet."""
-        self.mark = weigh_name(f"region {number}")
+        self.launch_number = number_launch(f"region {number}")
         self._runnable: str = code.runnable_graph_str
         self._listing: str = code.inductor_post_grad_graph_str
         options = code.fx_kwargs
@@ -100,18 +103,18 @@ class Region:
         return self._again
 
 
-class _Meeting:
-    """All regions that were called while somebody meters."""
+class RegionWatch:
+    """Sees the calls of compiled code while somebody meters, and keeps the regions that were called."""
 
     def __init__(self) -> None:
         self.plain: Callable[..., Any] = _call
         """What torch calls the code by."""
         self._kind: Any = None
         self._known: dict[int, tuple[weakref.ref[Any], Region]] = {}
-        self.marks: dict[int, int] = {}
-        """What a call of code leaves in the witness, by the code's identity; of code that is gone there is none."""
+        self.launch_numbers: dict[int, int] = {}
+        """What a call of code adds to the witness, by the code's identity; of code that is gone there is none."""
         self._users: dict[int, Callable[[Exception], None]] = {}
-        self._met = 0
+        self._numbered = 0
 
     def on_failure(self, error: Exception) -> None:
         """Tell all who meter."""
@@ -143,22 +146,22 @@ class _Meeting:
             self._kind.__call__ = self.plain
             self._kind = None
             self._known.clear()
-            self.marks.clear()
+            self.launch_numbers.clear()
 
     def region_of(self, code: Any) -> Region:
         """Return what is known of compiled code."""
         known = self._known.get(id(code))
         if known is not None and known[0]() is code:
             return known[1]
-        self._met += 1
-        region, key, regions, marks = Region(code, self._met), id(code), self._known, self.marks
+        self._numbered += 1
+        region, key, regions, numbers = Region(code, self._numbered), id(code), self._known, self.launch_numbers
 
         def forget(_: object) -> None:
             regions.pop(key, None)
-            marks.pop(key, None)
+            numbers.pop(key, None)
 
         regions[key] = (weakref.ref(code, forget), region)
-        marks[key] = region.mark
+        numbers[key] = region.launch_number
         return region
 
     @property
@@ -167,9 +170,9 @@ class _Meeting:
         return [region for _, region in self._known.values() if not region.is_backward]
 
     @guarded
-    def leave_mark(self, code: Any) -> None:
+    def note_launch(self, code: Any) -> None:
         """Note that a region is called."""
-        launched.total += self.region_of(code).mark
+        launched.total += self.region_of(code).launch_number
 
 
 class _Counted:
@@ -179,7 +182,7 @@ class _Counted:
         self._recorder = recorder
         self._code = code
         self._key: Key = ()
-        self._before: tuple[Any, ...] | None = None
+        self._before: tuple[Notes, Unseen] | None = None
 
     def on_failure(self, error: Exception) -> None:
         """The passage is not fully known."""
@@ -188,7 +191,7 @@ class _Counted:
     @guarded
     def begin(self, inputs: Sequence[Any]) -> None:
         """Note what the region is given, and set aside what was noted before."""
-        region, recorder = meeting.region_of(self._code), self._recorder
+        region, recorder = region_watch.region_of(self._code), self._recorder
         given = tuple([_look(one, recorder, reads=index in region.reads) for index, one in enumerate(inputs)])
         phase, inside = recorder.where
         written = [inputs[index] for index in region.writes]
@@ -217,7 +220,7 @@ class _Counted:
                 told.add(name_of(func))
             return is_told
 
-        self._recorder.go_on(self._before, is_kept)
+        self._recorder.resume(self._before, is_kept)
         if out is not None:
             outs = tuple(map(shadow, flatten(out)))
             self._recorder.add((region, phase, given, (("told", *sorted(told)),), outs, "", inside))
@@ -237,20 +240,20 @@ def _look(value: Any, recorder: OpRecorder, *, reads: bool) -> Any:
 
 def _call(code: Any, inputs: Any) -> Any:
     """Stand in for `CompiledFxGraph.__call__`."""
-    mark = meeting.marks.get(id(code))
-    if mark is None:
-        meeting.leave_mark(code)
+    number = region_watch.launch_numbers.get(id(code))
+    if number is None:
+        region_watch.note_launch(code)
     else:
-        launched.total += mark
+        launched.total += number
     recorder = recorder_here() if _depth() else None
     if recorder is None:
-        return meeting.plain(code, inputs)
+        return region_watch.plain(code, inputs)
     counted = _Counted(recorder, code)
     counted.begin(inputs)
     out = None
     try:
         with covered():
-            out = meeting.plain(code, inputs)
+            out = region_watch.plain(code, inputs)
     finally:
         counted.end(out)
     return out
@@ -269,7 +272,7 @@ def _open(key: Key) -> list[Key]:
     region, phase, given, ((_, *told),), outs, _, inside, *spread = key
     try:
         made = region.calls_for(given)
-        again = region.find_repeated(meeting.forwards) if phase == "backward" and region.is_backward else ()
+        again = region.find_repeated(region_watch.forwards) if phase == "backward" and region.is_backward else ()
     except Exception:  # noqa: BLE001 # a graph is torch's or a user's: whatever it raises, its call stays uncounted
         return [(REGION, phase, (), (), outs, "", inside, *spread)]
     return [
@@ -289,4 +292,4 @@ def _open(key: Key) -> list[Key]:
 
 
 hide_from_dynamo(_call)
-meeting = _Meeting()
+region_watch = RegionWatch()

@@ -7,12 +7,13 @@ Not here: the hook that sees the calls (`torch_ops.py`), integers inside of tens
 import math
 from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, Self, TypeAlias
 
 import torch
 
 from flopmeter.formulas.call import AnyNumber, Arg, OpCall, TensorSpec
 from flopmeter.sensors.precision import TF32_OPS, is_tf32_on, name_dtype
+from flopmeter.sensors.values import Late
 from flopmeter.step import Row
 
 Key: TypeAlias = tuple[Any, ...]
@@ -29,6 +30,34 @@ ANY_NUMBER = AnyNumber()
 _Tensor = torch.Tensor
 _STRIDED = torch.strided
 _SPARSE = frozenset({torch.sparse_coo, torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc})
+
+
+class Notes(NamedTuple):
+    """What a recorder noted since its last `take`.
+
+    `short` are calls as they were kept at once, before they are spelled out as keys; `passed` are calls of views.
+    """
+
+    calls: dict[Key, int]
+    short: dict[tuple[Any, ...], int]
+    noted: int
+    passed: int
+    late: list[Late]
+    has_values: bool
+
+    @classmethod
+    def empty(cls) -> Self:
+        """Return those of a recorder that starts."""
+        return cls(calls={}, short={}, noted=0, passed=0, late=[], has_values=False)
+
+    def spell_out(self, end_of: Callable[[str], tuple[Any, ...]]) -> dict[Key, int]:
+        """Return all calls by their keys; `end_of` a phase is what keys of the short ones end with."""
+        calls = self.calls
+        for (operator, phase, *given, options, results, inside), times in self.short.items():
+            outs, device = spell_results(results)
+            key = (operator.func, phase, spell(tuple(given)), spell(options), outs, device, inside, *end_of(phase))
+            calls[key] = calls.get(key, 0) + times
+        return calls
 
 
 MAX_SEEN = 4096

@@ -24,7 +24,7 @@ from flopmeter.sensors.hook import CAN_HIDE, hide_from_dynamo
 from flopmeter.sensors.lowest_mode import LowestMode
 from flopmeter.sensors.operators import Operator, Path
 from flopmeter.sensors.repeats import Repeats, Spread
-from flopmeter.sensors.shadows import Key, Looks, flatten, read_tensor, shadow, shadow_nested, spell, spell_results
+from flopmeter.sensors.shadows import Key, Looks, Notes, flatten, read_tensor, shadow, shadow_nested
 from flopmeter.sensors.unseen import Unseen
 from flopmeter.sensors.values import INDEXING, Late, has_mask, read_values
 
@@ -72,7 +72,7 @@ class OpRecorder(LowestMode):
         self._inside: tuple[str, ...] = ()
         self._casting: autocast.Keys | None = None
         self._own_ns = self._passed = 0
-        self.unseen = Unseen(self.note_region, on_failure)
+        self.unseen = Unseen(self.note_opaque, on_failure)
 
     @classmethod
     def ignore_compile_internals(cls) -> bool:
@@ -212,10 +212,10 @@ class OpRecorder(LowestMode):
         self.add((operator.func, phase, given, options, tuple(map(shadow, outs)), device, self._inside), spread=spread)
 
     @guarded
-    def note_beside(
+    def note_bypass(
         self, read: Callable[[str, tuple[str, ...]], Mapping[Key, int]], *, touched: Sequence[Any] | None = None
     ) -> None:
-        """Remember calls that the dispatcher was not asked for, as `read` tells them of this phase, inside of these.
+        """Remember calls that bypass the dispatcher, as `read` tells them of this phase, inside of these operators.
 
         `touched` is what they were given and what they made, None where that is not known.
         """
@@ -232,7 +232,7 @@ class OpRecorder(LowestMode):
         finally:
             self._inside = before
 
-    def note_region(self, name: str, outs: Sequence[Any]) -> None:
+    def note_opaque(self, name: str, outs: Sequence[Any]) -> None:
         """Remember a call of something whose inside cannot be seen: it will be listed as uncounted."""
         self.unseen.wrote(outs)
         self.add((name, self._phase_now(), (), (), tuple([(one.shape, one.dtype) for one in outs]), "", ()))
@@ -303,28 +303,26 @@ class OpRecorder(LowestMode):
     def take(self) -> dict[Key, int]:
         """Return what was noted since the last take."""
         self.unseen.end()
-        calls, short = self._calls, self._short
-        self._calls, self._short, self.noted, self.late, self.has_values = {}, {}, 0, [], False
-        self._passed = 0
-        for (operator, phase, *given, options, results, inside), times in short.items():
-            outs, device = spell_results(results)
-            rest = () if self.repeats is None else (self.repeats.unmarked(phase),)
-            key = (operator.func, phase, spell(tuple(given)), spell(options), outs, device, inside, *rest)
-            calls[key] = calls.get(key, 0) + times
-        return calls
+        repeats = self.repeats
+        return self._swap(Notes.empty()).spell_out(lambda phase: () if repeats is None else (repeats.unmarked(phase),))
 
-    def set_aside(self) -> tuple[Any, ...]:
-        """Begin anew; what was noted before is for `go_on`."""
-        before = (self._calls, self._short, self.noted, self._passed, self.late, self.has_values, self.unseen)
-        self._calls, self._short, self.noted, self._passed, self.late, self.has_values = {}, {}, 0, 0, [], False
-        self.unseen = Unseen(self.note_region, self.on_failure)
+    def _swap(self, notes: Notes) -> Notes:
+        """Go on from these notes; return those so far."""
+        before = Notes(self._calls, self._short, self.noted, self._passed, self.late, self.has_values)
+        self._calls, self._short, self.noted, self._passed, self.late, self.has_values = notes
         return before
 
-    def go_on(self, before: tuple[Any, ...], is_kept: Callable[[Key], bool]) -> None:
+    def set_aside(self) -> tuple[Notes, Unseen]:
+        """Begin anew; what was noted before is for `resume`."""
+        before, self.unseen = self.unseen, Unseen(self.note_opaque, self.on_failure)
+        return self._swap(Notes.empty()), before
+
+    def resume(self, before: tuple[Notes, Unseen], is_kept: Callable[[Key], bool]) -> None:
         """Go on with what was noted before `set_aside`; of what was noted since, keep some."""
         seen, late, has_values = self.seen, self.late, self.has_values
         since = [(key, times) for key, times in self.take().items() if is_kept(key)]
-        self._calls, self._short, self.noted, self._passed, self.late, self.has_values, self.unseen = before
+        notes, self.unseen = before
+        self._swap(notes)
         self._passed += seen
         if since:
             self.late, self.has_values = self.late + late, self.has_values or has_values

@@ -16,10 +16,10 @@ from typing import Any
 
 import torch
 
-from flopmeter.sensors.aside import Silence, recorder_here
+from flopmeter.sensors.current_recorder import Silence, recorder_here
 from flopmeter.sensors.guard import guarded
 from flopmeter.sensors.hook import hide_from_dynamo
-from flopmeter.sensors.launches import launched, weigh_name
+from flopmeter.sensors.launches import launched, number_launch
 from flopmeter.sensors.patches import Patches
 from flopmeter.sensors.shadows import Key
 from flopmeter.sensors.torch_ops import OpRecorder
@@ -31,7 +31,7 @@ FIGURES = ("bytes", "flops", "flops8", "flops16", "flops32", "flops64")
 """What Proton reads of a launch."""
 MISTAKES = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 """What somebody's function that declares a cost may raise: then nothing is declared."""
-_WEIGHT = weigh_name("a kernel of Triton")
+_LAUNCH_NUMBER = number_launch("a kernel of Triton")
 _depth = torch._C._len_torch_dispatch_stack  # noqa: SLF001
 
 
@@ -51,7 +51,7 @@ def stop_hearing_triton() -> None:
 
 def _make(original: Callable[..., Any]) -> Callable[..., Any]:
     def find_launcher(kernel: Any, grid: Any) -> Any:
-        launched.total += _WEIGHT
+        launched.total += _LAUNCH_NUMBER
         launcher = original(kernel, grid)
         if not _depth() or (recorder := recorder_here()) is None:
             return launcher
@@ -83,7 +83,7 @@ class _Launch:
             out = self._launcher(*args, **kwargs)
         finally:
             self._end()
-        self._recorder.note_beside(self._keys_of, touched=(*args, *kwargs.values()))
+        self._recorder.note_bypass(self._keys_of, touched=(*args, *kwargs.values()))
         return out
 
     @guarded

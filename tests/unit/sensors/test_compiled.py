@@ -93,6 +93,20 @@ def test_it_compiles_as_often_and_learns_the_same_with_a_meter(tmp_path, way, ba
     assert not account.gaps
 
 
+def test_compiled_autograd_runs_under_a_meter_and_its_products_are_counted(tmp_path):
+    """Dynamo makes modules of the backward's graph: it must not compile what hears of them, for that raises."""
+    _, model, called = prepare("wrapped", "aot_eager")
+
+    def step():
+        return torch.compile(lambda: called(torch.ones(3, 8)).sum().backward(), backend="aot_eager")()
+
+    with torch._dynamo.config.patch(compiled_autograd=True), Meter(tmp_path, model=model, exact=True) as meter:
+        step()
+    account = meter.account()
+    assert account.tally.contraction_flop == 2 * (2 * 3 * (8 * 16 + 16 * 4)) + 2 * 3 * 16 * 4
+    assert not account.gaps
+
+
 @pytest.mark.parametrize("way", ["wrapped", "in place", "a part", "beside"])
 def test_code_of_an_unknown_backend_is_listed(tmp_path, way):
     """Its kernels may never come to the dispatcher: left out, they would be a silent zero."""

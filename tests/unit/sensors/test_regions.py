@@ -11,7 +11,7 @@ from torch import nn
 
 from flopmeter.meter import Meter
 from flopmeter.sensors.launches import NODES
-from flopmeter.sensors.regions import REGION, meeting
+from flopmeter.sensors.regions import REGION, region_watch
 from flopmeter.sensors.situation import count_nodes
 
 FORWARD = """class Repro(torch.nn.Module):
@@ -165,5 +165,5 @@ def test_without_what_it_takes_nothing_is_stepped_into(tmp_path, monkeypatch):
     module = SimpleNamespace(CompiledFxGraph=Other)
     monkeypatch.setitem(sys.modules, "torch._inductor.output_code", module)
     with Meter(tmp_path):
-        assert Other.__call__ is not meeting.plain
-        assert not meeting.is_seen
+        assert Other.__call__ is not region_watch.plain
+        assert not region_watch.is_seen

@@ -253,7 +253,7 @@ def test_what_is_set_aside_comes_back_with_what_was_kept(recorder):
         torch.ones(3) * 2
         torch.ones(3).sin()
         seen = recorder.seen
-        recorder.go_on(before, lambda key: key[0] is torch.ops.aten.sin.default)
+        recorder.resume(before, lambda key: key[0] is torch.ops.aten.sin.default)
         assert recorder.seen > seen, "all that came by was work of ours"
     counts = tally_of(recorder).by("op")
     assert {"aten::add", "aten::sin"} <= counts.keys()

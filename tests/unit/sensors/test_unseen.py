@@ -208,7 +208,7 @@ def test_what_is_listed_by_other_means_is_not_listed_again():
     recorder = new_recorder()
     with recorder:
         out = kernel(2, 3)
-        recorder.note_region("triton::kernel", [out])
+        recorder.note_opaque("triton::kernel", [out])
         out + 1
     assert notes(recorder) == {("triton::kernel", (2, 3)): 1}
 

@@ -1,4 +1,4 @@
-"""Everything outside of the dispatcher is listened to while somebody meters, and nothing after."""
+"""What bypasses the dispatcher is listened to while somebody meters, and nothing after."""
 
 import sys
 from types import ModuleType
@@ -7,8 +7,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from flopmeter.sensors.bypasses import BypassWatch  # noqa: E402
 from flopmeter.sensors.hook import BoundaryHook  # noqa: E402
-from flopmeter.sensors.outside import Outside  # noqa: E402
 from flopmeter.sensors.torch_ops import OpRecorder  # noqa: E402
 from flopmeter.sensors.torch_phase import PhaseTracker  # noqa: E402
 
@@ -27,18 +27,18 @@ def library(monkeypatch):
     return module
 
 
-def listen(outside):
+def listen(watch):
     phase = PhaseTracker()
     hooks = [BoundaryHook(kernel, print) for _ in range(4)]
-    return outside.listen(hooks, phase, OpRecorder(phase.now, print))
+    return watch.listen(hooks, phase, OpRecorder(phase.now, print))
 
 
 def test_all_is_put_back_when_the_last_one_goes(library):
     """Else a second meter loses what it listens to when the first one stops, or torch stays changed for ever."""
     graph, path = torch.cuda.CUDAGraph, list(sys.meta_path)
     before = dict(vars(graph))
-    outside = Outside()
-    first, second = listen(outside), listen(outside)
+    watch = BypassWatch()
+    first, second = listen(watch), listen(watch)
     assert library.kernel is not kernel
     assert graph.capture_begin is not before["capture_begin"]
     first.remove()
@@ -52,9 +52,9 @@ def test_all_is_put_back_when_the_last_one_goes(library):
 
 
 def test_one_can_listen_again(library):
-    outside = Outside()
+    watch = BypassWatch()
     for _ in range(2):
-        listening = listen(outside)
+        listening = listen(watch)
         assert library.kernel is not kernel
         listening.remove()
         assert library.kernel is kernel
@@ -63,6 +63,6 @@ def test_one_can_listen_again(library):
 def test_nothing_is_imported_to_be_listened_to():
     """Triton takes a second to load, and a library that is not wanted may not load at all."""
     before = set(sys.modules)
-    listening = listen(Outside())
+    listening = listen(BypassWatch())
     listening.remove()
     assert not {name for name in set(sys.modules) - before if name.startswith(("triton", "transformer_engine", "apex"))}

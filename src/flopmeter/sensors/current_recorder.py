@@ -1,4 +1,4 @@
-"""Who notes what is launched without the dispatcher, and how that one is kept from noting it twice.
+"""The recorder that notes what this thread launches past the dispatcher, and how it is kept from noting it twice.
 
 Not here: what is launched (`launches.py` names the files).
 """

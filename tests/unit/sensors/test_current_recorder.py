@@ -6,7 +6,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from flopmeter.sensors.aside import Silence, recorder_here  # noqa: E402
+from flopmeter.sensors.current_recorder import Silence, recorder_here  # noqa: E402
 from flopmeter.sensors.launches import covered  # noqa: E402
 from flopmeter.sensors.torch_ops import OpRecorder  # noqa: E402
 
@@ -41,7 +41,7 @@ def test_within_an_operator_nobody_notes(recorder):
     """Else a kernel is counted twice: as the operator that launches it, and by itself."""
     seen = []
 
-    @torch.library.custom_op("aside_test::launch", mutates_args=())
+    @torch.library.custom_op("current_recorder_test::launch", mutates_args=())
     def launch(x: torch.Tensor) -> torch.Tensor:
         seen.append(recorder_here())
         return x.clone()

@@ -1,6 +1,6 @@
-"""What runs outside of torch's dispatcher, all of it together: listened for while somebody meters.
+"""What bypasses torch's dispatcher, all of it together: what is put into torch and libraries while somebody meters.
 
-There is one process, and its libraries are shared: so there is one of this, and it goes when nobody meters any more.
+Libraries are shared by the whole process: so there is one watch, and all is put back when nobody meters any more.
 Not here: graphs (`captured.py`), compiled regions (`regions.py`), extensions (`extensions.py`), Triton
 (`triton_kernels.py`).
 """
@@ -11,10 +11,10 @@ from types import ModuleType
 
 from flopmeter.sensors.arrivals import Arrivals
 from flopmeter.sensors.captured import CaptureWatch, PhasesOnly, User
-from flopmeter.sensors.extensions import EXTENSIONS, GRAPHERS, stand_in
+from flopmeter.sensors.extensions import EXTENSIONS, GRAPH_MAKERS, stand_in
 from flopmeter.sensors.hook import BoundaryHook
 from flopmeter.sensors.patches import Patches
-from flopmeter.sensors.regions import meeting
+from flopmeter.sensors.regions import region_watch
 from flopmeter.sensors.torch_ops import OpRecorder
 from flopmeter.sensors.torch_phase import PhaseTracker
 from flopmeter.sensors.triton_kernels import LAUNCHERS, hear_triton, stop_hearing_triton
@@ -23,23 +23,23 @@ from flopmeter.sensors.triton_kernels import LAUNCHERS, hear_triton, stop_hearin
 class Listening:
     """Stands for one who listens, until it is removed; twice is fine."""
 
-    def __init__(self, outside: "Outside") -> None:
-        """Remember what is listened to."""
-        self._outside = outside
+    def __init__(self, watch: "BypassWatch") -> None:
+        """Remember who is listening for us."""
+        self._watch = watch
 
     def remove(self) -> None:
         """Listen no more."""
-        self._outside.stop_listening(self)
+        self._watch.stop_listening(self)
 
 
-class Outside:
+class BypassWatch:
     """Stands in for what is known to run kernels by itself."""
 
     def __init__(self) -> None:
         """Stand in for nothing yet."""
         self._patches = Patches()
         self._captures = CaptureWatch()
-        self._arrivals = Arrivals((*LAUNCHERS, *EXTENSIONS, *GRAPHERS), self._arrived, self._captures.on_failure)
+        self._arrivals = Arrivals((*LAUNCHERS, *EXTENSIONS, *GRAPH_MAKERS), self._arrived, self._captures.on_failure)
 
     def listen(self, hooks: Sequence[BoundaryHook], phase: PhaseTracker, recorder: OpRecorder) -> Listening:
         """Listen for somebody who meters this thread with such recorders, and whose boundaries have these hooks."""
@@ -50,7 +50,7 @@ class Outside:
             PhasesOnly(phase, hooks),
             recorder.on_failure,
         )
-        meeting.listen(id(listening), recorder.on_failure)
+        region_watch.listen(id(listening), recorder.on_failure)
         if is_first:
             self._captures.start(self._patches)
             self._arrivals.start()
@@ -58,7 +58,7 @@ class Outside:
 
     def stop_listening(self, listening: Listening) -> None:
         """Put everything back, once nobody listens."""
-        meeting.stop_listening(id(listening))
+        region_watch.stop_listening(id(listening))
         if self._captures.users.pop(id(listening), None) is None or self._captures.users:
             return
         self._arrivals.stop()
@@ -73,4 +73,4 @@ class Outside:
             stand_in(self._patches, name, module)
 
 
-outside = Outside()
+bypass_watch = BypassWatch()
