@@ -32,7 +32,7 @@ from transformer import Layout, Shape, Stage, lay_out
 from flopmeter import Meter
 from flopmeter.coordinates import Coordinates
 from flopmeter.ledger.merge import read_run
-from flopmeter.logical import Merge, Shares
+from flopmeter.logical import Merge, Shares, Standing
 from flopmeter.step import Steps, Table
 from flopmeter.sums import Sums
 
@@ -111,6 +111,7 @@ def read(folder: Path, rank: int) -> Counted:
             for ran in Steps.from_wire(entry.body).ran
         }
     )
+    (shares,) = sums.shares.values()
     executed: Counter[Cell] = Counter()
     logical: dict[Cell, Fraction] = defaultdict(Fraction)
     for table in tables:
@@ -121,7 +122,7 @@ def read(folder: Path, rank: int) -> Counted:
             for one in repeat.tally.counts:
                 once = Fraction(one.flop, place.size(repeat.over))
                 logical[one.phase, one.op] -= (one.flop - once) * times[table.name]
-    return Counted(executed, dict(logical), sums.shares[rank], place)
+    return Counted(executed, dict(logical), shares, place)
 
 
 def count_apart(shape: Shape, layout: Layout, rank: int) -> Counted:
@@ -176,14 +177,14 @@ def compare(shape: Shape, layout: Layout) -> dict[str, object]:
     begun = time.perf_counter()
     alone = count_apart(replace(shape, micro_batches=shape.micro_batches * layout.data), Layout(), 0)
     parameters = sum(one.numel() for one in Stage(shape, range(shape.layers), length=shape.sequence).parameters())
-    merge, executed, logical = Merge(layout.world), Counter[Cell](), defaultdict[Cell, Fraction](Fraction)
+    merge, executed, logical = Merge(), Counter[Cell](), defaultdict[Cell, Fraction](Fraction)
     seconds = []
     for rank, alike in places(layout):
         started = time.perf_counter()
         counted = count_apart(shape, layout, rank)
         seconds.append(time.perf_counter() - started)
         for _ in range(alike):
-            merge.add(counted.shares, counted.place)
+            merge.add(counted.shares, Standing(rank, layout.world, counted.place))
         for cell, flop in counted.executed.items():
             executed[cell] += flop * alike
         for cell, once in counted.logical.items():

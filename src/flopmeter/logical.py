@@ -3,12 +3,12 @@
 Not here: how a rank tells such work (`sensors/repeats.py`), how the ranks' files are read (`sums.py`).
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from math import ceil, floor
-from typing import Self
+from typing import NamedTuple, Self
 
 from flopmeter import wire
 from flopmeter.coordinates import ANYWHERE, Coordinates
@@ -87,75 +87,107 @@ class Shares:
         return not (self.parts or self.loose)
 
 
+class Standing(NamedTuple):
+    """Which rank did work, of how many, and where it stood in their grid while it did."""
+
+    rank: int
+    world: int
+    place: Coordinates
+
+
+class _Alike(NamedTuple):
+    """Work that ranks of one group say that all of them do alike; `group` is where they stand along the other axes."""
+
+    over: tuple[str, ...]
+    unsure: tuple[str, ...]
+    phase: str
+    kind: str
+    surely: int
+    every: int
+    group: tuple[tuple[str, int, int], ...]
+
+
 @dataclass(slots=True)
-class _Once:
-    """Sums of work, each rank's divided by the number of ranks that did the same."""
+class _Sum:
+    """What the ranks of a group did of it, all together and the one that did most."""
 
-    lower: Counter[int] = field(default_factory=Counter)
-    upper: Counter[int] = field(default_factory=Counter)
-
-    def add(self, flop: int, *, surely: int, perhaps: int) -> None:
-        self.upper[surely] += flop
-        self.lower[surely * perhaps] += flop
-
-    @staticmethod
-    def total(sums: Mapping[int, int]) -> Fraction:
-        return sum((Fraction(flop, ranks) for ranks, flop in sums.items()), Fraction())
+    flop: int = 0
+    most: int = 0
 
 
 class Merge:
     """Adds the ranks of a run up."""
 
-    def __init__(self, world: int, *, is_complete: bool = True) -> None:
-        """Start with nothing; `world` is the number of ranks, and `is_complete` says that none is missing.
+    def __init__(self) -> None:
+        """Start with nothing."""
+        self._lower: Counter[int] = Counter()
+        self._upper = 0
+        self._alike: defaultdict[_Alike, _Sum] = defaultdict(_Sum)
+
+    @classmethod
+    def of(cls, ranks: Mapping[Standing, Shares]) -> Self:
+        """Add up what these ranks did; one without coordinates may have done what every other did.
 
         Of a rank that is missing it is not known whether it did what the others say that it did.
         """
-        self._world = max(world, 1)
-        self._is_complete = is_complete
-        self._once = _Once()
-        self._repeated: Counter[tuple[tuple[str, ...], str, str]] = Counter()
-        self._repeated_once: Counter[tuple[tuple[str, ...], str, str, int]] = Counter()
-
-    @classmethod
-    def of(cls, ranks: Mapping[int, Shares], coordinates: Mapping[int, Coordinates], *, world: int) -> Self:
-        """Add up what these ranks did; one without coordinates may have done what every other did."""
-        merge = cls(world, is_complete=len(ranks) == world)
-        for rank, shares in ranks.items():
-            merge.add(shares, coordinates.get(rank, Coordinates()))
+        merge = cls()
+        present: defaultdict[int, set[int]] = defaultdict(set)
+        for standing in ranks:
+            present[standing.world].add(standing.rank)
+        for standing, shares in ranks.items():
+            merge.add(shares, standing, is_complete=len(present[standing.world]) == standing.world)
         return merge
 
-    def add(self, shares: Shares, place: Coordinates) -> None:
-        """Take one rank."""
-        rest = shares.flop
-        is_whole = place.size(place.names()) == self._world
+    def add(self, shares: Shares, standing: Standing, *, is_complete: bool = True) -> None:
+        """Take one rank; `is_complete` says that no other is missing."""
+        _, world, place = standing
+        rest, is_whole = shares.flop, place.size(place.names()) == world
         for (over, unsure, phase, kind), flop in shares.parts.items():
             rest -= flop
-            every = self._size(place, (*over, *unsure))
-            surely = self._size(place, over) if self._is_complete else 1
-            self._once.add(flop, surely=surely, perhaps=every // surely)
-            if surely > 1:
-                self._repeated[over, phase, kind] += flop
-                self._repeated_once[over, phase, kind, surely] += flop
+            surely = _size(standing, over) if is_complete else 1
+            every = _size(standing, (*over, *unsure))
+            if surely == 1:
+                self._add_alone(flop, perhaps=every)
+                continue
+            apart = () if ANYWHERE in over else (axis for axis in place.axes if axis.name not in over)
+            group = tuple((axis.name, axis.size, axis.index) for axis in apart)
+            summed = self._alike[_Alike(over, unsure, phase, kind, surely, every, group)]
+            summed.flop += flop
+            summed.most = max(summed.most, flop)
         for phase, flop in shares.loose.items():
             rest -= flop
-            is_known = is_whole and phase != "optimizer"
-            self._once.add(flop, surely=1, perhaps=place.size(place.names("model")) if is_known else self._world)
+            is_known = is_whole and phase not in ("optimizer", "other")
+            self._add_alone(flop, perhaps=place.size(place.names("model")) if is_known else world)
         # Coordinates that do not make up the run, and a rank that marked nothing: anything may have been repeated.
-        self._once.add(rest, surely=1, perhaps=1 if is_whole else self._world)
+        self._add_alone(rest, perhaps=1 if is_whole else world)
 
-    def _size(self, place: Coordinates, names: Iterable[str]) -> int:
-        wanted = tuple(names)
-        return self._world if ANYWHERE in wanted else place.size(wanted)
+    def _add_alone(self, flop: int, *, perhaps: int) -> None:
+        self._upper += flop
+        self._lower[perhaps] += flop
 
     def logical(self) -> Logical:
-        """Return the sum."""
-        once: Counter[tuple[tuple[str, ...], str, str]] = Counter()
-        for (over, phase, kind, ranks), flop in self._repeated_once.items():
-            once[over, phase, kind] += flop // ranks
+        """Return the sum. Where ranks did unequal amounts of what they did alike, one did all of it or they took turns.
+
+        So a rank that ended early, or trained fewer batches, leaves the figure open between the mean and the most.
+        """
+        lower = sum((Fraction(flop, ranks) for ranks, flop in self._lower.items()), Fraction())
+        upper = Fraction(self._upper)
+        found: Counter[tuple[tuple[str, ...], str, str]] = Counter()
+        once: defaultdict[tuple[tuple[str, ...], str, str], Fraction] = defaultdict(Fraction)
+        for alike, summed in self._alike.items():
+            cell = alike.over, alike.phase, alike.kind
+            most = max(Fraction(summed.flop, alike.surely), Fraction(summed.most))
+            lower += Fraction(summed.flop, alike.every)
+            upper += most
+            found[cell] += summed.flop
+            once[cell] += most
         repeated = tuple(
-            Repeated(over=over, phase=phase, kind=kind, flop=flop - once[over, phase, kind])
-            for (over, phase, kind), flop in sorted(self._repeated.items())
+            Repeated(over=over, phase=phase, kind=kind, flop=flop - floor(once[over, phase, kind]))
+            for (over, phase, kind), flop in sorted(found.items())
         )
-        lower, upper = (_Once.total(sums) for sums in (self._once.lower, self._once.upper))
         return Logical(lower=floor(lower), upper=ceil(upper), repeated=repeated)
+
+
+def _size(standing: Standing, names: Iterable[str]) -> int:
+    wanted = tuple(names)
+    return standing.world if ANYWHERE in wanted else standing.place.size(wanted)

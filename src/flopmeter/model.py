@@ -12,8 +12,10 @@ from flopmeter import wire
 SIZES = frozenset(
     {
         "attention_output_gate", "d_model", "experimental_attention_variant", "ffn_dim", "ffn_hidden_size",
-        "gated_linear_unit", "head_dim", "hidden_act", "hidden_activation", "hidden_size", "hybrid_layer_pattern",
+        "dff", "gated_linear_unit", "head_dim", "hidden_act", "hidden_activation", "hidden_size",
+        "hidden_size_per_layer_input", "hybrid_layer_pattern",
         "hybrid_override_pattern", "intermediate_size", "is_encoder_decoder", "kv_channels", "kv_lora_rank",
+        "linear_num_key_heads", "lru_width", "mamba_d_state", "moe_num_experts",
         "model_type", "mtp_num_layers", "multi_latent_attention", "multi_query", "n_embd", "n_head", "n_inner",
         "n_layer", "n_routed_experts", "num_attention_heads", "num_experts", "num_hidden_layers",
         "num_key_value_heads", "num_kv_heads", "num_layers", "num_local_experts", "num_moe_experts",

@@ -54,8 +54,10 @@ class Table:
     """The operator calls of one passage, and what they cost by the book of the ledger's header.
 
     `rows` can be computed again with any book; `beyond` is the tally of rows past the size limit, which cannot;
-    `tally` is the whole, `beyond` included. The table's name is the digest of `rows` and `beyond`: what ran.
-    `repeated` are the parts of the tally that other ranks do as well, as far as it was known when this was counted.
+    `tally` is the whole, `beyond` included. `work` is the digest of `rows` and `beyond`: what ran.
+    `repeated` are the parts of the tally that other ranks do as well, as far as it was known when this was counted;
+    where there are any the table's `name` is a digest of them too: two models may run the same calls, and only one of
+    them what other ranks run.
     `size` is how much there is to keep: rows, and integers in them. `holds_once` says that values inside of tensors, or
     how much a sparse tensor stored, decided the cost: the same passage may cost something else the next time.
     """
@@ -64,6 +66,7 @@ class Table:
     tally: Tally
     beyond: Tally = field(default_factory=Tally)
     repeated: tuple[Repeat, ...] = ()
+    work: str = field(init=False)
     name: str = field(init=False)
     size: int = field(init=False)
     holds_once: bool = field(init=False)
@@ -74,7 +77,10 @@ class Table:
             "rows": [row.to_wire() for row in self.rows],
             "beyond": self.beyond.to_wire(),
         }
-        object.__setattr__(self, "name", wire.digest(wire.encode(content)))
+        object.__setattr__(self, "work", wire.digest(wire.encode(content)))
+        if self.repeated:
+            content["repeated"] = [repeat.to_wire() for repeat in self.repeated]
+        object.__setattr__(self, "name", wire.digest(wire.encode(content)) if self.repeated else self.work)
         specs = [spec for row in self.rows for spec in (*row.call.tensors, *row.call.out)]
         is_once = any(spec.values is not None or spec.stored is not None for spec in specs)
         object.__setattr__(self, "holds_once", is_once)

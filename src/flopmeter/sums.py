@@ -15,7 +15,7 @@ from flopmeter.coordinates import Coordinates
 from flopmeter.errors import LedgerBrokenError, LedgerUnreadableError, MalformedError
 from flopmeter.ledger.chain import Segment
 from flopmeter.ledger.entry import Entry
-from flopmeter.logical import Merge, Shares
+from flopmeter.logical import Merge, Shares, Standing
 from flopmeter.model import Model
 from flopmeter.repeat import Repeat
 from flopmeter.replicas import Replica, Signature, find_contradictions, sign
@@ -64,8 +64,9 @@ class Gap:
 
 
 class _Priced(NamedTuple):
-    """What one passage of a table costs."""
+    """What one passage of a table costs, and where its rank stood when it was counted."""
 
+    place: Coordinates
     tally: Tally
     cost: Cost
     totals: Totals
@@ -78,6 +79,8 @@ class _Life:
     """What is known of a segment while it is read. `missed` are the tables that an audit found to be wrong."""
 
     ceiling: int | None
+    world: int
+    place: Coordinates = field(default_factory=Coordinates)
     total: Totals = field(default_factory=Totals)
     tables: dict[str, _Priced] = field(default_factory=dict)
     missed: set[str] = field(default_factory=set)
@@ -123,7 +126,7 @@ class Sums:
         self.subjects: dict[str, str] = {}
         self.world = 1
         self.coordinates: dict[int, Coordinates] = {}
-        self.shares: defaultdict[int, Shares] = defaultdict(Shares)
+        self.shares: defaultdict[Standing, Shares] = defaultdict(Shares)
         self.replicas: defaultdict[int, Replica] = defaultdict(Replica)
         self.steps: Counter[int] = Counter()
         self.counted: Counter[int] = Counter()
@@ -135,8 +138,9 @@ class Sums:
 
     def add_segment(self, segment: Segment, following: Segment | None, *, live: bool) -> None:
         """Add one life of one rank; `following` is the next of that rank."""
-        life = _Life(ceiling=wire.parse_known(segment.header.body.get("ceiling_flop_per_s")))
-        self.world = max(self.world, wire.parse_known(segment.header.body.get("world")) or 1, segment.rank + 1)
+        world = max(wire.parse_known(segment.header.body.get("world")) or 1, segment.rank + 1)
+        life = _Life(ceiling=wire.parse_known(segment.header.body.get("ceiling_flop_per_s")), world=world)
+        self.world = max(self.world, world)
         for entry in segment.entries:
             where = f"{segment.path}:{entry.seq + 1}"
             try:
@@ -156,13 +160,16 @@ class Sums:
             table = Table.from_wire(entry.body)
             products = sign(table) if self.world > 1 else (frozenset(), 0)
             totals = Totals.of(table.tally)
-            life.tables[table.name] = _Priced(table.tally, Cost.of(table.tally), totals, table.repeated, products)
+            life.tables[table.name] = _Priced(
+                life.place, table.tally, Cost.of(table.tally), totals, table.repeated, products
+            )
         elif entry.kind == "steps":
             self._add_steps(segment, Steps.from_wire(entry.body), life)
         elif entry.kind == "miss":
             life.missed |= self._add_miss(segment, entry.body)
         else:
             self._add_event(segment, entry)
+            life.place = self.coordinates[segment.rank] if entry.kind == "coordinates" else life.place
 
     def add_missing_ranks(self, segments: Sequence[Segment]) -> None:
         """A rank that a header speaks of and that left no file has done unknown work."""
@@ -179,7 +186,7 @@ class Sums:
         for item in steps.ran:
             cost, totals = life.take(item)
             total += totals
-            self._share(segment.rank, item, life.tables.get(item.table or ""))
+            self._share(segment.rank, item, life)
             self.passages[item.basis] += item.times
             self._bound(segment, item, cost, steps.ceiling_flop_per_s)
         if total != steps.total:
@@ -196,13 +203,15 @@ class Sums:
         self.misses += steps.misses
         life.total, life.ceiling = total, steps.ceiling_flop_per_s
 
-    def _share(self, rank: int, item: Ran, priced: _Priced | None) -> None:
+    def _share(self, rank: int, item: Ran, life: _Life) -> None:
         """Note what one rank did, for what it has in common with others."""
+        priced = life.tables.get(item.table or "")
+        shares = self.shares[Standing(rank, life.world, life.place if priced is None else priced.place)]
         if priced is None:
-            self.shares[rank].add_loose(item.tally or Tally())
+            shares.add_loose(item.tally or Tally())
             self.replicas[rank].add_loose(item.tally or Tally())
             return
-        self.shares[rank].add(priced.totals.flop, priced.repeated, times=item.times)
+        shares.add(priced.totals.flop, priced.repeated, times=item.times)
         self.replicas[rank].add(*priced.products, times=item.times, basis=item.basis)
 
     def _bound(self, segment: Segment, item: Ran, cost: Cost, ceiling: int | None) -> None:
@@ -286,7 +295,7 @@ class Sums:
         audits = {rank: min(number, self.counted[rank]) for rank, number in self.audits.items()}
         bounds = self.booked.bound(audits, misses=self.misses)
         upper = _added(self.upper, bounds.upper)
-        logical = Merge.of(self.shares, self.coordinates, world=self.world).logical()
+        logical = Merge.of(self.shares).logical()
         left_out = frozenset(gap.rank for gap in self.gaps.values())
         return {
             "logical": logical,

@@ -53,6 +53,20 @@ def train_once(model, optimizer, batch=BATCH):
     optimizer.zero_grad()
 
 
+def train_clipped(run):
+    """Gradients are clipped, and a model of each rank's own is trained by an optimizer like that of the replicas."""
+    replicas, own = DistributedDataParallel(make()), make()
+    with Meter(run, model=[replicas, own], exact=True, strict=True) as meter:
+        for model in (replicas, own):
+            optimizer = torch.optim.AdamW(model.parameters(), foreach=False)
+            for _ in range(STEPS):
+                model(torch.randn(BATCH, WIDTH)).square().sum().backward()
+                nn.utils.clip_grad_norm_(model.parameters(), 1.0, foreach=False)
+                optimizer.step()
+                optimizer.zero_grad()
+                meter.step(tokens=BATCH)
+
+
 class Collectives(TorchDispatchMode):
     """Notes every collective that this process asks for; the ones of Python go through the dispatcher as well."""
 
@@ -120,6 +134,7 @@ def main(out, rank):
     distributed.init_process_group("gloo", init_method=f"file://{out}/store", rank=rank, world_size=4)
     train(out / "ddp", DistributedDataParallel(make()))
     train(out / "unequal", DistributedDataParallel(make()), batch=BATCH + rank)
+    train_clipped(out / "clipped")
     count_collectives(out, rank)
 
     model = DistributedDataParallel(make())

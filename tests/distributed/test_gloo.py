@@ -82,6 +82,21 @@ def test_what_data_parallel_ranks_do_besides_is_named_to_the_operation(runs):
     }
 
 
+def test_what_is_done_between_backward_and_update_may_be_done_by_all(runs):
+    """If this failed, clipping, which every replica does alike, would be each rank's own in a figure said to be exact.
+
+    And the updates of models of the ranks' own would be repeated because replicas are updated by the same calls.
+    """
+    account = account_of(runs, "clipped")
+    optimizer, clipping = (account.tally.select(phase=phase).flop for phase in ("optimizer", "other"))
+    (found,) = account.logical.repeated
+    assert (found.over, found.phase, found.flop) == (("dp",), "optimizer", (RANKS - 1) * (optimizer // 2) // RANKS)
+    known = account.flop - clipping - optimizer
+    assert account.logical.upper == account.flop - found.flop
+    assert account.logical.lower == known + (clipping + optimizer) // RANKS
+    assert clipping > 0
+
+
 @pytest.mark.parametrize("name", ["fsdp1", "fsdp2"])
 def test_sharded_parameters_are_whole_where_they_work_and_updated_once(runs, name):
     """If this failed, FSDP would be counted at the shapes of its shards, or its optimizer once for each rank."""

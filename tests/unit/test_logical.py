@@ -8,7 +8,6 @@ from flopmeter.account import Account
 from flopmeter.coordinates import ANYWHERE, Axis, Coordinates
 from flopmeter.errors import LedgerUnreadableError
 from flopmeter.repeat import Repeat
-from flopmeter.tally import Tally
 from flopmeter.testing.ledgers import BOOK, ScriptedSegment, product_table
 
 TABLE = product_table()  # 60 FLOP
@@ -32,6 +31,14 @@ def grid(rank):
         Axis(name="dp", size=2, index=rank // 2, role="data"),
         Axis(name="tp", size=2, index=rank % 2, role="model"),
     )
+
+
+def axis(size, index):
+    return Axis(name="dp", size=size, index=index, role="data")
+
+
+def header(ranks):
+    return {"book": BOOK, "convention": "fm-1", "world": str(ranks)}
 
 
 def repeated(over=(), unsure=(), table=TABLE):
@@ -95,7 +102,46 @@ def test_more_repeated_than_done_is_refused(tmp_path):
         write(tmp_path, tables=[table])
 
 
-def test_a_table_is_called_the_same_whatever_is_known_of_others():
-    """If this failed, replay would take what it learned of other ranks for other work."""
-    assert repeated(over=("tp",)).name == TABLE.name
-    assert TABLE.tally != Tally()
+def test_the_same_calls_may_be_repeated_in_one_passage_and_not_in_another(tmp_path):
+    """If this failed, two optimizers of equal models would both be replicas because one of them is."""
+    assert repeated(over=("tp",)).work == TABLE.work
+    assert repeated(over=("tp",)).name != TABLE.name
+    account = write(tmp_path, tables=[repeated(over=("tp",)), TABLE])
+    assert account.logical.flop == 2 * 60 + 4 * 60
+
+
+def test_work_that_ranks_did_not_do_as_often_is_between_the_mean_and_the_most(tmp_path):
+    """If this failed, updates of ranks that ran out of data would make a figure that is claimed to be exact."""
+    for rank in range(2):
+        with ScriptedSegment(tmp_path, rank=rank, header=header(2)) as segment:
+            segment.note("coordinates", Coordinates((axis(2, rank),)).to_wire())
+            segment.run(repeated(over=("dp",)), times=2 + rank)
+            segment.end()
+    logical = Account.of(tmp_path).logical
+    assert (logical.lower, logical.upper) == (150, 180)
+    assert sum(one.flop for one in logical.repeated) == 5 * 60 - 180
+
+
+def test_each_life_of_a_rank_is_judged_by_the_world_it_was_in(tmp_path):
+    """If this failed, a run that went on with fewer ranks would be divided by numbers of ranks it never had."""
+    for size in (4, 2):
+        for rank in range(size):
+            with ScriptedSegment(tmp_path, rank=rank, header=header(size)) as segment:
+                segment.note("coordinates", Coordinates((axis(size, rank),)).to_wire())
+                segment.run(repeated(over=("dp",)))
+                segment.end()
+    account = Account.of(tmp_path)
+    assert account.flop == 6 * 60
+    assert account.logical.flop == 2 * 60
+
+
+def test_what_was_counted_before_a_rank_knew_its_place_stays_open(tmp_path):
+    """If this failed, work under a mesh that was made late would be claimed to be each rank's own."""
+    for rank in range(2):
+        with ScriptedSegment(tmp_path, rank=rank, header=header(2)) as segment:
+            segment.run(TABLE)
+            segment.note("coordinates", Coordinates((axis(2, rank),)).to_wire())
+            segment.run(TABLE)
+            segment.end()
+    account = Account.of(tmp_path)
+    assert (account.logical.lower, account.logical.upper) == (2 * 60, 4 * 60)

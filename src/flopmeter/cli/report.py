@@ -20,6 +20,7 @@ from flopmeter.regimes.regime import Finding, catalogue, find
 
 LENGTH = "seq_length"
 MAX_LENGTH = 10**12
+WANTED = "--config wants the config.json of the model"
 
 
 def run(argv: Sequence[str]) -> int:
@@ -82,12 +83,11 @@ def translate(
     """Print the run as another tool would, and return the exit code."""
     try:
         told = None if config is None else read_config(Path(config))
+        sequence = None if told is None else read_length(told, where=config or "")
     except MalformedError as error:
         print_failure(error)
         return WRONG_USAGE
     sizes = None if told is None else pick_sizes(told)
-    length = None if told is None else told.get(LENGTH)
-    sequence = length if isinstance(length, int) and not isinstance(length, bool) and 0 < length < MAX_LENGTH else None
     translation = PRESETS[convention](Given.of(account, ledger, config=sizes, sequence=sequence))
     if as_json:
         print_json({"run": name, **translation.to_wire()})
@@ -100,6 +100,21 @@ def translate(
     return CANNOT_TELL if translation.flop is None else DONE
 
 
+def read_length(told: Mapping[str, object], *, where: str) -> int | None:
+    """Return the length of a sequence that a configuration names; None where it names none.
+
+    Units: tokens.
+
+    Raises:
+        MalformedError: what it names is no length.
+    """
+    length = told.get(LENGTH)
+    if length is not None and (type(length) is not int or not 0 < length < MAX_LENGTH):
+        msg = f'"{LENGTH}" is {json.dumps(length)[:40]}, and no whole number of tokens'
+        raise MalformedError(msg, where=where, hint="write it without quotes, or leave it out")
+    return length
+
+
 def read_config(path: Path) -> Mapping[str, object]:
     """Return the fields of a model's configuration file.
 
@@ -109,7 +124,7 @@ def read_config(path: Path) -> Mapping[str, object]:
     try:
         value = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
-        raise MalformedError(f"not JSON: {error}", where=str(path)) from error
+        raise MalformedError(f"not JSON: {error}", where=str(path), hint=WANTED) from error
     if not isinstance(value, dict):
-        raise MalformedError(f"{type(value).__name__}, not an object", where=str(path))
+        raise MalformedError(f"{type(value).__name__}, not an object", where=str(path), hint=WANTED)
     return value

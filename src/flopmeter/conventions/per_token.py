@@ -59,6 +59,9 @@ SEQUENCE = (
     ' or put "seq_length" into the file of --config'
 )
 CONFIG = "{names}: no watched module has a .config that says so; give --config config.json"
+TOLD = (
+    "{names}: the file of --config does not say so at its top level; give the config.json of the language model alone"
+)
 ODD = "a formula for {oddities}: the one for dense transformers has none, and no other is evaluated here"
 
 AWS_PEAKS = (
@@ -139,7 +142,7 @@ def translate_palm(given: Given) -> Translation:
     account, model, length = given.account, given.account.model, given.sequence
     found = Architecture.of(given.config)
     named = {"layers": found.layers, "heads": found.heads, "head width": found.head_width}
-    missing = (*_missing_size(account), *_missing_named(named), *_missing_length(given))
+    missing = (*_missing_size(account), *_missing_named(given, named), *_missing_length(given))
     if missing or not (model and found.layers and found.heads and found.head_width and length):
         return Translation.unknown(PALM, account, missing)
     tokens, sizes = account.tokens, f"12 × {found.layers} × {found.heads} × {found.head_width} × {length:,}"
@@ -157,8 +160,10 @@ def translate_palm(given: Given) -> Translation:
         "head_width": str(found.head_width),
         "sequence": str(length),
     }
-    note = f"who leaves look-up tables out of N gets {print_flop(6 * model.embedding * tokens)} less"
-    return _tell(PALM, account, theirs, inputs, notes=(note,))
+    notes = [f"who leaves look-up tables out of N gets {print_flop(6 * model.embedding * tokens)} less"]
+    if found.oddities:
+        notes.append(f"the formula has none for {', '.join(found.oddities)}: every token meets every parameter in it")
+    return _tell(PALM, account, theirs, inputs, notes=notes)
 
 
 def translate_megatron(given: Given) -> Translation:
@@ -174,7 +179,7 @@ def translate_megatron(given: Given) -> Translation:
         "vocabulary": found.padded_vocabulary,
         "whether feed-forward layers are gated (swiglu)": found.is_gated,
     }
-    missing = [*(() if account.tokens else (TOKENS,)), *_missing_named(named), *_missing_length(given)]
+    missing = [*(() if account.tokens else (TOKENS,)), *_missing_named(given, named), *_missing_length(given)]
     if found.oddities:
         missing.append(ODD.format(oddities=", ".join(found.oddities)))
     layers, width, heads, head_width, tokens = found.layers, found.width, found.heads, found.head_width, account.tokens
@@ -260,9 +265,9 @@ def _missing_size(account: Account) -> tuple[str, ...]:
     return (*(() if has_model else (MODEL,)), *(() if account.tokens else (TOKENS,)))
 
 
-def _missing_named(named: Mapping[str, object]) -> tuple[str, ...]:
+def _missing_named(given: Given, named: Mapping[str, object]) -> tuple[str, ...]:
     names = ", ".join(name for name, value in named.items() if value is None)
-    return (CONFIG.format(names=names),) if names else ()
+    return ((TOLD if given.is_told else CONFIG).format(names=names),) if names else ()
 
 
 def _missing_length(given: Given) -> tuple[str, ...]:

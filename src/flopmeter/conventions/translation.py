@@ -27,6 +27,8 @@ REASONS = {
 class Given:
     """What a translation is made from: ledgers, what they add up to, and the sizes that a configuration names.
 
+    `is_told` says that the configuration was brought by the reader, and is not the watched module's own.
+
     Units: `sequence` is the length of a sequence in tokens, None where nobody said it.
     """
 
@@ -34,6 +36,7 @@ class Given:
     ledger: RunLedger
     config: Mapping[str, str]
     sequence: int | None = None
+    is_told: bool = False
 
     @classmethod
     def of(
@@ -49,7 +52,8 @@ class Given:
         tokens, samples = account.tokens, account.samples
         if sequence is None and samples and tokens % samples == 0:
             sequence = tokens // samples or None
-        return cls(account=account, ledger=ledger, config=recorded if config is None else config, sequence=sequence)
+        known, is_told = (recorded, False) if config is None else (config, True)
+        return cls(account=account, ledger=ledger, config=known, sequence=sequence, is_told=is_told)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

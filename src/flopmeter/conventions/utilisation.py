@@ -7,6 +7,8 @@ from flopmeter.account import Account
 from flopmeter.conventions.translation import REASONS, Given, Line, Tool, Translation, describe_doubts, reason_of
 from flopmeter.devices.peaks import Peak, find_peak
 from flopmeter.errors import UnknownDeviceError
+from flopmeter.ledger.merge import RunLedger
+from flopmeter.step import Steps
 from flopmeter.tally import CONTRACTIONS, OpCount
 from flopmeter.units import NS_PER_S, print_duration, print_ratio
 
@@ -44,6 +46,8 @@ def _translate(given: Given, tool: Tool, wanted: frozenset[str]) -> Translation:
     numerator = sum(count.flop for count in inside)
     precision = _find_precision(inside)
     peaks, missing = _find_peaks(account, precision)
+    if peaks:
+        missing += _find_unmeasured(given.ledger)
     if missing:
         return Translation.unknown(tool, account, missing)
     could = sum(
@@ -99,6 +103,17 @@ def _find_peaks(account: Account, precision: str) -> tuple[list[Peak], list[str]
         except UnknownDeviceError as error:
             missing.append(str(error))
     return peaks, list(dict.fromkeys(missing))
+
+
+def _find_unmeasured(ledger: RunLedger) -> list[str]:
+    """Say which ranks worked in a life in which no device was measured: their work has no share in the denominator."""
+    ranks = []
+    for segment in ledger.segments:
+        records = [Steps.from_wire(entry.body) for entry in segment.entries if entry.kind == "steps"]
+        if any(record.ran for record in records) and not any(record.usage.devices for record in records):
+            ranks.append(segment.rank)
+    some = ", ".join(map(str, list(dict.fromkeys(ranks))[:8]))
+    return [f"device time of what ran on rank {some}: none was measured there"] if ranks else []
 
 
 def _bridge(account: Account, wanted: frozenset[str]) -> tuple[Line, ...]:

@@ -15,7 +15,7 @@ NAMES: Mapping[str, tuple[str, ...]] = {
     "heads": ("num_attention_heads", "n_head"),
     "head_width": ("head_dim", "kv_channels"),
     "key_heads": ("num_key_value_heads", "num_kv_heads", "num_query_groups"),
-    "feed_forward": ("ffn_hidden_size", "intermediate_size", "n_inner", "ffn_dim"),
+    "feed_forward": ("ffn_hidden_size", "intermediate_size", "n_inner", "ffn_dim", "dff"),
     "vocabulary": ("vocab_size",),
     "padded_vocabulary": ("padded_vocab_size",),
 }
@@ -24,7 +24,12 @@ PADDING = 128
 """Megatron pads a vocabulary to a multiple of this, unless it is told otherwise (`--make-vocab-size-divisible-by`)."""
 
 _COUNTED_ODDITIES = {
+    "hidden_size_per_layer_input": "tables in each layer",
     "kv_lora_rank": "multi-head latent attention",
+    "linear_num_key_heads": "linear attention",
+    "lru_width": "a recurrence",
+    "mamba_d_state": "a state space",
+    "moe_num_experts": "experts",
     "mtp_num_layers": "prediction of several tokens",
     "n_routed_experts": "experts",
     "num_experts": "experts",
@@ -32,6 +37,8 @@ _COUNTED_ODDITIES = {
     "num_moe_experts": "experts",
     "state_size": "a state space",
 }
+_GATED = ("gemma", "bitnet", "modernbert")
+"""Parts of the names of models whose feed-forward layers are gated whatever their activation."""
 _NAMED_ODDITIES = {
     "experimental_attention_variant": "another attention",
     "hybrid_layer_pattern": "layers of several sorts",
@@ -144,7 +151,7 @@ def _find_gate(config: Mapping[str, str]) -> bool | None:
     for name in ("swiglu", "gated_linear_unit"):
         if config.get(name) in ("true", "false"):
             return config[name] == "true"
-    if config.get("model_type", "").startswith("gemma"):
+    if any(part in config.get("model_type", "") for part in _GATED):
         return True
     activation = config.get("hidden_act", config.get("hidden_activation", ""))
     if activation:

@@ -23,18 +23,33 @@ def measure_model(modules: Sequence[torch.nn.Module]) -> Model:
     """
     parameters: dict[int, torch.nn.Parameter] = {}
     tables: dict[int, torch.Tensor] = {}
+    whole: dict[int, int] = {}
     for module in modules:
         sized = [found for found in module.parameters() if not isinstance(found, UninitializedParameter)]
         parameters.update((id(found), found) for found in sized)
         for part in module.modules():
+            whole.update(_sizes_before_sharding(part))
             if isinstance(part, _EMBEDDINGS):
                 tables[id(part.weight)] = part.weight
     return Model(
-        parameters=sum(parameter.numel() for parameter in parameters.values()),
-        trainable=sum(parameter.numel() for parameter in parameters.values() if parameter.requires_grad),
-        embedding=sum(table.numel() for table in tables.values()),
+        parameters=sum(whole.get(key, found.numel()) for key, found in parameters.items()),
+        trainable=sum(whole.get(key, found.numel()) for key, found in parameters.items() if found.requires_grad),
+        embedding=sum(whole.get(key, table.numel()) for key, table in tables.items()),
         config=_read_config(modules),
     )
+
+
+def _sizes_before_sharding(part: torch.nn.Module) -> dict[int, int]:
+    """Return the sizes of parameters of which this rank keeps a part: of `FullyShardedDataParallel`, of ZeRO-3."""
+    whole = {id(one): getattr(one, "ds_numel", None) for one in part.parameters(recurse=False)}  # ZeRO-3, only read
+    flat = getattr(part, "_flat_param", None) if type(part).__name__ == "FullyShardedDataParallel" else None
+    sizes = getattr(flat, "_numels", ())
+    originals = getattr(flat, "_params", None)
+    if originals is not None:
+        whole.update((id(original), size) for original, size in zip(originals, sizes, strict=False))
+    elif sizes:
+        whole[id(flat)] = sum(sizes)
+    return {key: size for key, size in whole.items() if isinstance(size, int)}
 
 
 def _read_config(modules: Sequence[torch.nn.Module]) -> dict[str, str]:
@@ -42,7 +57,9 @@ def _read_config(modules: Sequence[torch.nn.Module]) -> dict[str, str]:
     for module in modules:
         for owner in (module, getattr(module, "module", None)):
             config = getattr(owner, "config", None)
-            sizes = pick_sizes(config if isinstance(config, Mapping) else getattr(config, "__dict__", {}))
+            if not isinstance(config, Mapping):  # those of transformers keep their model's type in their class
+                config = {"model_type": getattr(config, "model_type", None), **getattr(config, "__dict__", {})}
+            sizes = pick_sizes(config)
             if sizes:
                 return sizes
     return {}

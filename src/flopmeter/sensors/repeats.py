@@ -37,6 +37,8 @@ _MAKERS = frozenset({"aten::lift_fresh", "aten::detach", "aten::detach_", "aten:
 """Operators that compute nothing, on what may be known once it is where it belongs."""
 _WHOLE = ("all_reduce", "allreduce", "all_gather", "allgather", "broadcast")
 _CUT = ("reduce_scatter", "all_to_all", "alltoall", "scatter")
+_LOOSE = frozenset({"optimizer", "other"})
+"""Phases of work that need not be on a rank's own data: updates, clipped gradients, averaged weights."""
 _CUTTING = ("FULL_SHARD", "SHARD_GRAD_OP")
 """Strategies of FSDP by which each rank of its group updates a part of its own."""
 _resolve: Any = (
@@ -118,7 +120,7 @@ class Repeats:
         self._parts = {place: known for place, known in self._parts.items() if goes_on and place[0] in self._marks}
         self._looks_left = LOOKS
         self._looked_for.clear()
-        self.is_following = not self.failed and bool(optimizer is not None or self._default.unknown)
+        self.is_following = not self.failed and bool(owner is None or optimizer is not None or self._default.unknown)
         self._stepping = optimizer if isinstance(optimizer, torch.optim.Optimizer) else None
         if self._stepping is not None:
             self._see_parameters(self._stepping)
@@ -141,12 +143,12 @@ class Repeats:
 
     def unmarked(self, phase: str) -> Spread:
         """Return over which axes work may be repeated that was not followed."""
-        return self._unmarked_of_optimizer if phase == "optimizer" else self._unmarked
+        return self._unmarked_of_optimizer if phase in _LOOSE else self._unmarked
 
     @guarded
     def _follow(self, operator: Operator, phase: str, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
         name = operator.name
-        default = self._default_of_optimizer if phase == "optimizer" else self._default
+        default = self._default_of_optimizer if phase in _LOOSE else self._default
         if "c10d" in name.partition("::")[0]:
             self._communicate(name, args, out, default)
             return
@@ -308,8 +310,9 @@ class Repeats:
                         each = Mark(stages, mark.unknown) if value.numel() == 1 and not is_zero else mark
                         self._put(value, each, is_said=True)
                 if not hasattr(parameter, "_local_tensor"):
-                    for tensor in filter(None.__ne__, (parameter, parameter.grad)):
-                        self._put(tensor, mark, is_said=True)
+                    for tensor in (parameter, parameter.grad):
+                        if tensor is not None:
+                            self._put(tensor, mark, is_said=True)
 
     def _replicas(self, optimizer: torch.optim.Optimizer, owned: set[int]) -> dict[int, Mark]:
         known: dict[int, Mark] = {}

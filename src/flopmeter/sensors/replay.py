@@ -251,7 +251,7 @@ class ReplayPlan:
             self._rows += table.size + 1
             place.owed = max(place.owed - 1, 1)
             return verdict
-        if variant.table.name != table.name:
+        if variant.table.work != table.work:
             return self._take_change(place, variant, table, choice)
         if not variant.is_confirmed:
             variant.is_confirmed, place.missed = True, 0
@@ -263,7 +263,7 @@ class ReplayPlan:
         variant = self._find_elsewhere(choice, witness)
         if variant is None:
             return None
-        is_miss = variant.table.name != table.name
+        is_miss = variant.table.work != table.work
         return Verdict(is_miss=is_miss, booked=variant.table.name if is_miss else None)
 
     def _take_change(self, place: Place, variant: Variant, table: Table, choice: Choice) -> Verdict | None:
@@ -328,7 +328,7 @@ class ReplayPlan:
     def _find_elsewhere(self, choice: Choice, witness: Seen) -> Variant | None:
         places = self._known.get((choice.situation, choice.given), {})
         found = [place.variants[witness] for place in places.values() if witness in place.variants and place.is_trusted]
-        return found[0] if found and len({variant.table.name for variant in found}) == 1 else None
+        return found[0] if found and len({variant.table.work for variant in found}) == 1 else None
 
     def booked_since(self, owner: Hashable, since: int) -> Iterator[tuple[str | None, str | None]]:
         """Name the tables at which passages of this owner were booked since then, and the families."""

@@ -76,7 +76,9 @@ def test_sizes_may_come_from_a_configuration(call, lab):
     assert done.json["flop"] == str(16 * (6 * 100 + 12 * 2 * 2 * 2 * 8))
 
 
-@pytest.mark.parametrize("text", ["", "[1]", "{", '"x"'])
+@pytest.mark.parametrize(
+    "text", ["", "[1]", "{", '"x"', '{"seq_length": "8"}', '{"seq_length": 0}', '{"seq_length": NaN}']
+)
 def test_a_configuration_that_is_none_is_one_sentence(call, lab, text):
     """If this failed, a wrong file would end in a traceback."""
     (lab / "config.json").write_text(text, encoding="utf-8")

@@ -162,11 +162,13 @@ def test_without_a_model_it_says_how_to_give_one(tmp_path, translate):
 @pytest.mark.parametrize("translate", [translate_palm, translate_megatron])
 def test_without_sizes_it_names_them_and_says_how_to_give_them(tmp_path, translate):
     """Else a person would have to read the source to learn what is wanted."""
-    found = translate(given(tmp_path, config={}))
+    found = translate(given(tmp_path))
     assert found.flop is None
     (missing,) = found.missing
     assert "layers" in missing
     assert "--config config.json" in missing
+    (missing,) = translate(given(tmp_path / "2", config={"text_config": LLAMA})).missing
+    assert "does not say so at its top level" in missing
 
 
 @pytest.mark.parametrize("translate", [translate_palm, translate_megatron])
@@ -182,3 +184,23 @@ def test_megatron_needs_no_parameters_and_names_the_figure_of_older_versions(tmp
     found = translate_megatron(given(tmp_path, model=False, config=LLAMA))
     (older,) = found.besides.values()
     assert int(older) - found.flop == 6 * 2 * 4 * 4 * LENGTH * TOKENS
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"moe_num_experts": 8},
+        {"mamba_d_state": 16},
+        {"linear_num_key_heads": 4},
+        {"lru_width": 16},
+        {"hidden_size_per_layer_input": 4},
+    ],
+)
+def test_what_is_no_dense_transformer_has_no_figure_of_megatron_and_a_note_of_palm(tmp_path, sizes):
+    """Else hybrids and mixtures whose configurations have names of their own would pass for dense transformers."""
+    config = LLAMA | sizes
+    (missing,) = translate_megatron(given(tmp_path, config=config)).missing
+    assert missing.startswith("a formula for")
+    found = translate_palm(given(tmp_path / "2", config=config))
+    assert found.flop is not None
+    assert any("every token meets every parameter" in note for note in found.notes)

@@ -43,6 +43,18 @@ def device(name=H100, held_ns=SECOND, uuid="GPU-1", note=""):
     return DeviceUsage(uuid=uuid, name=name, held_ns=held_ns, note=note)
 
 
+def test_a_rank_without_device_time_leaves_the_ratio_unknown(tmp_path):
+    """Else the work of two machines over the time of one would be a utilisation twice too high."""
+    for rank, usage in enumerate((Usage.of([device()]), Usage.of([], ["no NVIDIA driver"]))):
+        with ScriptedSegment(tmp_path, rank=rank) as segment:
+            segment.run(loose=Tally.of([count(flop=PEAK // 4)]), usage=usage)
+            segment.end()
+    ledger = read_run(tmp_path)
+    found = translate_mfu(Given.of(Account.of(ledger), ledger))
+    assert (found.flop, found.fraction) == (None, None)
+    assert found.missing == ("device time of what ran on rank 1: none was measured there",)
+
+
 def test_mfu_is_forward_and_backward_over_dense_peak_and_held_time(tmp_path):
     """Else a utilisation would not say of what."""
     found = translate_mfu(given(tmp_path, Usage.of([device()])))

@@ -75,6 +75,8 @@ def test_parts_without_a_formula_are_named(config, word):
         ({"hidden_act": "gelu"}, False),
         ({"hidden_act": "silu"}, True),
         ({"model_type": "gemma2", "hidden_activation": "gelu_pytorch_tanh"}, True),
+        ({"model_type": "modernbert-decoder", "hidden_activation": "gelu"}, True),
+        ({"model_type": "bitnet", "hidden_act": "relu2"}, True),
         ({"hidden_act": "silu", "swiglu": False}, False),
         ({"gated_linear_unit": True}, True),
         ({"ffn_dim": 64}, False),

@@ -1,12 +1,23 @@
 """The size of a model, as 6ND wants it."""
 
+import importlib.util
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
+from torch.distributed.fsdp import FullyShardedDataParallel
 
 from flopmeter.sensors.model import devices_in_reach, measure_model
+
+
+def neighbour(name):
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def test_parameters_trainable_ones_and_tables_by_hand():
@@ -63,6 +74,40 @@ def test_cuda_is_in_reach_once_it_was_initialised(monkeypatch):
     assert devices_in_reach() == {"cpu"}
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     assert devices_in_reach() == {"cpu", "cuda"}
+
+
+class Tabled(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table, self.layer, self.head = nn.Embedding(10, 4), nn.Linear(4, 3), nn.Linear(4, 10, bias=False)
+        self.layer.weight.requires_grad_(False)
+
+
+@pytest.mark.parametrize("is_original", [False, True])
+def test_parameters_that_fsdp_cut_up_have_the_size_of_the_whole(is_original):
+    """Else 6ND of a run of a thousand ranks would be a thousandth of what it is."""
+
+    def measure():
+        model = Tabled().requires_grad_() if not is_original else Tabled()
+        before = measure_model([model])
+        sharded = FullyShardedDataParallel(model, device_id=torch.device("cpu"), use_orig_params=is_original)
+        return before, measure_model([sharded])
+
+    before, after = neighbour("worlds").as_rank(measure)
+    assert before == after
+    assert (after.parameters, after.embedding) == (40 + 15 + 40, 40)
+
+
+class Typed:
+    model_type = "gemma2"
+
+    def __init__(self):
+        self.hidden_size = 8
+
+
+def test_a_type_that_stands_in_the_class_of_a_configuration_is_kept():
+    """Else a Gemma, whose layers are gated without its saying so, would have a third of them taken off."""
+    assert measure_model([Configured(Typed())]).config == {"model_type": "gemma2", "hidden_size": "8"}
 
 
 class Configured(nn.Linear):

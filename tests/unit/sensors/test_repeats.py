@@ -34,7 +34,7 @@ WIDTH, ROWS = 8, 4
 
 def parts_of(program, *models):
     """FLOP by over, unsure, phase and kind; and all of it."""
-    shares = worlds.meter(program, *models).shares[0]
+    (shares,) = worlds.meter(program, *models).shares.values()
     return dict(shares.parts), shares.flop
 
 
