@@ -81,11 +81,6 @@ class Shares:
         for count in tally.counts:
             self.loose[count.phase] += count.flop
 
-    @property
-    def is_silent(self) -> bool:
-        """Say whether nothing is known to be repeated, or perhaps to be."""
-        return not (self.parts or self.loose)
-
 
 @dataclass(slots=True)
 class _Once:

@@ -4,14 +4,15 @@ import random
 
 import pytest
 import torch
-from torch.nn.attention.varlen import varlen_attn
-from torch.utils.flop_counter import _varlen_attn_backward_flop, _varlen_attn_forward_flop, flop_registry
+from torch.utils import flop_counter
 
 from flopmeter.formulas.book import FormulaBook
 from flopmeter.formulas.call import OpCall, TensorSpec
 from flopmeter.formulas.packed import SCHEMAS
 from flopmeter.tally import Tally
 from flopmeter.testing.calls import record_calls
+
+varlen = pytest.importorskip("torch.nn.attention.varlen", reason="torch before 2.10 has no packed attention")
 
 BOOK = FormulaBook.standard()
 H, J, D, E = 4, 2, 8, 8
@@ -101,14 +102,14 @@ def test_products_and_masked_products_are_those_of_torchs_counter(seed, causal):
             *(None, *places, 0.0, 2 * causal),
         ),
     }
-    theirs = _varlen_attn_forward_flop(query, key, value, cu_q, cu_k, 9, 12)
+    theirs = flop_counter._varlen_attn_forward_flop(query, key, value, cu_q, cu_k, 9, 12)
     for op, args in ours.items():
         assert products_of(BOOK.cost(OpCall.of(op, *args))) == theirs
     ours = {
         "torch_attn::_varlen_attn_backward": (shapes[0], *shapes, shapes[0], lse, *places, causal),
         "aten::_flash_attention_backward": (shapes[0], *shapes, shapes[0], lse, *places, 0.0, causal),
     }
-    theirs = _varlen_attn_backward_flop(query, query, key, value, query, None, cu_q, cu_k, 9, 12)
+    theirs = flop_counter._varlen_attn_backward_flop(query, query, key, value, query, None, cu_q, cu_k, 9, 12)
     for op, args in ours.items():
         assert products_of(BOOK.cost(OpCall.of(op, *args))) == theirs
 
@@ -118,7 +119,9 @@ def test_batches_of_one_length_agree_with_torchs_counter_too(causal):
     shapes = (2, 5, H, D), (2, 7, H, D), (2, 7, H, E)
     # Their formula takes these for (B, H, S, D), so it wants them with the heads first.
     tensors = [torch.empty(shape).transpose(1, 2) for shape in shapes]
-    theirs = flop_registry[torch.ops.aten._flash_attention_forward](*tensors, None, None, 5, 7, out_val=None)
+    theirs = flop_counter.flop_registry[torch.ops.aten._flash_attention_forward](
+        *tensors, None, None, 5, 7, out_val=None
+    )
     call = OpCall.of("aten::_flash_attention_forward", *shapes, None, None, 5, 7, 0.0, causal, False)
     assert products_of(BOOK.cost(call)) == theirs
     first = [tuple(tensor.shape) for tensor in tensors]
@@ -162,7 +165,7 @@ def test_torchs_packed_attention_is_counted_from_the_offsets_that_it_is_given(fl
     query, key, value = (torch.rand(12, H, D, requires_grad=True) for _ in range(3))
 
     def train():
-        varlen_attn(query, key, value, cu, cu, 7, 7, window_size=window).sum().backward()
+        varlen.varlen_attn(query, key, value, cu, cu, 7, 7, window_size=window).sum().backward()
 
     tally = count(train)
     kept = sum(
@@ -181,7 +184,7 @@ def test_torchs_packed_attention_is_counted_from_the_offsets_that_it_is_given(fl
 def test_inside_it_nothing_is_counted_a_second_time(flash_on_the_cpu):
     """Else attention counts twice: as torch's packed attention and as the kernel that it calls."""
     query, cu = torch.rand(12, H, D), offsets((4, 8))
-    ops = [row.call.op for row in record(lambda: varlen_attn(query, query, query, cu, cu, 8, 8))]
+    ops = [row.call.op for row in record(lambda: varlen.varlen_attn(query, query, query, cu, cu, 8, 8))]
     assert ops.count("torch_attn::_varlen_attn") == 1
     assert "aten::_flash_attention_forward" not in ops
 

@@ -3,6 +3,7 @@
 Not here: the texts of graphs (`graph_text.py`), which regions run and when (`regions.py`).
 """
 
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple, TypeAlias
@@ -15,6 +16,7 @@ from torch.utils._pytree import tree_map_only
 from flopmeter.sensors.graph_text import Graph
 from flopmeter.sensors.operators import is_skipped
 from flopmeter.sensors.shadows import flatten, schema_of, shadow
+from flopmeter.sensors.triton_kernels import DECLARED, ask_registered, find_kernel
 
 Given: TypeAlias = tuple[Any, ...]
 """What a region was given: of each tensor a `Sizes`, of anything else what may be kept of it."""
@@ -141,13 +143,17 @@ class _Run:
         return out
 
     def _start_kernel(self, name: str, kind: str, kwargs: dict[str, Any]) -> Any:
-        """Note a kernel of the user's by its name: what it computes stands in no schema."""
+        """Note a kernel of the user's by its name, or at what its author registered: no schema tells what it does."""
         given, number = kwargs["kwargs"], kwargs["kernel_idx"]
         kernel = self._kernels[number] if number < len(self._kernels) else "kernel"
         out = None
         if kind == _FUNCTIONAL_KERNEL:
             out = {key: given[key] for key in kwargs["tensors_to_clone"]}
-        self._note(name, f"triton::{kernel}", (), {}, list((out or {}).values()))
+        declared = ask_registered(_kernel_named(kernel), kwargs["grid"], given)
+        if declared:
+            self._note(name, DECLARED, (kernel,), dict(declared), ())
+        else:
+            self._note(name, f"triton::{kernel}", (), {}, list((out or {}).values()))
         return out
 
     def _note(
@@ -166,6 +172,14 @@ class _Run:
             return tuple([self._look(item) for item in value])
         values = self._values.get(id(value))
         return shadow(value) if values is None else (value.shape, value.dtype, None, values)
+
+
+def _kernel_named(name: str) -> Any:
+    """Return the kernel that Dynamo met under this name; None where it met none, or several."""
+    module = sys.modules.get("torch._higher_order_ops.triton_kernel_wrap")
+    known = getattr(getattr(module, "kernel_side_table", None), "id_to_kernel", {})
+    found = [one for one in map(find_kernel, list(known.values())) if getattr(one, "__name__", None) == name]
+    return found[0] if len(found) == 1 else None
 
 
 def _read(value: Any) -> Any:

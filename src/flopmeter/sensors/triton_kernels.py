@@ -6,8 +6,8 @@ the way of Proton, Triton's profiler (`launch_metadata` with `flops16` and the l
 (`register_flop_formula`). Such a figure has basis `declared`; all others are uncounted.
 While a passage is counted a launch hook hears what is declared. Nobody is asked during the capture of a graph: who
 computes a declaration may look into tensors.
-Not here: kernels that compiled code launches, which does not go this way, and operators around kernels, which are
-priced with all that they launch.
+Not here: kernels that compiled code launches, which does not go this way (`region_calls.py`), and operators around
+kernels, which are priced with all that they launch.
 """
 
 import sys
@@ -122,11 +122,13 @@ class _Launch:
 
         Whoever says what it costs is asked unseen.
         """
-        kernel = _find_kernel(self._kernel)
+        kernel = find_kernel(self._kernel)
         name = str(getattr(kernel, "__name__", None) or getattr(kernel, "name", "kernel"))
         keys: dict[Key, int] = {}
         with Silence(self._recorder):
-            registered = self._find_registered(kernel)
+            args, kwargs = self._given
+            given = {**dict(zip(getattr(kernel, "arg_names", ()), args, strict=False)), **kwargs}
+            registered = ask_registered(kernel, [self._grid], given)
             for metadata in self._told or [{}]:
                 declared = tuple(sorted((_read_declared(metadata) or registered).items()))
                 key: Key = (f"triton::{name}", phase, (), (), (), "", inside)
@@ -135,23 +137,21 @@ class _Launch:
                 keys[key] = keys.get(key, 0) + 1
         return keys
 
-    def _find_registered(self, kernel: Any) -> Mapping[str, int]:
-        """Return what a formula says that was registered with torch's counter, called as that does."""
-        registry = getattr(sys.modules.get("torch.utils.flop_counter"), "flop_registry", {})
-        # By identity: to hash a kernel, Triton reads its source.
-        formula = next((formula for target, formula in registry.items() if target is kernel), None)
-        if formula is None:
-            return {}
-        args, kwargs = self._given
-        given = {**dict(zip(getattr(kernel, "arg_names", ()), args, strict=False)), **kwargs}
-        try:
-            found = formula(kernel_idx=0, constant_args_idx=0, grid=[self._grid], kwargs=given, out_val=None)
-            return {"flops": int(found)}
-        except MISTAKES:
-            return {}
+
+def ask_registered(kernel: Any, grid: Sequence[Any], given: Mapping[str, Any]) -> Mapping[str, int]:
+    """Return what a formula says that was registered with torch's counter for this kernel, called as that does."""
+    registry = getattr(sys.modules.get("torch.utils.flop_counter"), "flop_registry", {})
+    # By identity: to hash a kernel, Triton reads its source.
+    formula = next((formula for target, formula in registry.items() if target is kernel), None)
+    if formula is None:
+        return {}
+    try:
+        return {"flops": int(formula(kernel_idx=0, constant_args_idx=0, grid=grid, kwargs=given, out_val=None))}
+    except MISTAKES:
+        return {}
 
 
-def _find_kernel(kernel: Any) -> Any:
+def find_kernel(kernel: Any) -> Any:
     """Return the kernel itself, of one that chooses among configurations of it."""
     while not hasattr(kernel, "__name__") and hasattr(kernel, "fn"):
         kernel = kernel.fn

@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from torch._higher_order_ops import triton_kernel_wrap
+from torch.utils import flop_counter
 
 from flopmeter.sensors.graph_text import read_graph
 from flopmeter.sensors.region_calls import Sizes, list_calls, name_of
@@ -71,6 +73,43 @@ def test_a_kernel_of_the_users_is_noted_by_its_name():
     made = list_calls(graph, (sizes_of(torch.ones(4)),), ["add_kernel"])
     assert [name_of(one.func) for one in made] == ["triton::add_kernel", "aten::sin"]
     assert made[0].outs == ((torch.Size([4]), torch.float32),)
+
+
+def kernel_graph():
+    return graph_of(
+        "x",
+        "wrapper = torch.ops.higher_order.triton_kernel_wrapper_functional(kernel_idx = 0, constant_args_idx = 0, "
+        "grid = [(2, 1, 1)], tma_descriptor_metadata = {}, kwargs = {'out': x, 'n': 4}, tensors_to_clone = ['out'])",
+        "getitem = wrapper['out']",
+        "return (getitem,)",
+    )
+
+
+class Kernel:
+    """A kernel as Triton has it, or what chooses among configurations of one."""
+
+    def __init__(self, name=None, fn=None):
+        if name is not None:
+            self.__name__ = name
+        if fn is not None:
+            self.fn = fn
+
+
+@pytest.mark.parametrize("namesakes", [1, 2])
+def test_a_kernel_of_the_users_counts_at_what_its_author_registered_unless_two_have_its_name(monkeypatch, namesakes):
+    """If this failed, a figure that torch's counter takes would be missing as soon as its caller is compiled."""
+    kernels = [Kernel("add_kernel") for _ in range(namesakes)]
+    table = triton_kernel_wrap.kernel_side_table
+    monkeypatch.setattr(table, "id_to_kernel", dict(enumerate([Kernel(fn=kernels[0]), *kernels[1:]])))
+    formula = lambda *, grid, kwargs, **_: 10 * grid[0][0] * kwargs["out"].numel()  # noqa: E731 # as users write them
+    monkeypatch.setitem(flop_counter.flop_registry, kernels[0], formula)
+    made = list_calls(kernel_graph(), (sizes_of(torch.ones(4)),), ["add_kernel"])
+    if namesakes == 1:
+        assert [(one.func, one.given, one.options) for one in made] == [
+            ("triton::declared", ("add_kernel",), (("flops", 80),))
+        ]
+    else:
+        assert [one.func for one in made] == ["triton::add_kernel"]
 
 
 def test_what_depends_on_data_is_refused():
