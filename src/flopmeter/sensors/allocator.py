@@ -64,3 +64,10 @@ def could_be_same(counted: Marks, uncounted: Marks) -> bool:
     return 0 < len(counted) == len(uncounted) and all(
         0 <= plain <= most for most, plain in zip(counted, uncounted, strict=True)
     )
+
+
+def devices_in_use() -> tuple[int, ...]:
+    """Return the devices on which this process has ever allocated; a read for each device there is, so ask rarely."""
+    if not torch.cuda.is_initialized():
+        return ()
+    return tuple([index for index in range(torch.cuda.device_count()) if any(device_marks((index,)))])

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from flopmeter.sensors import allocator as allocators
-from flopmeter.sensors.allocator import could_be_same, device_marks, marks_between
+from flopmeter.sensors.allocator import could_be_same, device_marks, devices_in_use, marks_between
 
 
 class ScriptedAllocator:
@@ -55,7 +55,7 @@ def test_without_cuda_there_are_no_marks_and_cuda_is_not_initialised(monkeypatch
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
     for name in ("current_device", "get_allocator_backend", "memory_stats_as_nested_dict", "device_count"):
         monkeypatch.setattr(torch.cuda, name, refuse)
-    assert device_marks() == device_marks((0,)) == ()
+    assert device_marks() == device_marks((0,)) == devices_in_use() == ()
 
 
 def test_marks_are_allocations_and_bytes_asked_for(allocator):
@@ -113,7 +113,7 @@ def test_an_allocator_that_raises_gives_no_marks(allocator, monkeypatch):
 @pytest.mark.usefixtures("allocator")
 def test_counters_that_never_moved_are_no_marks():
     """With caching switched off they stay at zero for ever, and would vouch for whatever runs."""
-    assert device_marks() == ()
+    assert device_marks() == devices_in_use() == ()
 
 
 @pytest.mark.parametrize("name", ["allocation", "requested_bytes"])
