@@ -122,14 +122,14 @@ class Experts(nn.Module):
             one.to_local() if isinstance(one, DTensor) else one for one in (self.up, self.gate, self.down)
         )
         width, senders = x.shape[-1], 1 if self.ranks is None else self.ranks.size()
-        if self.ranks is not None:
-            x = collectives.all_to_all_single_autograd(x.contiguous(), None, None, self.ranks)
-        x = x.view(senders, len(up), -1, width).transpose(0, 1).reshape(len(up), -1, width)
+        x = self._exchange(x).view(senders, len(up), -1, width).transpose(0, 1).reshape(len(up), -1, width)
         x = (nn.functional.silu(x @ gate) * (x @ up)) @ down
-        x = x.view(len(up), senders, -1, width).transpose(0, 1).reshape(-1, width)
-        if self.ranks is not None:
-            x = collectives.all_to_all_single_autograd(x.contiguous(), None, None, self.ranks)
-        return x
+        return self._exchange(x.view(len(up), senders, -1, width).transpose(0, 1).reshape(-1, width))
+
+    def _exchange(self, x: torch.Tensor) -> torch.Tensor:
+        return (
+            x if self.ranks is None else collectives.all_to_all_single_autograd(x.contiguous(), None, None, self.ranks)
+        )
 
 
 class Mixture(nn.Module):
@@ -222,22 +222,21 @@ def _split(stage: Stage, tp: DeviceMesh) -> None:
     parallelize_module(stage, tp, plan)
     column, row = ColwiseParallel, RowwiseParallel
     for block in stage.blocks:
-        whole = PrepareModuleInput(input_layouts=(Shard(1),), desired_input_layouts=(Replicate(),))
-        as_local = PrepareModuleInput(
-            input_layouts=(Shard(1),), desired_input_layouts=(Replicate(),), use_local_output=True
-        )
+        has_experts = isinstance(block.rest, Mixture)
         plan = {
             "before_attention": SequenceParallel(),
             "before_rest": SequenceParallel(),
             "attention": PrepareModuleInput(input_layouts=(Shard(1), None), desired_input_layouts=(Replicate(), None)),
             **{f"attention.{name}": column() for name in ("query", "key", "value")},
             "attention.out": row(output_layouts=Shard(1)),
-            "rest": whole if isinstance(block.rest, FeedForward) else as_local,
+            "rest": PrepareModuleInput(
+                input_layouts=(Shard(1),), desired_input_layouts=(Replicate(),), use_local_output=has_experts
+            ),
         }
-        if isinstance(block.rest, FeedForward):
+        if not has_experts:
             plan |= {"rest.up": column(), "rest.gate": column(), "rest.down": row(output_layouts=Shard(1))}
         parallelize_module(block, tp, plan)
-        if isinstance(block.rest, Mixture):
+        if has_experts:
             distribute_module(block.rest.router, tp, input_fn=_as_whole)
             block.rest.register_forward_hook(lambda _module, _args, out: _keep_part(out, tp))
 

@@ -81,11 +81,6 @@ class Shares:
         for count in tally.counts:
             self.loose[count.phase] += count.flop
 
-    @property
-    def is_silent(self) -> bool:
-        """Say whether nothing is known to be repeated, or perhaps to be."""
-        return not (self.parts or self.loose)
-
 
 class Standing(NamedTuple):
     """Which rank did work, of how many, and where it stood in their grid while it did."""

@@ -5,6 +5,7 @@ Read, not run: written without a GPU. Skipped without an NVIDIA GPU or without T
 
 import pytest
 import torch
+from linears import Fused
 from torch import nn
 from torch.autograd import Function
 from torch.nn import functional
@@ -45,27 +46,13 @@ class Copy(Function):
         return launch(gradient.contiguous())
 
 
-class FusedLinear(Function):
-    """As Megatron's: something that is not an operator has the weight's gradient; here nobody computes it."""
-
-    @staticmethod
-    def forward(ctx, x, weight):
-        ctx.save_for_backward(weight)
-        return x @ weight.t()
-
-    @staticmethod
-    def backward(ctx, gradient):
-        (weight,) = ctx.saved_tensors
-        return gradient @ weight, None
-
-
 class Odd(nn.Module):
     def __init__(self):
         super().__init__()
         self.first, self.weight = nn.Linear(64, 96), nn.Parameter(torch.randn(32, 96))
 
     def forward(self, x):
-        return FusedLinear.apply(Copy.apply(self.first(x)), self.weight)
+        return Fused.apply(Copy.apply(self.first(x)), self.weight)
 
 
 class Ordinary(nn.Module):
@@ -101,7 +88,7 @@ def test_kernels_that_python_launches_are_listed(tmp_path, findings, options):
     findings[f"unseen kernels, {'counted' if options else 'replayed'}"] = {
         name: list(one) for name, one in found.items()
     }
-    assert found == {"launch": (2 * STEPS, 2 * STEPS * 16 * 96), "FusedLinear": (STEPS, STEPS * 32 * 96)}
+    assert found == {"launch": (2 * STEPS, 2 * STEPS * 16 * 96), "Fused": (STEPS, STEPS * 32 * 96)}
 
 
 def test_ordinary_training_lists_nothing(tmp_path, findings):

@@ -1,26 +1,13 @@
 """Where a rank stands, asked of no other rank."""
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import torch
+import worlds
 from torch import distributed, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from flopmeter.sensors.mesh import count_groups, find_grid
-
-
-def neighbour(name):
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-worlds = neighbour("worlds")
 
 
 def found(*modules):

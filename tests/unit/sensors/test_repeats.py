@@ -1,11 +1,8 @@
 """Which work other ranks do as well: told by where operands come from, and never guessed."""
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import pytest
 import torch
+import worlds
 from torch import nn
 from torch.distributed import _functional_collectives as collectives
 from torch.distributed.device_mesh import init_device_mesh
@@ -20,15 +17,6 @@ from torch.distributed.tensor.parallel import (
 from flopmeter.formulas.call import OpCall, TensorSpec
 from flopmeter.sensors.pricing import restrict
 
-
-def neighbour(name):
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-worlds = neighbour("worlds")
 WIDTH, ROWS = 8, 4
 
 
