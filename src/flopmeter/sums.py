@@ -131,7 +131,9 @@ class Sums:
         self.steps: Counter[int] = Counter()
         self.counted: Counter[int] = Counter()
         self.audits: Counter[int] = Counter()
-        self.tokens = self.samples = self.own_ns = self.metered_ns = self.misses = 0
+        self.tokens: Counter[Standing] = Counter()
+        self.samples: Counter[Standing] = Counter()
+        self.own_ns = self.metered_ns = self.misses = 0
         self.self_tests: list[bool] = []
         self.warned: list[tuple[str, int]] = []
         self.attestations: list[str] = []
@@ -194,9 +196,10 @@ class Sums:
             raise LedgerBrokenError(msg)
         self.usage += steps.usage
         self.steps[segment.rank] += steps.count
-        self.tokens += steps.tokens
+        standing = Standing(segment.rank, life.world, life.place)
+        self.tokens[standing] += steps.tokens
+        self.samples[standing] += steps.samples
         self.replicas[segment.rank].say(steps=steps.count, tokens=steps.tokens, samples=steps.samples)
-        self.samples += steps.samples
         self.own_ns += steps.own_ns
         self.metered_ns += steps.ended_ns - steps.started_ns
         self.audits[segment.rank] += steps.audits
@@ -286,6 +289,29 @@ class Sums:
         self.booked.open(wire.parse_digest(booked, name="booked"))
         return {wire.parse_digest(booked, name="booked")}
 
+    def _find_model(self) -> Model | None:
+        """Return the model of the first rank that names one; where it is a stage, all stages together.
+
+        Stages that the first rank of each says nothing of leave the size unknown.
+        """
+        if not self.models:
+            return None
+        first = min(self.models)
+        place = self.coordinates.get(first, Coordinates())
+        if not place.names("pipeline"):
+            return self.models[first]
+        stages: dict[object, Model] = {}
+        for rank, model in sorted(self.models.items()):
+            stages.setdefault(self.coordinates.get(rank, Coordinates()).place("pipeline"), model)
+        if len(stages) != place.size(place.names("pipeline")):
+            return None
+        return replace(
+            self.models[first],
+            parameters=sum(model.parameters for model in stages.values()),
+            trainable=sum(model.trainable for model in stages.values()),
+            embedding=sum(model.embedding for model in stages.values()),
+        )
+
     def fields(self) -> dict[str, Any]:
         """Return the sums, named as an Account names them."""
         tally = Tally.of(
@@ -302,8 +328,8 @@ class Sums:
             "coordinates": self.coordinates,
             "contradictions": find_contradictions(self.replicas, self.coordinates, left_out=left_out),
             "steps": max(self.steps.values(), default=0),
-            "tokens": self.tokens,
-            "samples": self.samples,
+            "tokens": _sum_of_examples(self.tokens),
+            "samples": _sum_of_examples(self.samples),
             "tally": tally,
             "usage": self.usage,
             "lower": self.lower + bounds.lower,
@@ -311,7 +337,7 @@ class Sums:
             "unsure": bounds.unsure,
             "unsure_passages": bounds.unsure_passages,
             "gaps": tuple(self.gaps.values()),
-            "model": next(iter(self.models.values()), None),
+            "model": self._find_model(),
             "passages": dict(self.passages),
             "audits": self.audits.total(),
             "misses": self.misses,
@@ -322,6 +348,17 @@ class Sums:
             "warned": tuple(self.warned),
             "attestations": tuple(self.attestations),
         }
+
+
+def _sum_of_examples(told: Mapping[Standing, int]) -> int:
+    """Sum what ranks say that they trained; of those that share their examples, what the one says that says most."""
+    most: dict[object, int] = {}
+    for standing, number in told.items():
+        at = standing.place
+        grid = frozenset((axis.name, axis.size) for axis in at.axes)
+        place = (standing.world, grid, at.examples()) if standing.is_whole else standing
+        most[place] = max(most.get(place, 0), number)
+    return sum(most.values())
 
 
 def _bound_ns(earlier: str, later: str) -> int | None:
