@@ -125,6 +125,7 @@ class Sums:
         self.models: dict[int, Model] = {}
         self.subjects: dict[str, str] = {}
         self.world = 1
+        self.told_world = 0
         self.coordinates: dict[int, Coordinates] = {}
         self.shares: defaultdict[Standing, Shares] = defaultdict(Shares)
         self.replicas: defaultdict[int, Replica] = defaultdict(Replica)
@@ -140,7 +141,9 @@ class Sums:
 
     def add_segment(self, segment: Segment, following: Segment | None, *, live: bool) -> None:
         """Add one life of one rank; `following` is the next of that rank."""
-        world = max(wire.parse_known(segment.header.body.get("world")) or 1, segment.rank + 1)
+        told = wire.parse_known(segment.header.body.get("world")) or 0
+        self.told_world = max(self.told_world, told)
+        world = max(told, 1, segment.rank + 1)
         life = _Life(ceiling=wire.parse_known(segment.header.body.get("ceiling_flop_per_s")), world=world)
         self.world = max(self.world, world)
         for entry in segment.entries:
@@ -171,12 +174,19 @@ class Sums:
             life.missed |= self._add_miss(segment, entry.body)
         else:
             self._add_event(segment, entry)
-            life.place = self.coordinates[segment.rank] if entry.kind == "coordinates" else life.place
+            if entry.kind == "coordinates":
+                self._take_place(life, self.coordinates[segment.rank])
+
+    def _take_place(self, life: _Life, place: Coordinates) -> None:
+        """Take where a rank stands; a meter that began before its process knew of others took itself to be alone."""
+        life.place = place
+        life.world = max(life.world, place.size(place.names()))
+        self.world, self.told_world = max(self.world, life.world), max(self.told_world, life.world)
 
     def add_missing_ranks(self, segments: Sequence[Segment]) -> None:
         """A rank that a header speaks of and that left no file has done unknown work."""
         found = {segment.rank for segment in segments}
-        world = max((wire.parse_known(segment.header.body.get("world")) or 0 for segment in segments), default=0)
+        world = self.told_world
         missing = [str(rank) for rank in range(min(world, MAX_WORLD)) if rank not in found]
         if missing:
             some = ", ".join(missing[:8]) + (" …" if len(missing) > 8 else "")
@@ -215,7 +225,7 @@ class Sums:
             self.replicas[rank].add_loose(item.tally or Tally())
             return
         shares.add(priced.totals.flop, priced.repeated, times=item.times)
-        self.replicas[rank].add(*priced.products, times=item.times, basis=item.basis)
+        self.replicas[rank].add(*priced.products, times=item.times, purpose=item.purpose, basis=item.basis)
 
     def _bound(self, segment: Segment, item: Ran, cost: Cost, ceiling: int | None) -> None:
         """Take what was counted as it is, and put the rest with those alike: what it can be shows at the end."""

@@ -236,3 +236,16 @@ def test_the_stages_of_a_pipeline_are_one_model(run, stages, expected):
             segment.run(TABLE)
             segment.end()
     assert Account.of(run).model == expected
+
+
+def test_a_grid_of_more_ranks_than_the_header_knows_of_misses_them(run):
+    """If this failed, a meter that began before its process joined the others would say that it has seen all of it."""
+    with ScriptedSegment(run, header={"book": BOOK, "convention": "fm-1", "world": "1"}) as segment:
+        segment.note("coordinates", standing({"dp": 4}, 0).to_wire())
+        segment.run(TABLE)
+        segment.end()
+    account = Account.of(run)
+    assert [(gap.reason, gap.detail) for gap in account.gaps] == [
+        ("missing ranks", "3 of 4 ranks left no ledger here: 1, 2, 3")
+    ]
+    assert account.upper is None
