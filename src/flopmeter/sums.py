@@ -320,6 +320,7 @@ class Sums:
             parameters=sum(model.parameters for model in stages.values()),
             trainable=sum(model.trainable for model in stages.values()),
             embedding=sum(model.embedding for model in stages.values()),
+            headed=sum(model.headed for model in stages.values()),
         )
 
     def fields(self) -> dict[str, Any]:

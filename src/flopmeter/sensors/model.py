@@ -24,17 +24,25 @@ def measure_model(modules: Sequence[torch.nn.Module]) -> Model:
     parameters: dict[int, torch.nn.Parameter] = {}
     tables: dict[int, torch.Tensor] = {}
     whole: dict[int, int] = {}
+    first: dict[int, torch.nn.Module] = {}
     for module in modules:
         sized = [found for found in module.parameters() if not isinstance(found, UninitializedParameter)]
         parameters.update((id(found), found) for found in sized)
         for part in module.modules():
             whole.update(_sizes_before_sharding(part))
+            for one in part.parameters(recurse=False):
+                first.setdefault(id(one), part)
             if isinstance(part, _EMBEDDINGS):
                 tables[id(part.weight)] = part.weight
     return Model(
         parameters=sum(whole.get(key, found.numel()) for key, found in parameters.items()),
         trainable=sum(whole.get(key, found.numel()) for key, found in parameters.items() if found.requires_grad),
         embedding=sum(whole.get(key, table.numel()) for key, table in tables.items()),
+        headed=sum(
+            whole.get(key, table.numel())
+            for key, table in tables.items()
+            if not isinstance(first.get(key), (*_EMBEDDINGS, type(None)))
+        ),
         config=_read_config(modules),
     )
 
