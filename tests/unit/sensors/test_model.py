@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from torch import nn
+from torch import distributed, nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 
 from flopmeter.model import Model
@@ -107,6 +107,21 @@ def test_parameters_that_fsdp_cut_up_have_the_size_of_the_whole(is_original):
     before, after = neighbour("worlds").as_rank(measure)
     assert before == after
     assert (after.parameters, after.embedding) == (40 + 15 + 40, 40)
+
+
+@pytest.mark.parametrize(("flag", "expected"), [(None, 2 * 6), (True, 2 * 4 + 2), (False, 6)])
+def test_parts_that_a_library_cuts_by_hand_are_taken_together(flag, expected):
+    """Else 6ND of Megatron's models would be divided by the number of ranks that share a layer."""
+
+    def measure():
+        for start in (0, 2):
+            distributed.new_group([start, start + 1], group_desc="TENSOR_MODEL_PARALLEL_GROUP")
+        model = nn.Linear(2, 2)
+        if flag is not None:
+            model.weight.tensor_model_parallel = flag
+        return measure_model([model]).parameters
+
+    assert neighbour("worlds").as_rank(measure) == expected
 
 
 class Typed:
