@@ -38,8 +38,8 @@ class Account:
     and `contradictions` are ranks that must have run the same products and say that they did not.
 
     Units: `flop`, `int_op`, `lower`, `upper` operations; `steps` optimizer updates of the rank that made most;
-    `tokens` summed over ranks; `passages` by basis; `foreign_formulas` operator by operator, where theirs is written
-    down; `own_ns` and `metered_ns` nanoseconds summed over ranks.
+    `tokens` and `samples` summed over ranks that have examples of their own; `passages` by basis; `foreign_formulas`
+    operator by operator, where theirs is written down; `own_ns` and `metered_ns` nanoseconds summed over ranks.
     """
 
     run: str

@@ -56,6 +56,12 @@ class Axis:
             msg = f"axis {self.name!r}: {self.index} of {self.size}, role {self.role!r}"
             raise ValueError(msg)
 
+    @property
+    def shares_examples(self) -> bool:
+        """Say whether ranks along it surely train on the same examples: stages, and parts of layers by their name."""
+        is_tensor = self.role == "model" and bool(set(_WORDS.findall(self.name.lower())) & _TENSOR)
+        return is_tensor or self.role == "pipeline"
+
     def to_wire(self) -> dict[str, wire.Wire]:
         """Return the fields as they travel."""
         return {
@@ -106,6 +112,10 @@ class Coordinates:
     def place(self, *roles: str) -> tuple[tuple[str, int, int], ...]:
         """Return name, size and place along each axis of these roles, in an order that all ranks agree on."""
         return tuple(sorted((axis.name, axis.size, axis.index) for axis in self.axes if axis.role in roles))
+
+    def examples(self) -> tuple[tuple[str, int, int], ...]:
+        """Return name, size and place along each axis whose ranks may train on other examples; see `place`."""
+        return tuple(sorted((axis.name, axis.size, axis.index) for axis in self.axes if not axis.shares_examples))
 
     def to_wire(self) -> dict[str, wire.Wire]:
         """Return the fields as they travel."""

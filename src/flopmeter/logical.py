@@ -89,6 +89,11 @@ class Standing(NamedTuple):
     world: int
     place: Coordinates
 
+    @property
+    def is_whole(self) -> bool:
+        """Say whether the axes of its place make up the world."""
+        return self.place.size(self.place.names()) == self.world
+
 
 class _Alike(NamedTuple):
     """Work that ranks of one group say that all of them do alike; `group` is where they stand along the other axes."""
@@ -136,7 +141,7 @@ class Merge:
     def add(self, shares: Shares, standing: Standing, *, is_complete: bool = True) -> None:
         """Take one rank; `is_complete` says that no other is missing."""
         _, world, place = standing
-        rest, is_whole = shares.flop, place.size(place.names()) == world
+        rest, is_whole = shares.flop, standing.is_whole
         for (over, unsure, phase, kind), flop in shares.parts.items():
             rest -= flop
             surely = _size(standing, over) if is_complete else 1

@@ -31,12 +31,16 @@ MAX_TEXT = 64
 class Model:
     """The model's size, which 6ND needs, and of its configuration the sizes that it names (`SIZES`), as text.
 
+    `headed` are those of `embedding` that stand under the name of an output layer first: transformers takes them for
+    no table.
+
     Units: parameters; logical ones (a tied weight once, a sharded one whole).
     """
 
     parameters: int
     trainable: int
     embedding: int
+    headed: int = 0
     config: Mapping[str, str] = field(default_factory=dict)
 
     def to_wire(self) -> dict[str, wire.Wire]:
@@ -46,6 +50,7 @@ class Model:
             "parameters": wire.print_count(self.parameters),
             "trainable": wire.print_count(self.trainable),
             "embedding": wire.print_count(self.embedding),
+            **({"headed": wire.print_count(self.headed)} if self.headed else {}),
             **config,
         }
 
@@ -55,6 +60,7 @@ class Model:
         fields = wire.parse_object(value, name="model")
         config = wire.parse_object(fields.get("config") or {}, name="config")
         return cls(
+            headed=wire.parse_count(fields.get("headed", "0"), name="headed"),
             config={name: wire.parse_text(text, name=name) for name, text in config.items()},
             **{
                 name: wire.parse_count(fields.get(name), name=name) for name in ("parameters", "trainable", "embedding")

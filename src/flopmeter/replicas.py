@@ -19,6 +19,8 @@ Signature: TypeAlias = frozenset[tuple[str, int]]
 """The products of one passage, by operator, phase and shapes, each with the number of its calls."""
 
 TRAINED = frozenset({"forward", "backward", "recompute"})
+APART = frozenset({"rl-rollout", "data-generation", "teacher-inference", "evaluation", "experiment"})
+"""Purposes of work that one rank may do for all, with gradients or without: it is not held against any."""
 ROLES = ("sequence", "expert", "pipeline", "model")
 """Along axes of these, ranks may run something else."""
 
@@ -58,9 +60,9 @@ class Replica:
     is_plain: bool = True
     signatures: set[Signature] = field(default_factory=set)
 
-    def add(self, signature: Signature, flop: int, *, times: int, basis: str) -> None:
+    def add(self, signature: Signature, flop: int, *, times: int, purpose: str, basis: str) -> None:
         """Take passages of one table: the products in it, and their FLOP in one passage."""
-        if signature:
+        if signature and purpose not in APART:
             self.flop += flop * times
             self.is_plain = self.is_plain and basis in {"counted", "replayed"}
             if len(self.signatures) < 2:

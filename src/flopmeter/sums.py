@@ -125,20 +125,25 @@ class Sums:
         self.models: dict[int, Model] = {}
         self.subjects: dict[str, str] = {}
         self.world = 1
+        self.told_world = 0
         self.coordinates: dict[int, Coordinates] = {}
         self.shares: defaultdict[Standing, Shares] = defaultdict(Shares)
         self.replicas: defaultdict[int, Replica] = defaultdict(Replica)
         self.steps: Counter[int] = Counter()
         self.counted: Counter[int] = Counter()
         self.audits: Counter[int] = Counter()
-        self.tokens = self.samples = self.own_ns = self.metered_ns = self.misses = 0
+        self.tokens: Counter[Standing] = Counter()
+        self.samples: Counter[Standing] = Counter()
+        self.own_ns = self.metered_ns = self.misses = 0
         self.self_tests: list[bool] = []
         self.warned: list[tuple[str, int]] = []
         self.attestations: list[str] = []
 
     def add_segment(self, segment: Segment, following: Segment | None, *, live: bool) -> None:
         """Add one life of one rank; `following` is the next of that rank."""
-        world = max(wire.parse_known(segment.header.body.get("world")) or 1, segment.rank + 1)
+        told = wire.parse_known(segment.header.body.get("world")) or 0
+        self.told_world = max(self.told_world, told)
+        world = max(told, 1, segment.rank + 1)
         life = _Life(ceiling=wire.parse_known(segment.header.body.get("ceiling_flop_per_s")), world=world)
         self.world = max(self.world, world)
         for entry in segment.entries:
@@ -169,12 +174,19 @@ class Sums:
             life.missed |= self._add_miss(segment, entry.body)
         else:
             self._add_event(segment, entry)
-            life.place = self.coordinates[segment.rank] if entry.kind == "coordinates" else life.place
+            if entry.kind == "coordinates":
+                self._take_place(life, self.coordinates[segment.rank])
+
+    def _take_place(self, life: _Life, place: Coordinates) -> None:
+        """Take where a rank stands; a meter that began before its process knew of others took itself to be alone."""
+        life.place = place
+        life.world = max(life.world, place.size(place.names()))
+        self.world, self.told_world = max(self.world, life.world), max(self.told_world, life.world)
 
     def add_missing_ranks(self, segments: Sequence[Segment]) -> None:
         """A rank that a header speaks of and that left no file has done unknown work."""
         found = {segment.rank for segment in segments}
-        world = max((wire.parse_known(segment.header.body.get("world")) or 0 for segment in segments), default=0)
+        world = self.told_world
         missing = [str(rank) for rank in range(min(world, MAX_WORLD)) if rank not in found]
         if missing:
             some = ", ".join(missing[:8]) + (" …" if len(missing) > 8 else "")
@@ -194,9 +206,10 @@ class Sums:
             raise LedgerBrokenError(msg)
         self.usage += steps.usage
         self.steps[segment.rank] += steps.count
-        self.tokens += steps.tokens
+        standing = Standing(segment.rank, life.world, life.place)
+        self.tokens[standing] += steps.tokens
+        self.samples[standing] += steps.samples
         self.replicas[segment.rank].say(steps=steps.count, tokens=steps.tokens, samples=steps.samples)
-        self.samples += steps.samples
         self.own_ns += steps.own_ns
         self.metered_ns += steps.ended_ns - steps.started_ns
         self.audits[segment.rank] += steps.audits
@@ -212,7 +225,7 @@ class Sums:
             self.replicas[rank].add_loose(item.tally or Tally())
             return
         shares.add(priced.totals.flop, priced.repeated, times=item.times)
-        self.replicas[rank].add(*priced.products, times=item.times, basis=item.basis)
+        self.replicas[rank].add(*priced.products, times=item.times, purpose=item.purpose, basis=item.basis)
 
     def _bound(self, segment: Segment, item: Ran, cost: Cost, ceiling: int | None) -> None:
         """Take what was counted as it is, and put the rest with those alike: what it can be shows at the end."""
@@ -286,6 +299,30 @@ class Sums:
         self.booked.open(wire.parse_digest(booked, name="booked"))
         return {wire.parse_digest(booked, name="booked")}
 
+    def _find_model(self) -> Model | None:
+        """Return the model of the first rank that names one; where it is a stage, all stages together.
+
+        Stages that the first rank of each says nothing of leave the size unknown.
+        """
+        if not self.models:
+            return None
+        first = min(self.models)
+        place = self.coordinates.get(first, Coordinates())
+        if not place.names("pipeline"):
+            return self.models[first]
+        stages: dict[object, Model] = {}
+        for rank, model in sorted(self.models.items()):
+            stages.setdefault(self.coordinates.get(rank, Coordinates()).place("pipeline"), model)
+        if len(stages) != place.size(place.names("pipeline")):
+            return None
+        return replace(
+            self.models[first],
+            parameters=sum(model.parameters for model in stages.values()),
+            trainable=sum(model.trainable for model in stages.values()),
+            embedding=sum(model.embedding for model in stages.values()),
+            headed=sum(model.headed for model in stages.values()),
+        )
+
     def fields(self) -> dict[str, Any]:
         """Return the sums, named as an Account names them."""
         tally = Tally.of(
@@ -302,8 +339,8 @@ class Sums:
             "coordinates": self.coordinates,
             "contradictions": find_contradictions(self.replicas, self.coordinates, left_out=left_out),
             "steps": max(self.steps.values(), default=0),
-            "tokens": self.tokens,
-            "samples": self.samples,
+            "tokens": _sum_of_examples(self.tokens),
+            "samples": _sum_of_examples(self.samples),
             "tally": tally,
             "usage": self.usage,
             "lower": self.lower + bounds.lower,
@@ -311,7 +348,7 @@ class Sums:
             "unsure": bounds.unsure,
             "unsure_passages": bounds.unsure_passages,
             "gaps": tuple(self.gaps.values()),
-            "model": next(iter(self.models.values()), None),
+            "model": self._find_model(),
             "passages": dict(self.passages),
             "audits": self.audits.total(),
             "misses": self.misses,
@@ -322,6 +359,17 @@ class Sums:
             "warned": tuple(self.warned),
             "attestations": tuple(self.attestations),
         }
+
+
+def _sum_of_examples(told: Mapping[Standing, int]) -> int:
+    """Sum what ranks say that they trained; of those that share their examples, what the one says that says most."""
+    most: dict[object, int] = {}
+    for standing, number in told.items():
+        at = standing.place
+        grid = frozenset((axis.name, axis.size) for axis in at.axes)
+        place = (standing.world, grid, at.examples()) if standing.is_whole else standing
+        most[place] = max(most.get(place, 0), number)
+    return sum(most.values())
 
 
 def _bound_ns(earlier: str, later: str) -> int | None:

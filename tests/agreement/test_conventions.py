@@ -191,3 +191,17 @@ def test_megatron_prints_what_is_said_of_it(tmp_path, monkeypatch, gated, heads,
         meter.step(tokens=5 * 32, samples=5)
     found = translate(tmp_path / "run", "megatron", config=pick_sizes(sizes))
     assert found.flop == theirs(SimpleNamespace(model=config), batch_size=5)
+
+
+@pytest.mark.filterwarnings("ignore")  # the library's own
+@pytest.mark.parametrize("kind", ["Bert", "Roberta", "XLMRoberta", "Camembert", "Electra"])
+def test_the_parameters_that_the_trainer_multiplies_are_those_that_are_said(tmp_path, kind):
+    """Else which name of a tied table comes first would decide whether our figure of it is right."""
+    transformers = pytest.importorskip("transformers")
+    config = getattr(transformers, f"{kind}Config")(
+        vocab_size=17, hidden_size=8, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2
+    )
+    model = getattr(transformers, f"{kind}ForMaskedLM")(config)
+    with Meter(tmp_path / "run", model=model, exact=True) as meter:
+        meter.step(tokens=5)
+    assert translate(tmp_path / "run", "hf").flop == 6 * 5 * model.num_parameters(exclude_embeddings=True)

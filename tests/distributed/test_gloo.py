@@ -102,6 +102,7 @@ def test_sharded_parameters_are_whole_where_they_work_and_updated_once(runs, nam
     """If this failed, FSDP would be counted at the shapes of its shards, or its optimizer once for each rank."""
     alone, account = account_of(runs, "alone"), account_of(runs, name)
     assert account.tally.contraction_flop == alone.tally.contraction_flop
+    assert account.estimate.flop == alone.estimate.flop
     assert account.logical.flop is not None
     updated, once = cells(account), cells(alone)
     for op in ("addcdiv_", "addcmul_", "lerp_", "sqrt"):
@@ -125,6 +126,8 @@ def test_tensor_parallel_products_are_counted_at_local_shapes(runs, name):
     # Half the ranks have other data, so half of the data of `alone`.
     assert 2 * account.tally.contraction_flop == alone.tally.contraction_flop
     assert {axis.name: axis.size for axis in account.coordinates[0].axes} == {"dp": 2, "tp": 2}
+    # Ranks of tp share their tokens, and a part of the parameters is the whole model's.
+    assert (account.tokens, account.model.parameters) == (alone.tokens // 2, PARAMETERS)
     # The norms stand before anything says that all ranks of tp are given the same: so they may be repeated, or not.
     norms = sum(one.flop for one in account.tally.counts if "layer_norm" in one.op)
     assert account.logical.lower < account.logical.upper
@@ -139,6 +142,8 @@ def test_pipelines_run_the_products_of_one_process_and_replay_to_the_operation(r
     alone, account = account_of(runs, "alone"), account_of(runs, kind)
     # Twice the layers on half the data: two pipelines of four layers, with a batch each.
     assert account.tally.contraction_flop == alone.tally.contraction_flop
+    # Each pipeline's stages share its tokens, and together are the model.
+    assert (account.tokens, account.model.parameters) == (alone.tokens // 2, 2 * PARAMETERS)
     forward, backward = (account.tally.select(phase=phase) for phase in ("forward", "backward"))
     assert set(account.tally.by("phase")) == {"forward", "backward", "optimizer"}
     assert backward.contraction_flop == 2 * forward.contraction_flop

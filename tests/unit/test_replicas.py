@@ -69,3 +69,19 @@ def test_a_rank_with_a_gap_is_not_judged(tmp_path):
                 segment.note("gap", {"reason": "failure", "detail": "x", "ns": "1", "ceiling_flop_per_s": None})
             segment.end()
     assert Account.of(tmp_path).contradictions == ()
+
+
+def test_what_one_rank_evaluates_with_gradients_on_is_not_held_against_it(tmp_path):
+    """If this failed, a first rank that looks at how training goes would be called a liar, or the others would."""
+    for rank in range(2):
+        header = {"book": BOOK, "convention": "fm-1", "world": "2"}
+        with ScriptedSegment(tmp_path, rank=rank, header=header) as segment:
+            place = Coordinates((Axis(name="dp", size=2, index=rank, role="data"),))
+            segment.note("coordinates", place.to_wire())
+            for purpose in ("pretraining",) if rank else ("pretraining", "evaluation"):
+                tokens = 0 if purpose == "evaluation" else 8
+                segment.run(TABLE, tokens=tokens, purpose=purpose)
+            if rank:
+                segment.run(tokens=0)  # a step without work, so that both say the same
+            segment.end()
+    assert Account.of(tmp_path).contradictions == ()

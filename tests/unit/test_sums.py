@@ -5,12 +5,14 @@ from dataclasses import replace
 import pytest
 
 from flopmeter.account import Account
+from flopmeter.coordinates import Axis, Coordinates, role_of
 from flopmeter.errors import LedgerBrokenError, LedgerUnreadableError
 from flopmeter.ledger.merge import read_run
+from flopmeter.model import Model
 from flopmeter.step import Chance, Ran
 from flopmeter.sums import Sums
 from flopmeter.tally import OpCount, Tally
-from flopmeter.testing.ledgers import CEILING_FLOP_PER_S, STEP_NS, ScriptedSegment, product_table, recorded_ledger
+from flopmeter.testing.ledgers import BOOK, CEILING_FLOP_PER_S, STEP_NS, ScriptedSegment, product_table, recorded_ledger
 
 TABLE, OTHER = product_table(), product_table(2, 5, 3)
 CHANCE = Chance(one_in=64, longest_ns=STEP_NS)
@@ -173,3 +175,77 @@ def test_what_was_declared_of_a_counted_passage_is_in_the_figure_and_not_in_its_
     assert (account.flop, account.lower) == (100, 60)
     assert account.upper == STEP_FLOP
     assert {basis: part.flop for basis, part in account.tally.by("basis").items()} == {"counted": 60, "declared": 40}
+
+
+def standing(sizes, index):
+    """Say where a rank stands on axes of these names and sizes, the last of which is the fastest."""
+    axes = []
+    for name, size in reversed(sizes.items()):
+        index, at = divmod(index, size)
+        axes.append(Axis(name=name, size=size, index=at, role=role_of(name)))
+    return Coordinates(tuple(sorted(axes)))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "told", "expected"),
+    [
+        ({"dp": 4}, [8, 8, 8, 8], 32),
+        ({"dp": 2, "tp": 2}, [8, 8, 9, 9], 17),
+        ({"dp": 2, "pp": 2}, [0, 8, 0, 9], 17),
+        ({"dp": 2, "rows": 2}, [8, 8, 8, 8], 32),  # nobody knows what ranks along it share
+        ({"tp": 2}, [8, 8, 8, 8], 32),  # nor what the other axis is
+        ({"cp": 2, "tp": 2}, [4, 4, 4, 4], 8),
+    ],
+)
+def test_ranks_that_share_their_examples_have_trained_them_once(run, sizes, told, expected):
+    """If this failed, 6ND of a run with eight ranks for each layer would be eight times what it is."""
+    for rank, tokens in enumerate(told):
+        with ScriptedSegment(
+            run, rank=rank, header={"book": BOOK, "convention": "fm-1", "world": str(len(told))}
+        ) as segment:
+            segment.note("coordinates", standing(sizes, rank).to_wire())
+            segment.run(TABLE, tokens=tokens)
+            segment.end()
+    assert Account.of(run).tokens == expected
+
+
+def test_tokens_of_another_grid_are_others(run):
+    """If this failed, a run that went on with stages in place of parts of layers would lose half of its tokens."""
+    for sizes in ({"dp": 2, "tp": 2}, {"dp": 2, "pp": 2}):
+        for rank in range(4):
+            with ScriptedSegment(run, rank=rank, header={"book": BOOK, "convention": "fm-1", "world": "4"}) as segment:
+                segment.note("coordinates", standing(sizes, rank).to_wire())
+                segment.run(TABLE, tokens=8)
+                segment.end()
+    assert Account.of(run).tokens == 32
+
+
+@pytest.mark.parametrize(("stages", "expected"), [(4, Model(parameters=22, trainable=18, embedding=10)), (3, None)])
+def test_the_stages_of_a_pipeline_are_one_model(run, stages, expected):
+    """If this failed, the first stage would pass for the model, with the tokens of all."""
+    for rank in range(stages):
+        with ScriptedSegment(run, rank=rank, header={"book": BOOK, "convention": "fm-1", "world": "4"}) as segment:
+            segment.note("coordinates", standing({"dp": 2, "pp": 2}, rank).to_wire())
+            if rank != 1 or stages == 4:
+                size = (
+                    Model(parameters=12, trainable=9, embedding=10)
+                    if rank % 2 == 0
+                    else Model(parameters=10, trainable=9, embedding=0)
+                )
+                segment.note("model", size.to_wire())
+            segment.run(TABLE)
+            segment.end()
+    assert Account.of(run).model == expected
+
+
+def test_a_grid_of_more_ranks_than_the_header_knows_of_misses_them(run):
+    """If this failed, a meter that began before its process joined the others would say that it has seen all of it."""
+    with ScriptedSegment(run, header={"book": BOOK, "convention": "fm-1", "world": "1"}) as segment:
+        segment.note("coordinates", standing({"dp": 4}, 0).to_wire())
+        segment.run(TABLE)
+        segment.end()
+    account = Account.of(run)
+    assert [(gap.reason, gap.detail) for gap in account.gaps] == [
+        ("missing ranks", "3 of 4 ranks left no ledger here: 1, 2, 3")
+    ]
+    assert account.upper is None

@@ -127,6 +127,8 @@ def translate_flop_counter(given: Given) -> Translation:
     )
     if account.ranks > 1:
         notes.append(f"it prints a figure for each process; this is the sum over {account.ranks} ranks")
+    if any(place.names("model") for place in account.coordinates.values()):
+        notes.append("of a DTensor it counts the whole on each rank; this figure has the parts that ran")
     return Translation(
         tool=tool,
         ours=account.flop,

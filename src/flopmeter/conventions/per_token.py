@@ -107,7 +107,7 @@ def translate_hf(given: Given) -> Translation:
     missing = _missing_size(account)
     if model is None or missing:
         return Translation.unknown(HF, account, missing)
-    parameters = model.parameters - model.embedding
+    parameters = model.parameters - model.embedding + model.headed
     theirs = _Products(
         weights=6 * parameters * account.tokens,
         weights_why=f"6 × {parameters:,} × {account.tokens:,}; without look-up tables, and output layers tied to one",

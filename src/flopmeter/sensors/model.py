@@ -3,13 +3,15 @@
 Not here: what it costs.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from math import prod
 from typing import Any
 
 import torch
 from torch.nn.parameter import UninitializedParameter
 
 from flopmeter.model import Model, pick_sizes
+from flopmeter.sensors.mesh import find_grid, is_distributed
 
 _EMBEDDINGS = (torch.nn.Embedding, torch.nn.EmbeddingBag)
 
@@ -19,24 +21,46 @@ def measure_model(modules: Sequence[torch.nn.Module]) -> Model:
 
     Units: parameters. `embedding` are look-up tables, a table tied to an output layer included.
     Is not: the size of a shard; a sharded tensor tells its logical size.
+    Along axes of tensor parallelism plain parameters are parts, unless a DTensor is among them, which tells of itself.
     Parameters of lazy modules have no size before their first forward, and are left out until then.
     """
     parameters: dict[int, torch.nn.Parameter] = {}
     tables: dict[int, torch.Tensor] = {}
     whole: dict[int, int] = {}
+    first: dict[int, torch.nn.Module] = {}
     for module in modules:
         sized = [found for found in module.parameters() if not isinstance(found, UninitializedParameter)]
         parameters.update((id(found), found) for found in sized)
         for part in module.modules():
             whole.update(_sizes_before_sharding(part))
+            for one in part.parameters(recurse=False):
+                first.setdefault(id(one), part)
             if isinstance(part, _EMBEDDINGS):
                 tables[id(part.weight)] = part.weight
+    times = _count_parts(modules, parameters.values())
+
+    is_said = any(hasattr(parameter, "tensor_model_parallel") for parameter in parameters.values())
+
+    def size(key: int, tensor: torch.Tensor) -> int:
+        is_part = getattr(tensor, "tensor_model_parallel", not is_said)  # by Megatron, only read
+        return whole.get(key, tensor.numel()) * (times if is_part else 1)
+
+    headed = {key: table for key, table in tables.items() if key in first and not isinstance(first[key], _EMBEDDINGS)}
     return Model(
-        parameters=sum(whole.get(key, found.numel()) for key, found in parameters.items()),
-        trainable=sum(whole.get(key, found.numel()) for key, found in parameters.items() if found.requires_grad),
-        embedding=sum(whole.get(key, table.numel()) for key, table in tables.items()),
+        parameters=sum(size(key, found) for key, found in parameters.items()),
+        trainable=sum(size(key, found) for key, found in parameters.items() if found.requires_grad),
+        embedding=sum(size(key, table) for key, table in tables.items()),
+        headed=sum(size(key, table) for key, table in headed.items()),
         config=_read_config(modules),
     )
+
+
+def _count_parts(modules: Sequence[torch.nn.Module], parameters: Iterable[torch.nn.Parameter]) -> int:
+    """Return how many ranks hold a part each of plain parameters."""
+    if not is_distributed() or any(hasattr(parameter, "_local_tensor") for parameter in parameters):
+        return 1
+    axes = find_grid(modules).coordinates.axes
+    return prod(axis.size for axis in axes if axis.role == "model" and axis.shares_examples)
 
 
 def _sizes_before_sharding(part: torch.nn.Module) -> dict[int, int]:

@@ -7,6 +7,7 @@ import pytest
 from flopmeter.account import Account
 from flopmeter.conventions.flop_counter import translate_flop_counter
 from flopmeter.conventions.translation import Given
+from flopmeter.coordinates import Axis, Coordinates
 from flopmeter.formulas.book import FormulaBook
 from flopmeter.formulas.call import OpCall, TensorSpec
 from flopmeter.ledger.merge import read_run
@@ -164,6 +165,17 @@ def test_several_ranks_are_a_sum_of_what_it_prints(tmp_path):
     found = translate_flop_counter(Given.of(Account.of(ledger), ledger))
     assert found.flop == 2 * 2 * 60
     assert "sum over 2 ranks" in found.notes[0]
+
+
+def test_under_tensor_parallelism_it_is_said_that_the_whole_is_counted_on_each_rank(tmp_path):
+    """Else our parts would be set beside its wholes, and differ by the number of ranks without a word."""
+    with ScriptedSegment(tmp_path / "run", header={"book": BOOK, "world": "1"}) as segment:
+        axis = Axis(name="tp", size=2, index=0, role="model")
+        segment.note("coordinates", Coordinates((axis,)).to_wire())
+        segment.end()
+    ledger = read_run(tmp_path / "run")
+    notes = translate_flop_counter(Given.of(Account.of(ledger), ledger)).notes
+    assert any("the whole on each rank" in note for note in notes)
 
 
 def test_scalars_beside_complex_operands_change_nothing(tmp_path):

@@ -7,9 +7,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from torch import nn
+from torch import distributed, nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 
+from flopmeter.model import Model
 from flopmeter.sensors.model import devices_in_reach, measure_model
 
 
@@ -34,6 +35,16 @@ def test_a_tied_weight_counts_once():
     model.head.weight = model.table.weight
     size = measure_model([model])
     assert (size.parameters, size.embedding) == (40, 40)
+
+
+def test_a_table_that_an_output_layer_names_first_is_told_apart():
+    """Else total_flos of an XLM-RoBERTa would be said to be a third of what its Trainer prints."""
+    model = nn.Module()
+    model.head, model.table = nn.Linear(4, 10, bias=False), nn.Embedding(10, 4)
+    model.head.weight = model.table.weight
+    size = measure_model([model])
+    assert (size.parameters, size.embedding, size.headed) == (40, 40, 40)
+    assert Model.from_wire(size.to_wire()) == size
 
 
 def test_modules_that_share_a_part_count_it_once():
@@ -96,6 +107,21 @@ def test_parameters_that_fsdp_cut_up_have_the_size_of_the_whole(is_original):
     before, after = neighbour("worlds").as_rank(measure)
     assert before == after
     assert (after.parameters, after.embedding) == (40 + 15 + 40, 40)
+
+
+@pytest.mark.parametrize(("flag", "expected"), [(None, 2 * 6), (True, 2 * 4 + 2), (False, 6)])
+def test_parts_that_a_library_cuts_by_hand_are_taken_together(flag, expected):
+    """Else 6ND of Megatron's models would be divided by the number of ranks that share a layer."""
+
+    def measure():
+        for start in (0, 2):
+            distributed.new_group([start, start + 1], group_desc="TENSOR_MODEL_PARALLEL_GROUP")
+        model = nn.Linear(2, 2)
+        if flag is not None:
+            model.weight.tensor_model_parallel = flag
+        return measure_model([model]).parameters
+
+    assert neighbour("worlds").as_rank(measure) == expected
 
 
 class Typed:
