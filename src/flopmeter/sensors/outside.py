@@ -11,7 +11,7 @@ from types import ModuleType
 
 from flopmeter.sensors.arrivals import Arrivals
 from flopmeter.sensors.captured import CaptureWatch, PhasesOnly, User
-from flopmeter.sensors.extensions import EXTENSIONS, GRAPHERS, stand_in
+from flopmeter.sensors.extensions import EXTENSIONS, GRAPHERS, PACKAGES, stand_in
 from flopmeter.sensors.hook import BoundaryHook
 from flopmeter.sensors.patches import Patches
 from flopmeter.sensors.regions import meeting
@@ -39,7 +39,8 @@ class Outside:
         """Stand in for nothing yet."""
         self._patches = Patches()
         self._captures = CaptureWatch()
-        self._arrivals = Arrivals((*LAUNCHERS, *EXTENSIONS, *GRAPHERS), self._arrived, self._captures.on_failure)
+        awaited = (*LAUNCHERS, *EXTENSIONS, *GRAPHERS, *PACKAGES)
+        self._arrivals = Arrivals(awaited, self._arrived, self._captures.on_failure)
 
     def listen(self, hooks: Sequence[BoundaryHook], phase: PhaseTracker, recorder: OpRecorder) -> Listening:
         """Listen for somebody who meters this thread with such recorders, and whose boundaries have these hooks."""

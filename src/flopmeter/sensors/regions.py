@@ -197,6 +197,10 @@ class _Counted:
         if self._before is None:
             return
         region, phase, given, inside = self._key
+        if out is None:  # it raised: how far it came, the dispatcher alone knows
+            self._recorder.go_on(self._before, lambda _: True)
+            self._recorder.add((REGION, phase, (), (), (), "", inside))
+            return
         told = set()
 
         def is_kept(key: Key) -> bool:
@@ -209,9 +213,8 @@ class _Counted:
             return is_told
 
         self._recorder.go_on(self._before, is_kept)
-        if out is not None:
-            outs = tuple(map(shadow, flatten(out)))
-            self._recorder.add((region, phase, given, (("told", *sorted(told)),), outs, "", inside))
+        outs = tuple(map(shadow, flatten(out)))
+        self._recorder.add((region, phase, given, (("told", *sorted(told)),), outs, "", inside))
 
 
 def _look(value: Any, recorder: OpRecorder, *, reads: bool) -> Any:
