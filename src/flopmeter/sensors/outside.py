@@ -14,7 +14,7 @@ from flopmeter.sensors.captured import CaptureWatch, PhasesOnly, User
 from flopmeter.sensors.extensions import EXTENSIONS, GRAPHERS, PACKAGES, stand_in
 from flopmeter.sensors.hook import BoundaryHook
 from flopmeter.sensors.patches import Patches
-from flopmeter.sensors.regions import meeting
+from flopmeter.sensors.regions import MODULE, meeting
 from flopmeter.sensors.torch_ops import OpRecorder
 from flopmeter.sensors.torch_phase import PhaseTracker
 from flopmeter.sensors.triton_kernels import LAUNCHERS, hear_triton, stop_hearing_triton
@@ -39,7 +39,7 @@ class Outside:
         """Stand in for nothing yet."""
         self._patches = Patches()
         self._captures = CaptureWatch()
-        awaited = (*LAUNCHERS, *EXTENSIONS, *GRAPHERS, *PACKAGES)
+        awaited = (*LAUNCHERS, *EXTENSIONS, *GRAPHERS, *PACKAGES, MODULE)
         self._arrivals = Arrivals(awaited, self._arrived, self._captures.on_failure)
 
     def listen(self, hooks: Sequence[BoundaryHook], phase: PhaseTracker, recorder: OpRecorder) -> Listening:
@@ -68,7 +68,9 @@ class Outside:
         self._patches.take_back()
 
     def _arrived(self, name: str, module: ModuleType) -> None:
-        if name in LAUNCHERS:
+        if name == MODULE:
+            meeting.look()
+        elif name in LAUNCHERS:
             hear_triton(self._patches, name, module)
         else:
             stand_in(self._patches, name, module)

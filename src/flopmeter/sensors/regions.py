@@ -27,6 +27,8 @@ from flopmeter.sensors.torch_ops import OpRecorder
 from flopmeter.sensors.values import Late, read_values
 
 REGION = "torch.compile::region"
+MODULE = "torch._inductor.output_code"
+"""The part of torch that has the code of regions."""
 MAX_SIZES = 64
 """Of each region, so many kinds of input are kept whose calls are known."""
 _NEEDED = frozenset({"runnable_graph_str", "inductor_post_grad_graph_str", "fx_kwargs", "mutated_input_idxs"})
@@ -124,7 +126,7 @@ class _Meeting:
     @guarded
     def look(self) -> None:
         """Step in before the code that Inductor makes, once that part of torch is there; again changes nothing."""
-        kind = getattr(sys.modules.get("torch._inductor.output_code"), "CompiledFxGraph", None)
+        kind = getattr(sys.modules.get(MODULE), "CompiledFxGraph", None)
         if self._kind is None and self._users and kind is not None and kind.__dataclass_fields__.keys() >= _NEEDED:
             self._kind, self.plain = kind, kind.__call__
             kind.__call__ = _call
@@ -132,7 +134,7 @@ class _Meeting:
     @property
     def is_seen(self) -> bool:
         """Whether regions are seen: torch has what it takes, or has made no code so far."""
-        return self._kind is not None or "torch._inductor.output_code" not in sys.modules
+        return self._kind is not None or MODULE not in sys.modules
 
     def stop_listening(self, user: int) -> None:
         """Put back what torch had, once nobody meters; twice is fine."""
