@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from flopmeter.sensors.aside import recorder_here
+from flopmeter.sensors.aside import recorders_here
 from flopmeter.sensors.graph_text import Graph, GraphNames, kernels_of, read_graph
 from flopmeter.sensors.guard import guarded
 from flopmeter.sensors.hook import hide_from_dynamo
@@ -234,17 +234,18 @@ def _look(value: Any, recorder: OpRecorder, *, reads: bool) -> Any:
 def _call(code: Any, inputs: Any) -> Any:
     """Stand in for `CompiledFxGraph.__call__`."""
     meeting.leave_mark(code)
-    recorder = recorder_here() if _depth() else None
-    if recorder is None:
+    counted = [_Counted(recorder, code) for recorder in recorders_here()] if _depth() else []
+    if not counted:
         return meeting.plain(code, inputs)
-    counted = _Counted(recorder, code)
-    counted.begin(inputs)
+    for one in counted:
+        one.begin(inputs)
     out = None
     try:
         with covered():
             out = meeting.plain(code, inputs)
     finally:
-        counted.end(out)
+        for one in counted:
+            one.end(out)
     return out
 
 

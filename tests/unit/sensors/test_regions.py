@@ -95,6 +95,13 @@ def test_what_a_backward_computes_again_is_recompute(tmp_path):
     assert tally.select(phase="backward").flop == 4
 
 
+def test_each_of_two_meters_counts_a_region(tmp_path):
+    """Else one of them has the products alone, which the dispatcher tells it, and takes that for all."""
+    with Meter(tmp_path / "one") as one, Meter(tmp_path / "two") as two, torch.no_grad():
+        Code(FORWARD, forward)([X, X])
+    assert (one.account().flop, two.account().flop) == (16 + 4, 16 + 4)
+
+
 def test_a_region_that_writes_into_parameters_is_an_optimizers(tmp_path):
     """Else the update of a compiled optimizer would be inference of nobody."""
     text = FORWARD.replace("(sin, primals_1, primals_2, mm)", "(sin,)")
