@@ -11,10 +11,10 @@ from types import ModuleType
 
 from flopmeter.sensors.arrivals import Arrivals
 from flopmeter.sensors.captured import CaptureWatch, PhasesOnly, User
-from flopmeter.sensors.extensions import EXTENSIONS, GRAPH_MAKERS, stand_in
+from flopmeter.sensors.extensions import EXTENSIONS, GRAPH_MAKERS, PACKAGES, stand_in
 from flopmeter.sensors.hook import BoundaryHook
 from flopmeter.sensors.patches import Patches
-from flopmeter.sensors.regions import region_watch
+from flopmeter.sensors.regions import MODULE, region_watch
 from flopmeter.sensors.torch_ops import OpRecorder
 from flopmeter.sensors.torch_phase import PhaseTracker
 from flopmeter.sensors.triton_kernels import LAUNCHERS, hear_triton, stop_hearing_triton
@@ -39,7 +39,8 @@ class BypassWatch:
         """Stand in for nothing yet."""
         self._patches = Patches()
         self._captures = CaptureWatch()
-        self._arrivals = Arrivals((*LAUNCHERS, *EXTENSIONS, *GRAPH_MAKERS), self._arrived, self._captures.on_failure)
+        awaited = (*LAUNCHERS, *EXTENSIONS, *GRAPH_MAKERS, *PACKAGES, MODULE)
+        self._arrivals = Arrivals(awaited, self._arrived, self._captures.on_failure)
 
     def listen(self, hooks: Sequence[BoundaryHook], phase: PhaseTracker, recorder: OpRecorder) -> Listening:
         """Listen for somebody who meters this thread with such recorders, and whose boundaries have these hooks."""
@@ -67,7 +68,9 @@ class BypassWatch:
         self._patches.take_back()
 
     def _arrived(self, name: str, module: ModuleType) -> None:
-        if name in LAUNCHERS:
+        if name == MODULE:
+            region_watch.look()
+        elif name in LAUNCHERS:
             hear_triton(self._patches, name, module)
         else:
             stand_in(self._patches, name, module)

@@ -98,8 +98,14 @@ class CompileWatch:
         return _count_frames() > 0
 
     def look(self) -> None:
-        """Hook into Dynamo once it has been loaded, and catch up with what it compiled before that."""
+        """Hook into Dynamo once it has been loaded, and catch up with what it compiled before that.
+
+        `torch._dynamo.reset` takes all hooks off: what was compiled since then was not heard of.
+        """
         if self._handler is not None:
+            if self._callback not in self._handler.start_callbacks:
+                self._handler.register_start_callback(self._callback)
+                self._compile_begins(None)
             return
         was_seen = region_watch.is_seen
         region_watch.look()

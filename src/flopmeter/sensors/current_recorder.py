@@ -21,11 +21,13 @@ def recorder_here() -> OpRecorder | None:
     Within an operator that the dispatcher was asked for there is nobody: the operator was noted, and is priced with all
     that it launches.
     """
-    for index in range(_depth() - 1, -1, -1):
-        mode = _mode_at(index)
-        if isinstance(mode, OpRecorder):
-            return None if is_covered() else mode
-    return None
+    return next(iter(recorders_here()), None)
+
+
+def recorders_here() -> list[OpRecorder]:
+    """Return all who do, where several meter this thread."""
+    modes = [_mode_at(index) for index in range(_depth() - 1, -1, -1)]
+    return [] if is_covered() else [mode for mode in modes if isinstance(mode, OpRecorder)]
 
 
 class Silence:

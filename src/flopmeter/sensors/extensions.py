@@ -31,6 +31,9 @@ EXTENSIONS = (
 """Modules of pybind11 (or nanobind) functions, and packages that hand such functions on."""
 GRAPH_MAKERS = ("transformer_engine.pytorch", "transformer_engine.pytorch.graph")
 """Modules that make CUDA graphs of modules, and refuse those with hooks on them as torch does."""
+PACKAGES = {"torch.export.pt2_archive._package": ("AOTICompiledModel", "torch.compile::package")}
+"""Modules, the class in them of models that were compiled ahead and run without the dispatcher, and what those are
+listed as: nothing tells what they run."""
 
 _BUILT = ("builtin_function_or_method", "nb_func", "instancemethod")
 _depth = torch._C._len_torch_dispatch_stack  # noqa: SLF001
@@ -114,6 +117,11 @@ def stand_in(patches: Patches, module_name: str, module: Any) -> None:
     """Stand in for the functions of a module that may run kernels."""
     if module_name in GRAPH_MAKERS:
         patches.put(module, "make_graphed_callables", without_hooks)
+        return
+    if module_name in PACKAGES:
+        kind, op = PACKAGES[module_name]
+        if hasattr(module, kind):
+            patches.put(getattr(module, kind), "__call__", _maker(op))
         return
     is_package = hasattr(module, "__path__")
     for name, value in tuple(vars(module).items()):

@@ -26,6 +26,9 @@ from flopmeter.sensors.operators import CAST, PRODUCTS, Operator
 from flopmeter.sensors.shadows import flatten
 
 OWED = "owed::"
+_TRACED = "torch._functorch."
+"""Where the functions are whose forward and backward are graphs that torch traced: operators all, and among them
+products of which nobody asks for a gradient (`torch.no_grad` inside of what was compiled)."""
 
 Note: TypeAlias = Callable[[str, Sequence[Any]], None]
 """Takes a name to list work under, and what has the shape and precision of what came out."""
@@ -167,6 +170,8 @@ class Debts:
     def _attach(self, function: Function, node: Any) -> None:
         """Hear of the backward of a function, if its products owe anything that it was asked for."""
         forward = node._forward_cls  # noqa: SLF001
+        if forward.__module__.startswith(_TRACED):
+            return
         function.name = f"{forward.__module__}.{forward.__qualname__}"
         function.edges = tuple([one for one, _ in node.next_functions])
         sizes = [_size_of(*edge) for edge in node.next_functions]

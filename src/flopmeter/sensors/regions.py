@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from flopmeter.sensors.current_recorder import recorder_here
+from flopmeter.sensors.current_recorder import recorders_here
 from flopmeter.sensors.graph_text import Graph, GraphNames, kernels_of, read_graph
 from flopmeter.sensors.guard import guarded
 from flopmeter.sensors.hook import hide_from_dynamo
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from flopmeter.sensors.unseen import Unseen
 
 REGION = "torch.compile::region"
+MODULE = "torch._inductor.output_code"
+"""The part of torch that has the code of regions."""
 MAX_SIZES = 64
 """Of each region, so many kinds of input are kept whose calls are known."""
 _NEEDED = frozenset({"runnable_graph_str", "inductor_post_grad_graph_str", "fx_kwargs", "mutated_input_idxs"})
@@ -129,7 +131,7 @@ class RegionWatch:
     @guarded
     def look(self) -> None:
         """Step in before the code that Inductor makes, once that part of torch is there; again changes nothing."""
-        kind = getattr(sys.modules.get("torch._inductor.output_code"), "CompiledFxGraph", None)
+        kind = getattr(sys.modules.get(MODULE), "CompiledFxGraph", None)
         if self._kind is None and self._users and kind is not None and kind.__dataclass_fields__.keys() >= _NEEDED:
             self._kind, self.plain = kind, kind.__call__
             kind.__call__ = _call
@@ -137,7 +139,7 @@ class RegionWatch:
     @property
     def is_seen(self) -> bool:
         """Whether regions are seen: torch has what it takes, or has made no code so far."""
-        return self._kind is not None or "torch._inductor.output_code" not in sys.modules
+        return self._kind is not None or MODULE not in sys.modules
 
     def stop_listening(self, user: int) -> None:
         """Put back what torch had, once nobody meters; twice is fine."""
@@ -209,6 +211,10 @@ class _Counted:
         if self._before is None:
             return
         region, phase, given, inside = self._key
+        if out is None:  # it raised: how far it came, the dispatcher alone knows
+            self._recorder.resume(self._before, lambda _: True)
+            self._recorder.add((REGION, phase, (), (), (), "", inside))
+            return
         told = set()
 
         def is_kept(key: Key) -> bool:
@@ -221,9 +227,8 @@ class _Counted:
             return is_told
 
         self._recorder.resume(self._before, is_kept)
-        if out is not None:
-            outs = tuple(map(shadow, flatten(out)))
-            self._recorder.add((region, phase, given, (("told", *sorted(told)),), outs, "", inside))
+        outs = tuple(map(shadow, flatten(out)))
+        self._recorder.add((region, phase, given, (("told", *sorted(told)),), outs, "", inside))
 
 
 def _look(value: Any, recorder: OpRecorder, *, reads: bool) -> Any:
@@ -245,17 +250,18 @@ def _call(code: Any, inputs: Any) -> Any:
         region_watch.note_launch(code)
     else:
         launched.total += number
-    recorder = recorder_here() if _depth() else None
-    if recorder is None:
+    counted = [_Counted(recorder, code) for recorder in recorders_here()] if _depth() else []
+    if not counted:
         return region_watch.plain(code, inputs)
-    counted = _Counted(recorder, code)
-    counted.begin(inputs)
+    for one in counted:
+        one.begin(inputs)
     out = None
     try:
         with covered():
             out = region_watch.plain(code, inputs)
     finally:
-        counted.end(out)
+        for one in counted:
+            one.end(out)
     return out
 
 

@@ -31,6 +31,9 @@ _WRITE = frozenset(
     }
 )
 """Of what they change in place they need nothing, or not all."""
+_WRITE_ANEW = frozenset({"copy", "fill", "zero", "index_put", "index_copy"})
+"""What a tracer makes of some of them, and of writing into a view (`slice_scatter`): what comes out is the tensor then.
+"""
 _WRITTEN = frozenset({"momentum_buffer_list"})
 """Arguments by this name are given blank, the first time."""
 _ASK_FOR_SHAPE = frozenset(
@@ -203,7 +206,8 @@ def _use_of(func: Any, place: int | str) -> str:
     arguments = func._schema.arguments  # noqa: SLF001
     argument = arguments[place] if isinstance(place, int) else next(one for one in arguments if one.name == place)
     if argument.alias_info is None or not argument.alias_info.is_write:
-        return "read"
+        is_anew = name in _WRITE_ANEW or name.endswith("_scatter")
+        return "written" if is_anew and argument.name == "self" else "read"
     is_drawn = torch.Tag.nondeterministic_seeded in func.tags
     is_overwritten = is_drawn or name in _WRITE or argument.name in _WRITTEN
     return "written" if argument.kwarg_only or is_overwritten else "read"

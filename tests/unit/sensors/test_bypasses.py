@@ -1,5 +1,6 @@
 """What bypasses the dispatcher is listened to while somebody meters, and nothing after."""
 
+import subprocess
 import sys
 from types import ModuleType
 
@@ -66,3 +67,18 @@ def test_nothing_is_imported_to_be_listened_to():
     listening = listen(BypassWatch())
     listening.remove()
     assert not {name for name in set(sys.modules) - before if name.startswith(("triton", "transformer_engine", "apex"))}
+
+
+def test_code_of_inductors_is_heard_of_as_soon_as_that_is_loaded(tmp_path):
+    """Dynamo may tell nobody that it compiles, after a reset; then the first regions would be in no record."""
+    program = """
+import sys
+from flopmeter import Meter
+with Meter(sys.argv[1]):
+    assert "torch._inductor.output_code" not in sys.modules
+    from torch._inductor.output_code import CompiledFxGraph
+    assert CompiledFxGraph.__call__.__module__ == "flopmeter.sensors.regions"
+assert CompiledFxGraph.__call__.__module__ == "torch._inductor.output_code"
+"""
+    done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -222,6 +222,21 @@ def test_the_watch_catches_up_with_what_was_compiled_before_it_could_hear():
     assert len(heard) == 2
 
 
+def test_the_watch_hears_again_after_a_reset():
+    """`torch._dynamo.reset` takes all hooks off; what an unknown backend makes after it would be in no record."""
+    heard = []
+    watch = CompileWatch(lambda: heard.append(watch.is_opaque))
+    watch.look()
+    torch._dynamo.reset()
+    torch.compile(torch.sin, backend=somebodys)(torch.ones(2))
+    assert heard == []
+    watch.look()
+    assert heard == [True]
+    torch.compile(torch.cos, backend=somebodys)(torch.ones(2))
+    assert heard == [True, True]
+    watch.stop()
+
+
 @pytest.mark.parametrize("is_compiled", [False, True])
 def test_attention_with_a_block_mask_is_no_gap_unless_an_unknown_backend_compiles_it(tmp_path, is_compiled):
     """If this failed, a run in which everything was counted would have no upper bound."""

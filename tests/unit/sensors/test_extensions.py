@@ -168,6 +168,25 @@ def test_functions_that_have_no_price_are_uncounted_with_their_calls(library, me
     assert account.tally.flop == 3 * (T * K + T * (K - 1)), "what it calls through the dispatcher is counted besides"
 
 
+def test_a_model_that_was_compiled_ahead_is_uncounted(tmp_path, monkeypatch):
+    """Its code asks no dispatcher for anything: without, a run that serves such models has done nothing."""
+
+    class AOTICompiledModel:
+        def __call__(self, x):
+            return x
+
+    module = ModuleType("torch.export.pt2_archive._package")
+    module.AOTICompiledModel = AOTICompiledModel
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    plain = AOTICompiledModel.__call__
+    with Meter(tmp_path, exact=True) as meter:
+        AOTICompiledModel()(torch.ones(T, K))
+    assert AOTICompiledModel.__call__ is plain
+    assert [(seen.op, seen.calls, seen.elements) for seen in meter.account().tally.uncounted] == [
+        ("torch.compile::package", 1, T * K)
+    ]
+
+
 def test_a_formula_of_ones_own_prices_such_a_function_with_all_that_it_calls(library, tmp_path):
     tex = library("transformer_engine_torch", rmsnorm_fwd=lambda x, w, eps: (x * w, x.sum(-1)))
     book = FormulaBook.standard().with_formula(

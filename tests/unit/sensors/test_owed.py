@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from functorch.compile import aot_function, nop
 from linears import Fused, Whole
 from torch import nn
 from torch.autograd import Function
@@ -261,7 +262,19 @@ def beside_functions():
     out.sum().backward()
 
 
+def traced_with_a_teacher():
+    """A graph that torch traced holds the teacher's product, too, and has no gradient for its weight."""
+
+    def loss(x, weight, teacher):
+        with torch.no_grad():
+            target = x @ teacher
+        return (x @ weight - target).square().sum()
+
+    aot_function(loss, nop)(leaf(6, 5), leaf(5, 3), leaf(5, 3)).backward()
+
+
 FREE = {
+    "traced": traced_with_a_teacher,
     "all seen": lambda: Whole.apply(leaf(6, 5) * 2, leaf(3, 5)).sum().backward(),
     "elsewhere": lambda: MainGradient.apply(leaf(6, 5) * 2, weight_of(3, 5)).sum().backward(),
     "elsewhere, square": lambda: MainGradient.apply(leaf(5, 5) * 2, weight_of(5, 5)).sum().backward(),

@@ -95,6 +95,13 @@ def test_what_a_backward_computes_again_is_recompute(tmp_path):
     assert tally.select(phase="backward").flop == 4
 
 
+def test_each_of_two_meters_counts_a_region(tmp_path):
+    """Else one of them has the products alone, which the dispatcher tells it, and takes that for all."""
+    with Meter(tmp_path / "one") as one, Meter(tmp_path / "two") as two, torch.no_grad():
+        Code(FORWARD, forward)([X, X])
+    assert (one.account().flop, two.account().flop) == (16 + 4, 16 + 4)
+
+
 def test_a_region_that_writes_into_parameters_is_an_optimizers(tmp_path):
     """Else the update of a compiled optimizer would be inference of nobody."""
     text = FORWARD.replace("(sin, primals_1, primals_2, mm)", "(sin,)")
@@ -115,16 +122,21 @@ def test_a_graph_that_cannot_be_read_is_listed(tmp_path):
 
 
 def test_what_the_code_raises_is_the_users(tmp_path):
-    def fail(_x):
+    """Half of its work may have run by then: what came to the dispatcher counts, the rest is listed."""
+
+    def fail(a, b):
+        torch.mm(a, b)
         msg = "no"
         raise ValueError(msg)
 
     with Meter(tmp_path) as meter:
         with pytest.raises(ValueError, match="no"):
-            Code(FORWARD, fail)([X])
+            Code(FORWARD, fail)([X, X])
         torch.mm(X, X)
-    assert meter.account().flop == 16
-    assert not meter.account().gaps
+    account = meter.account()
+    assert account.flop == 2 * 16
+    assert [(seen.op, seen.calls) for seen in account.tally.uncounted] == [(REGION, 1)]
+    assert not account.gaps
 
 
 def test_a_call_that_is_not_counted_leaves_a_mark(tmp_path):

@@ -57,6 +57,7 @@ NAME = f"unseen::{__name__}.kernel"
         lambda out: out + 1,
         lambda out: out.mul_(2),
         lambda out: torch.cat([torch.ones(2, 3), out]),
+        lambda out: torch.ops.aten.copy(torch.ones(2, 3), out),
         lambda out: out.t().reshape(-1).sum(),
         lambda out: torch.ones(3).copy_(out[0]),
         lambda out: out.to(torch.float64) * 2,
@@ -152,7 +153,21 @@ def packed():
     return out.sum() + lengths.sum()
 
 
+def written_anew():
+    """What a tracer makes of writing into memory: an operator that is given the blank tensor, and makes a whole one."""
+
+    def work(x):
+        whole, parts, places = torch.empty_like(x).copy_(x), torch.empty(4, 3), torch.empty(2, 3)
+        parts[:2], parts[2] = x, 1.0
+        parts[3].fill_(2.0)
+        places[torch.tensor([0, 1])] = x
+        return whole.sum() + parts.sum() + places.sum() + torch.empty(3).zero_().sum()
+
+    torch.func.functionalize(work)(torch.ones(2, 3))
+
+
 ORDINARY = {
+    "written anew": written_anew,
     "templates": lambda: [torch.zeros_like(torch.empty(3)) + 1, torch.empty(3).new_ones(2) + 1],
     "nothing in it": lambda: torch.cat([torch.empty(0), torch.ones(2)]).sum(),
     "parts": write_parts,
