@@ -203,9 +203,9 @@ class Census:
         self._is_on = self._is_starting = False
         self._patches.take_back()
         if self._profiler is not None:
-            with suppress(Exception):
+            with suppress(RuntimeError, AttributeError):  # torch's own, where it never began, or has ended
                 self._finish()
-            with suppress(Exception):  # where it began, and failed, torch takes it to be on
+            with suppress(AttributeError):  # if it failed at its start, torch takes it to be on
                 torch.autograd.profiler._run_on_profiler_stop()  # noqa: SLF001
 
     def _stand_in(self, original: Callable[..., Any]) -> Callable[..., Any]:

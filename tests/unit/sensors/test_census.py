@@ -374,6 +374,21 @@ def test_a_metered_run_lists_what_its_census_finds_in_replayed_passages_too(tmp_
     assert account.interval[1] is None or account.interval[1] > account.flop
 
 
+def test_what_was_booked_before_its_kernels_were_found_is_in_doubt(tmp_path, usable, monkeypatch):
+    """If this failed, passages of before the first find would stay exact, as if they had run no such kernel."""
+    found = iter([[KNOWN]] * 12)
+    monkeypatch.setattr(census, "EVERY_NS", 0)
+    monkeypatch.setattr(census, "_make_profiler", lambda: StandIn(next(found, [KNOWN, *launch(50)])))
+    model = nn.Linear(4, 2)
+    with Meter(tmp_path / "run", model=model, census=True, exact=True) as meter:
+        for _ in range(12):
+            model(torch.ones(3, 4)).sum().backward()
+            meter.step()
+    account = meter.account()
+    assert [row.op for row in account.tally.uncounted] == ["cuda::mine"]
+    assert account.misses > 0
+
+
 def test_a_real_profiler_changes_no_bit_and_no_count(tmp_path, usable, monkeypatch):
     """If this failed, to look would be to change what is looked at."""
     monkeypatch.setattr(census, "_make_profiler", lambda: profile(use_kineto=True))
