@@ -86,8 +86,8 @@ def list_unowned(events: Collection[Any], met: Collection[str]) -> Unowned:
     engine = _Spans(record for record in records if record.name().startswith("autograd::engine::"))
     found: Unowned = {}
     for event in events:
-        launch = launches.get(event.correlation_id())
-        if launch is None or event.device_type() == _CPU or event.name().startswith("nccl"):
+        launch = launches.get(event.correlation_id()) if event.device_type() != _CPU else None
+        if launch is None or event.is_user_annotation() or event.name().startswith("nccl"):
             continue
         linked = by_id.get(event.linked_correlation_id())
         places = [one for one in (launch, linked) if one is not None and (owners.knows(one) or engine.knows(one))]
@@ -149,6 +149,8 @@ class Census:
         """Hear that a passage begins that is counted: it may be one to look at."""
         if not self._is_on:
             return
+        if self._profiler is not None:  # something kept its passage from its end
+            self._finish()
         self._phase, now = self._phase_now(), time.perf_counter_ns()
         if not self._is_due(situation, now):
             return
@@ -192,10 +194,11 @@ class Census:
         self._let_go()
 
     def _finish(self) -> Collection[Any]:
-        profiler, self._profiler, launched.span = self._profiler, None, nullcontext
-        if not _is_usable():
+        profiler, launched.span = self._profiler, nullcontext
+        if not (self._is_on and _is_usable()):
             profiler.use_device = None  # it would wait for the device, which ends a capture
         profiler.__exit__(None, None, None)
+        self._profiler = None
         events: Collection[Any] = profiler.kineto_results.events()
         return events
 
@@ -205,6 +208,7 @@ class Census:
         if self._profiler is not None:
             with suppress(RuntimeError, AttributeError):  # torch's own, where it never began, or has ended
                 self._finish()
+            self._profiler = None
             with suppress(AttributeError):  # if it failed at its start, torch takes it to be on
                 torch.autograd.profiler._run_on_profiler_stop()  # noqa: SLF001
 

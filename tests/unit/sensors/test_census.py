@@ -4,6 +4,7 @@ Nothing here ran on a GPU: what a device would tell is written down by hand, in 
 """
 
 import itertools
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import pytest
@@ -59,6 +60,9 @@ class Event:
 
     def device_type(self):
         return self.device
+
+    def is_user_annotation(self):
+        return self.kind == 7
 
 
 KNOWN = Event("flopmeter::noted", 0, 1, number=1)
@@ -145,6 +149,12 @@ def test_a_launch_that_another_sensor_notes_is_not_listed_twice():
 @pytest.mark.parametrize("by", ["cudaMemcpyAsync", "cudaMemsetAsync", "cudaGraphLaunch", "cudaDeviceSynchronize"])
 def test_copies_and_replays_of_graphs_are_not_listed(by):
     assert found(*launch(50, by=by)) == {}
+
+
+def test_a_label_that_torch_draws_on_the_device_too_is_no_kernel():
+    """Its number is of another row than those of launches, and may be the same."""
+    label = Event("Optimizer.step#AdamW.step", 500, 600, thread=7, number=900, kind=7, device=CUDA)
+    assert found(label, *launch(50)) == {("cuda::mine", False): 1}
 
 
 def test_collectives_are_not_listed():
@@ -302,6 +312,28 @@ def test_a_failure_is_said_once_and_there_is_no_census_any_more(taken, fails):
     one = taken(StandIn([KNOWN, *launch(50)], fails=fails))
     assert [one.passage(), one.passage(("forward", 2))] == [{}, {}]
     assert one.sink.errors == [("no CUPTI here", 0)]
+
+
+def test_a_profiler_that_cannot_end_with_the_device_is_ended_without(taken):
+    """If this failed, an error of the program's own on the device would leave torch's profiler on for good."""
+
+    class Device(StandIn):
+        def __exit__(self, *_):
+            super().__exit__()
+            if self.use_device is not None:
+                raise RuntimeError("an illegal memory access was encountered")
+
+    profiler = Device([KNOWN])
+    one = taken(profiler)
+    assert (one.passage(), profiler.left, profiler.use_device) == ({}, 2, None)
+    assert launched.span is nullcontext
+
+
+def test_a_passage_that_never_ended_tells_nothing_of_the_next(taken):
+    """Else what ran in one that was interrupted would be listed in another."""
+    one = taken(StandIn([KNOWN, *launch(50)]), StandIn([KNOWN]))
+    one.census.begin(("forward", 1))
+    assert one.passage(("optimizer", 2)) == {}
 
 
 def test_where_names_of_torch_are_missing_there_is_no_census(taken, monkeypatch):
