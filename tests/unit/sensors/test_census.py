@@ -3,6 +3,7 @@
 Nothing here ran on a GPU: what a device would tell is written down by hand, in the form that torch's events have.
 """
 
+import inspect
 import itertools
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -140,6 +141,12 @@ def test_a_compiled_region_owns_its_kernels():
     """Else each kernel of Inductor's would be listed beside the graph that it was counted from."""
     region = Event("## Call CompiledFxGraph fabc ##", 40, 60, number=3, kind=7)
     assert found(region, *launch(50, "triton_poi_fused_0", by="cuLaunchKernel")) == {}
+
+
+def test_torch_labels_its_regions_as_is_expected():
+    """If this failed, this version of torch would have the kernels of all compiled code listed."""
+    output_code = pytest.importorskip("torch._inductor.output_code")
+    assert 'f"## Call CompiledFxGraph ' in inspect.getsource(output_code)
 
 
 def test_a_launch_that_another_sensor_notes_is_not_listed_twice():
