@@ -59,6 +59,7 @@ class Meter:
         book: the formulas; by default the standard book, with those of installed packages. Where it has none, a
             formula that somebody registered with torch is borrowed.
         strict: raise what fails on our side instead of recording a gap.
+        census: also list kernels of CUDA that no operator asked for; needs torch's profiler for itself, now and then.
         interval_s: a record is written at the end of a passage once this long has passed, the first one at once; a
             killed process loses what ran since the last record.
 
@@ -82,13 +83,16 @@ class Meter:
         signer: "Signer | Path | str | None" = None,
         book: FormulaBook | None = None,
         strict: bool = False,
+        census: bool = False,
         interval_s: float = INTERVAL_S,
     ) -> None:
         """Check the arguments; nothing is opened or hooked before the `with`, or `start`."""
         self.run_dir = Path(run_dir).absolute()  # the program may change its directory
         self._models: list[Any] = [] if model is None else list(model) if isinstance(model, list | tuple) else [model]
         self._optimizer = optimizer
-        self._settings = Settings.of(exact=exact, overhead_budget=overhead_budget, strict=strict, interval_s=interval_s)
+        self._settings = Settings.of(
+            exact=exact, overhead_budget=overhead_budget, strict=strict, census=census, interval_s=interval_s
+        )
         self._purpose = check_purpose(purpose or "undeclared")
         self._book = book or FormulaBook.installed()
         self._alarm = make_alarm(self.run_dir, [regimes] if isinstance(regimes, str | Path) else regimes, signer)
@@ -97,10 +101,9 @@ class Meter:
         self._nvml: NvmlSampler | None = None
         self._stepped: set[int] = set()
         self._tokens_so_far: int | None = None
-        self._is_idle_known = False
         self._has_size: bool | None = None
         self._thread = threading.get_ident()
-        self._has_explicit_steps = False
+        self._has_explicit_steps = self._is_idle_known = False
         self._last_flush_ns = self._flushes_ns = 0
 
     def __enter__(self) -> Self:
@@ -153,6 +156,8 @@ class Meter:
         exact, budget = self._settings.exact, self._settings.overhead_budget
         self._sensor = TorchSensor(self, book=self._book, exact=exact, budget=budget, seed=self._journal.seed)
         self._sensor.start()
+        if self._settings.census:
+            self._sensor.census.start()
         self._sensor.begin_step(self._journal.recording.next_step)
         if self._models:
             self.watch(*self._models)
@@ -194,8 +199,7 @@ class Meter:
                 self._is_idle_known = True
                 _log.warning("step() was called while nothing is metered; use `with Meter(…)`, or start()")
             return
-        tokens = check_count(tokens)
-        samples = check_count(samples)
+        tokens, samples = check_count(tokens), check_count(samples)
         self._has_explicit_steps = True
         self._sensor.new_step(self._journal.recording.finish_step(tokens=tokens, samples=samples))
         self._flush_when_due()

@@ -34,9 +34,12 @@ class Settings:
     overhead_budget: float
     strict: bool
     interval_ns: int
+    census: bool
 
     @classmethod
-    def of(cls, *, exact: bool, overhead_budget: float, strict: bool, interval_s: float) -> "Settings":
+    def of(
+        cls, *, exact: bool, overhead_budget: float, strict: bool, interval_s: float, census: bool = False
+    ) -> "Settings":
         """Check what a user said.
 
         Raises:
@@ -45,7 +48,7 @@ class Settings:
         if not 0 <= overhead_budget < math.inf:
             msg = f"an overhead budget is a share of wall time, such as 0.01; not {overhead_budget!r}"
             raise ValueError(msg)
-        return cls(exact, overhead_budget, strict, int(interval_s * NS_PER_S))
+        return cls(exact, overhead_budget, strict, int(interval_s * NS_PER_S), census)
 
     def header(
         self, book: "FormulaBook", *, purpose: str, world: int, torch_version: str, has_cuda: bool
@@ -59,6 +62,7 @@ class Settings:
             "world": wire.print_count(world),
             "purpose": purpose,
             "exact": self.exact,
+            **({"census": True} if self.census else {}),
             "overhead_budget": f"{self.overhead_budget:g}",
             "versions": {
                 "flopmeter": version("flopmeter"),

@@ -40,6 +40,12 @@ def test_a_header_names_book_convention_and_what_was_chosen():
     assert (said["purpose"], said["world"], said["versions"]["torch"]) == ("pretraining", "2", "2.13.0")
 
 
+def test_a_header_says_that_launches_were_looked_at_only_where_they_were():
+    """If this failed, a run without foreign kernels in its list could not be told from one that nobody looked at."""
+    assert header(census=True)["census"] is True
+    assert "census" not in header()
+
+
 def test_where_devices_may_come_in_no_ceiling_is_promised():
     """If this failed, a gap on a GPU would be bounded by what the processor can do: far too low."""
     book = FormulaBook.standard()

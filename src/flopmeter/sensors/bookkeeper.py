@@ -15,6 +15,7 @@ from flopmeter.formulas.book import FormulaBook
 from flopmeter.sensors import inference
 from flopmeter.sensors.allocator import Marks, device_marks, marks_between
 from flopmeter.sensors.budget import Budget
+from flopmeter.sensors.census import Census
 from flopmeter.sensors.draws import Draws
 from flopmeter.sensors.guard import guarded
 from flopmeter.sensors.kinship import Booking
@@ -63,15 +64,14 @@ class Bookkeeper:
         self._open: Passage | None = None
         self._ending_ns: int | None = None
         self._closed_ns: int | None = None  # since when no passage is open
-        self._settled_ns = 0
-        self._booked_ns = time.perf_counter_ns()
+        self._settled_ns, self._booked_ns = 0, time.perf_counter_ns()
         self._was_on = self._was_on_before = False  # in the last passage; in that before a forward or a step
         self._has_cuda = torch.cuda.is_initialized()
         self._wishes = 0  # for the mode to be on where a block of inference mode may begin: what runs there is unknown
-        self.graphs = Graphs()
+        self.census = Census(sink, phase.now, self.budget)
         self.lap: Lap | None = None  # while it is on, its open leg is the open passage
         self._parked: Lap | None = None  # one that was just left, and may go on with the next passage
-        self._trail = Trail()
+        self.graphs, self._trail = Graphs(), Trail()
 
     @property
     def is_running(self) -> bool:
@@ -93,6 +93,7 @@ class Bookkeeper:
     def stop(self) -> None:
         """Let go of the stack of modes, and of new threads."""
         self._closed_ns = None
+        self.census.stop()
         self.recorder.retire()
         if self._was_on and inference.is_block_open():
             self.recorder.switch_on()  # retired, it lets calls through; the end of this mode wants somebody there
@@ -178,6 +179,7 @@ class Bookkeeper:
                 failed = "" if self.recorder.switch_on() else LIFTED
                 self.recorder.begin(owner, goes_on=self._was_on)  # what was noted between belongs to none
                 self._threads.follow()
+                self.census.begin(situation)
         marks = device_marks() if self._has_cuda and situation[0] != BETWEEN else ()
         if self._go_on(place, choice, marks, is_forced=is_forced):
             self._closed_ns = None
@@ -318,6 +320,7 @@ class Bookkeeper:
     def _take_counted(self, passage: Passage, choice: Choice, witness: Witness, marks: Marks, ns: int) -> None:
         recorder = self.recorder
         recorder.unseen.look_at_gradients(passage.owner)
+        self.census.end(passage.situation, recorder)
         if not (recorder.is_on and is_heard()):
             passage.failed = passage.failed or LIFTED
         late, seen, has_values = recorder.late, recorder.seen, recorder.has_values
@@ -342,14 +345,10 @@ class Bookkeeper:
         self._sink.passages_ran(Booking("counted", 1, counted.ns, table=table))
         if not is_complete:
             return
+        is_fixed = counted.is_fixed and not table.holds_once
+        choice, witness, ns, marks = counted.choice, counted.witness, counted.ns, counted.marks
         verdict = self._plan.end_counted(
-            counted.choice,
-            counted.witness,
-            table,
-            calls=counted.seen,
-            ns=counted.ns,
-            is_fixed=counted.is_fixed and not table.holds_once,
-            marks=counted.marks,
+            choice, witness, table, calls=counted.seen, ns=ns, is_fixed=is_fixed, marks=marks
         )
         if verdict is not None:
             self._sink.passage_audited(verdict)
@@ -393,8 +392,7 @@ class Bookkeeper:
     def book_waiting(self, *, doubted: Hashable = None, is_last: bool = False) -> None:
         """Book what has ended and waits; as a guess where what it belongs to is in doubt."""
         self.leave_lap()
-        now = time.perf_counter_ns()
-        since, self._booked_ns = self._booked_ns, now
+        since, self._booked_ns = self._booked_ns, (now := time.perf_counter_ns())
         with owning_up(self._sink, now - since):
             for booking in self._plan.settle(now, doubted=doubted, is_last=is_last):
                 self._sink.passages_ran(booking)

@@ -150,12 +150,8 @@ def _maker(op: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 def _run_noted(recorder: OpRecorder, op: str, original: Callable[..., Any], args: Given, kwargs: Named) -> Any:
     """Run a function, and note it: with what it calls where it has no price, else that is part of it."""
     is_priced = recorder.book is not None and recorder.book.find(op) is not None
-    if is_priced:
-        with Silence(recorder):
-            out = original(*args, **kwargs)
-    else:
-        with recorder.within(op):
-            out = original(*args, **kwargs)
+    with launched.span(), Silence(recorder) if is_priced else recorder.within(op):
+        out = original(*args, **kwargs)
     recorder.note_bypass(
         lambda phase, inside: _keys_of(op, (args, kwargs), out, phase=phase, inside=inside),
         touched=(*args, *kwargs.values(), out),

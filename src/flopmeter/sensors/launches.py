@@ -7,8 +7,8 @@ Not here: who notes it (`current_recorder.py`), who tells of it (`captured.py`, 
 """
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from hashlib import blake2b
 
 NODES = (1 << 32) - 1
@@ -20,15 +20,17 @@ _covered = threading.local()
 class Launched:
     """The sum of what was launched in this process; `hears_triton` says whether Triton's launches are in it.
 
-    It is the process's, as the launches are: what other threads launch is in it.
+    It is the process's, as the launches are: what other threads launch is in it. What is launched and noted runs within
+    `span`, so that a census (`census.py`) knows it.
     """
 
-    __slots__ = ("hears_triton", "total")
+    __slots__ = ("hears_triton", "span", "total")
 
     def __init__(self) -> None:
         """Start with nothing launched."""
         self.total = 0
         self.hears_triton = False
+        self.span: Callable[[], AbstractContextManager[object]] = nullcontext
 
 
 launched = Launched()

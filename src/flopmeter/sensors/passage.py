@@ -52,7 +52,7 @@ class TorchSensor:
         self._sink = sink
         self._phase = PhaseTracker()
         self._books = Bookkeeper(sink, self._phase, book=book, exact=exact, budget=budget, seed=seed)
-        self._budget = self._books.budget
+        self._budget, self.census = self._books.budget, self._books.census
         self._models: dict[int, WatchedModel] = {}
         self._optimizers: dict[int, WatchedOptimizer] = {}
         self._handles: list[Any] = []

@@ -335,6 +335,11 @@ class OpRecorder(LowestMode):
         return operator is not None and (bool(operator.paths) or foreign.is_foreign(func))
 
     @property
+    def names(self) -> frozenset[str]:
+        """Which operators it was ever called for."""
+        return frozenset(operator.name for operator in self._operators.values())
+
+    @property
     def seen(self) -> int:
         """How many calls came by since the last take, those of views included; asking costs nothing.
 

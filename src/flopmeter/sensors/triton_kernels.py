@@ -80,7 +80,8 @@ class _Launch:
         self._given, self._told = (args, kwargs), []
         self._begin()
         try:
-            out = self._launcher(*args, **kwargs)
+            with launched.span():
+                out = self._launcher(*args, **kwargs)
         finally:
             self._end()
         self._recorder.note_bypass(self._keys_of, touched=(*args, *kwargs.values()))

@@ -6,6 +6,7 @@ None of the libraries is here: stand-ins have the same names and signatures, and
 import gc
 import sys
 import warnings
+from contextlib import contextmanager
 from types import ModuleType
 
 import pytest
@@ -19,6 +20,7 @@ from flopmeter.formulas.book import FormulaBook  # noqa: E402
 from flopmeter.formulas.extension import FORMULAS  # noqa: E402
 from flopmeter.meter import Meter  # noqa: E402
 from flopmeter.sensors.extensions import READERS  # noqa: E402
+from flopmeter.sensors.launches import launched  # noqa: E402
 
 T, K, N = 6, 8, 5
 
@@ -106,6 +108,22 @@ def test_weight_gradients_that_apex_adds_up_are_counted_in_the_backward(library,
     assert account.tally.select(phase="backward").contraction_flop == 48 * (2 * 2 * T * K * N + first_layer), (
         "what the stand-in does with torch's own product is not counted once more"
     )
+
+
+def test_a_call_that_is_noted_is_marked_for_a_census(library, metered, monkeypatch):
+    """If this failed, a census would list each kernel of a known library a second time."""
+    marks = []
+
+    @contextmanager
+    def span():
+        marks.append("begin")
+        yield
+        marks.append("end")
+
+    monkeypatch.setattr(launched, "span", span)
+    apex = library("amp_C", multi_tensor_scale=lambda x: marks.append("call"))
+    metered(lambda _: apex.multi_tensor_scale(torch.ones(2)), exact=True)
+    assert marks == ["begin", "call", "end"]
 
 
 def test_another_number_of_calls_is_another_witness(library, replayed_truly):

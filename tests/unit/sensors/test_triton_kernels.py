@@ -7,6 +7,7 @@ Triton is installed, the real one compiles a kernel and launches it on a driver 
 import gc
 import importlib.util
 import sys
+from contextlib import contextmanager
 from types import ModuleType, SimpleNamespace
 
 import pytest
@@ -136,6 +137,24 @@ def test_launches_that_declare_nothing_are_listed_by_name(jit, metered):
 
     account = metered(program, exact=True)
     assert [(seen.op, seen.calls) for seen in account.tally.uncounted] == [("triton::add_kernel", 3)]
+
+
+def test_a_launch_that_is_noted_is_marked_for_a_census(jit, metered, monkeypatch):
+    """If this failed, a census would list each of Triton's launches a second time."""
+    marks = []
+
+    @contextmanager
+    def span():
+        marks.append("begin")
+        yield
+        marks.append("end")
+
+    def marking_kernel(x):
+        marks.append("launch")
+
+    monkeypatch.setattr(launched, "span", span)
+    metered(lambda _: jit(marking_kernel)[4,](x), exact=True)
+    assert marks == ["begin", "launch", "end"]
 
 
 def test_what_a_kernel_declares_is_counted_as_declared(jit, metered):
