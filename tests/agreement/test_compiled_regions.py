@@ -15,8 +15,10 @@ import torch
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 from flopmeter.meter import Meter
+from flopmeter.sensors.compiled import GUARDS_SEE_MODES, RECOMPILED
 
 pytestmark = [
+    pytest.mark.skipif(GUARDS_SEE_MODES, reason=RECOMPILED),
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore"),  # the compiler's own deprecations
     pytest.mark.skipif(shutil.which("c++") is None, reason="inductor needs a C++ compiler"),

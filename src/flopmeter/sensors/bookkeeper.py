@@ -16,6 +16,7 @@ from flopmeter.sensors import inference
 from flopmeter.sensors.allocator import Marks, device_marks, marks_between
 from flopmeter.sensors.budget import Budget
 from flopmeter.sensors.census import Census
+from flopmeter.sensors.compiled import refusal
 from flopmeter.sensors.draws import Draws
 from flopmeter.sensors.guard import guarded
 from flopmeter.sensors.kinship import Booking
@@ -176,7 +177,7 @@ class Bookkeeper:
             if is_counted is not None:
                 choice = choice._replace(is_counted=is_counted, is_drawn=False)
             if choice.is_counted:
-                failed = "" if self.recorder.switch_on() else LIFTED
+                failed = refusal() or ("" if self.recorder.switch_on() else LIFTED)
                 self.recorder.begin(owner, goes_on=self._was_on)  # what was noted between belongs to none
                 self._threads.follow()
                 self.census.begin(situation)

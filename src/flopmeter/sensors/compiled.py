@@ -15,6 +15,8 @@ import torch
 
 from flopmeter.sensors.regions import region_watch
 
+RECOMPILED = "torch before 2.10 compiles code anew at each call under a counting mode: what ran is not counted"
+GUARDS_SEE_MODES = not hasattr(torch._C._dynamo.guards, "set_is_in_mode_without_ignore_compile_internals")  # noqa: SLF001
 UNWATCHED = "torch.compile made code outside of any watched module; what its kernels compute is not in the figures"
 
 _DISPATCHED = "torch._dynamo.backends.debugging"
@@ -53,6 +55,11 @@ class CompiledCall:
         finally:
             self.listener.region_ended(self.module, out)
         return out
+
+
+def refusal() -> str:
+    """Say why nothing may be counted now; empty where it may: a meter must not have code compiled more often."""
+    return RECOMPILED if GUARDS_SEE_MODES and _count_frames() else ""
 
 
 def adopt_compiled(listener: RegionListener, module: torch.nn.Module) -> None:

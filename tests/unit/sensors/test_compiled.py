@@ -11,9 +11,17 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch.nn.attention.flex_attention import flex_attention
 
 from flopmeter.meter import Meter
-from flopmeter.sensors.compiled import CompileWatch, adopt_compiled, is_unadopted, release_compiled
+from flopmeter.sensors.compiled import (
+    GUARDS_SEE_MODES,
+    RECOMPILED,
+    CompileWatch,
+    adopt_compiled,
+    is_unadopted,
+    release_compiled,
+)
 from flopmeter.sensors.regions import REGION
 
+pytestmark = pytest.mark.skipif(GUARDS_SEE_MODES, reason=RECOMPILED)
 needs_compiler = pytest.mark.skipif(shutil.which("c++") is None, reason="inductor needs a C++ compiler")
 BACKENDS = [
     "eager",

@@ -10,9 +10,12 @@ import torch
 from torch import nn
 
 from flopmeter.meter import Meter
+from flopmeter.sensors.compiled import GUARDS_SEE_MODES, RECOMPILED
 from flopmeter.sensors.launches import NODES
 from flopmeter.sensors.regions import REGION, region_watch
 from flopmeter.sensors.situation import count_nodes
+
+pytestmark = pytest.mark.skipif(GUARDS_SEE_MODES, reason=RECOMPILED)
 
 FORWARD = """class Repro(torch.nn.Module):
     def forward(self, primals_1, primals_2):
