@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.ao import quantization
 from torch.ao.quantization.fx import _decomposed
+from versions import since_2_10
 
 from flopmeter.formulas.book import FormulaBook
 from flopmeter.testing.calls import price_rows, record_calls
@@ -166,6 +167,7 @@ def test_a_weight_in_four_bits_costs_its_product_and_its_groups():
     assert record(lambda: torch._convert_weight_to_int4pack_for_cpu(weight, 1)).flop == 0
 
 
+@since_2_10("no bias in this kernel of a CPU")
 def test_rows_quantized_on_the_way_cost_what_the_same_steps_cost():
     weight, scales, bias = torch.ones(32, 32, dtype=torch.uint8), torch.ones(32, 1), torch.rand(32)
     for has_bias in (None, bias):

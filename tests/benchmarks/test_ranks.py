@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch  # noqa: F401  # the script needs it
+from versions import since_2_10
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "ranks" / "world.py"
 
 
 @pytest.mark.slow
+@since_2_10("a mesh refuses these slices of it")
 def test_the_ranks_of_a_world_come_to_what_one_process_does_each_difference_named(tmp_path):
     """If this failed, the total of a sharded run would be wrong, or its logical figure would."""
     out = tmp_path / "result.json"

@@ -160,11 +160,16 @@ def main(out, rank):
         fully_shard(layer, mesh=mesh["dp"])
     train(out / "fsdp2-tp", fully_shard(model, mesh=mesh["dp"]))
 
+    if tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 10):
+        run_pipelines(out, rank)
+    distributed.destroy_process_group()
+
+
+def run_pipelines(out: Path, rank: int) -> None:
+    """Train as stages of pipelines; before torch 2.10 their stages cannot tell each other of shapes with gloo."""
     for kind in ("ScheduleGPipe", "Schedule1F1B", "ScheduleInterleaved1F1B", "ScheduleInterleavedZeroBubble"):
         run_pipeline(out / kind, rank, kind)
         run_pipeline(out / f"{kind}-replayed", rank, kind, exact=False)
-
-    distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch  # noqa: F401  # the programs need it
+from versions import since_2_10
 
 from flopmeter.account import Account
 from flopmeter.cli.main import main
@@ -134,6 +135,7 @@ def test_tensor_parallel_products_are_counted_at_local_shapes(runs, name):
     assert account.logical.upper - account.logical.lower <= account.tally.select(phase="optimizer").flop + norms
 
 
+@since_2_10("stages of a pipeline cannot tell each other of shapes with gloo")
 @pytest.mark.parametrize(
     "kind", ["ScheduleGPipe", "Schedule1F1B", "ScheduleInterleaved1F1B", "ScheduleInterleavedZeroBubble"]
 )
@@ -153,6 +155,7 @@ def test_pipelines_run_the_products_of_one_process_and_replay_to_the_operation(r
     assert {axis.name: axis.size for axis in account.coordinates[0].axes} == {"dp": 2, "pp": 2}
 
 
+@since_2_10("stages of a pipeline cannot tell each other of shapes with gloo")
 def test_a_zero_bubble_pipeline_adds_gradients_up_in_its_backward(runs):
     """If this failed, gradients that torch's pipeline adds up itself would pass for a forward."""
     forward = [cell for cell in cells(account_of(runs, "ScheduleInterleavedZeroBubble")) if cell[0] == "forward"]

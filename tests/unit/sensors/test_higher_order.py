@@ -22,6 +22,7 @@ from torch._prims.rng_prims import run_and_save_rng_state, run_with_rng_state
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.checkpoint import checkpoint
+from versions import since_2_10
 
 from flopmeter import Meter
 from flopmeter.sensors.compiled import CompileWatch
@@ -133,6 +134,7 @@ PROGRAMS = {
 }
 
 
+@since_2_10("torch compiles for these operators, or runs them once more")
 @pytest.mark.parametrize("name", list(PROGRAMS))
 def test_what_runs_inside_is_counted_and_nothing_else(name):
     """If this failed, a loop would be for nothing, or the branch that did not run would be charged."""
