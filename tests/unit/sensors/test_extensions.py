@@ -14,6 +14,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from torch import nn  # noqa: E402
+from versions import since_2_10
 
 from flopmeter.account import Account  # noqa: E402
 from flopmeter.formulas.book import FormulaBook  # noqa: E402
@@ -405,6 +406,7 @@ def test_errors_of_a_kernel_reach_whoever_called_it(library, metered):
     assert not account.gaps
 
 
+@since_2_10("compiled code is not counted")
 @pytest.mark.skipif(sys.platform == "win32", reason="torch compiles nothing there")
 def test_compiled_code_breaks_off_at_a_kernel_as_before_and_nothing_of_ours_is_compiled(library, tmp_path):
     """Else a program around a kernel of its own compiles dozens of our functions, and compiles them again."""

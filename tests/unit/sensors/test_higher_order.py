@@ -29,6 +29,8 @@ from flopmeter.sensors.compiled import CompileWatch
 from flopmeter.sensors.shadows import rows_of
 from flopmeter.sensors.torch_ops import OpRecorder
 
+pytestmark = since_2_10("torch compiles for these operators, or runs them once more")
+
 SQUARE = torch.randn(4, 4, generator=torch.Generator().manual_seed(0))
 MM = 2 * 4 * 4 * 4
 
@@ -134,7 +136,6 @@ PROGRAMS = {
 }
 
 
-@since_2_10("torch compiles for these operators, or runs them once more")
 @pytest.mark.parametrize("name", list(PROGRAMS))
 def test_what_runs_inside_is_counted_and_nothing_else(name):
     """If this failed, a loop would be for nothing, or the branch that did not run would be charged."""

@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch")
 
 from torch import nn  # noqa: E402
 from torch.nn.functional import cross_entropy  # noqa: E402
-from versions import since_2_10
+from versions import since_2_10  # noqa: E402
 
 from flopmeter import Account, Meter  # noqa: E402
 from flopmeter.sensors import budget, lap  # noqa: E402
