@@ -14,7 +14,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from torch import nn  # noqa: E402
-from versions import since_2_10
+from versions import since_2_10  # noqa: E402
 
 from flopmeter.account import Account  # noqa: E402
 from flopmeter.formulas.book import FormulaBook  # noqa: E402
