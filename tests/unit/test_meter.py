@@ -263,7 +263,7 @@ def test_a_formula_that_refuses_stops_a_strict_run(tmp_path, trainer):
         "situation.WatchedModel.look",
         "situation.WatchedOptimizer.situation",
         "pricing.Pricer.table",
-        "torch_ops.spell",
+        "shadows.spell",
         "replay.ReplayPlan.begin",
         "replay.ReplayPlan.wait",
         "replay.ReplayPlan.end_counted",

@@ -1,24 +1,15 @@
 """The size of a model, as 6ND wants it."""
 
-import importlib.util
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+import worlds
 from torch import distributed, nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 
 from flopmeter.model import Model
 from flopmeter.sensors.model import devices_in_reach, measure_model
-
-
-def neighbour(name):
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_parameters_trainable_ones_and_tables_by_hand():
@@ -104,7 +95,7 @@ def test_parameters_that_fsdp_cut_up_have_the_size_of_the_whole(is_original):
         sharded = FullyShardedDataParallel(model, device_id=torch.device("cpu"), use_orig_params=is_original)
         return before, measure_model([sharded])
 
-    before, after = neighbour("worlds").as_rank(measure)
+    before, after = worlds.as_rank(measure)
     assert before == after
     assert (after.parameters, after.embedding) == (40 + 15 + 40, 40)
 
@@ -121,7 +112,7 @@ def test_parts_that_a_library_cuts_by_hand_are_taken_together(flag, expected):
             model.weight.tensor_model_parallel = flag
         return measure_model([model]).parameters
 
-    assert neighbour("worlds").as_rank(measure) == expected
+    assert worlds.as_rank(measure) == expected
 
 
 class Typed:
