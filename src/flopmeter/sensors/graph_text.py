@@ -11,6 +11,7 @@ import ast
 import math
 import re
 from collections.abc import Callable
+from hashlib import blake2b
 from typing import Any
 
 import torch
@@ -18,8 +19,10 @@ import torch
 _STEP = "step_"
 """Each named value `x = f(y)` becomes `x = self.step_("x", f, y)`."""
 _NAME = re.compile(r"^\s+(\w+)(?:\s*:\s*\S.*?)? = (?!None\b)", re.MULTILINE)
+_MADE = re.compile(r"^\s+(\w+) = ((?!None\b)[^;\n]+)", re.MULTILINE)
 _INPUTS = re.compile(r"^\s+def forward\(self,?([^)]*)\)", re.MULTILINE)
 _RETURN = re.compile(r"^\s+return (.*)$", re.MULTILINE)
+_TYPE = re.compile(r'\s*:\s*"[^"\n]*"')
 _KERNEL = re.compile(r"kernel_side_table\.add_kernel\((\w+?)(?:_\d+)?\)")
 
 RESTORED = "run_with_rng_state"
@@ -35,14 +38,15 @@ class GraphNames:
     The two graphs of one function call the same value the same, which tells what a backward computes again.
     """
 
-    def __init__(self, runnable: str) -> None:
-        """Look through the text."""
-        text = _program(runnable)
+    def __init__(self, runnable: str, listing: str = "") -> None:
+        """Look through the text; torch 2.14 writes the listing alone."""
+        text = _program(runnable) or _TYPE.sub("", listing)
         body = text[begin.end() :] if (begin := _INPUTS.search(text)) is not None else ""
         returned = _RETURN.findall(body)
         self.inputs = frozenset(re.findall(r"\w+", begin.group(1))) if begin is not None else frozenset()
         self.made = frozenset(_NAME.findall(body))
         self.returned = tuple(re.findall(r"[A-Za-z_]\w*", returned[-1])) if returned else ()
+        self._lines = {} if _program(runnable) else dict(_MADE.findall(body))
 
     def is_forward_of(self, backward: "GraphNames") -> bool:
         """Say whether what this graph hands out beside its results is what the other is given beside gradients.
@@ -55,8 +59,25 @@ class GraphNames:
         return asked - states <= handed and len(handed - asked) <= len(states)
 
     def again(self, forward: "GraphNames") -> frozenset[str]:
-        """Return the values of this graph that the other one computed, too."""
-        return (self.made & forward.made) | {name for name in self.made if RESTORED in name}
+        """Return the values of this graph that the other one computed, too.
+
+        In a listing values may be named anew: there it is told by what they are computed from.
+        """
+        restored = {name for name in self.made if RESTORED in name}
+        if not self._lines:
+            return (self.made & forward.made) | restored
+        known = set(forward.meanings(self.inputs).values())
+        return frozenset(name for name, meaning in self.meanings(self.inputs).items() if meaning in known) | restored
+
+    def meanings(self, given: frozenset[str]) -> dict[str, str]:
+        """Return each value as it is computed from those that are `given`, by their names."""
+        found: dict[str, str] = {}
+        digests: dict[str, str] = {}
+        for name, line in self._lines.items():
+            meaning = re.sub(r"(?<![\w.])[A-Za-z_]\w*", lambda word: digests.get(word[0], word[0]), line)
+            found[name] = blake2b(meaning.encode(), digest_size=16).hexdigest()
+            digests[name] = name if name in given else found[name]
+        return found
 
 
 class Graph:

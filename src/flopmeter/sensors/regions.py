@@ -67,7 +67,7 @@ class Region:
 
     def names_operator(self, func: Any) -> bool:
         """Say whether its graph calls this operator by name."""
-        return f"torch.ops.{name_of(func).replace('::', '.')}" in self._runnable
+        return f"torch.ops.{name_of(func).replace('::', '.')}" in (self._runnable or self._listing)
 
     def _read(self) -> Graph:
         if self._graph is None:
@@ -78,7 +78,7 @@ class Region:
     def names(self) -> GraphNames:
         """What the values of its graph are called."""
         if self._names is None:
-            self._names = GraphNames(self._runnable)
+            self._names = GraphNames(self._runnable, self._listing)
         return self._names
 
     def calls_for(self, given: Given) -> list[Made]:

@@ -109,5 +109,22 @@ def test_names_tell_which_forward_belongs_to_a_backward():
     assert forward.made & backward.made == {"add"}
 
 
+def test_a_listing_tells_what_is_computed_again_though_it_is_named_anew():
+    """Else on torch 2.14, which writes no more than listings, what is computed again would pass for backward."""
+    line = '            {}: "f32[2][1]cpu" = torch.ops.aten.{}.default({});  {} = None\n'
+    head = "class GraphModule(torch.nn.Module):\n        def forward(self, {}):\n"
+    forward = head.format('primals_1: "f32[2][1]cpu"') + line.format("sin", "sin", "primals_1", "x")
+    forward += line.format("mul", "mul", "sin, 0.5", "x") + line.format("exp", "exp", "mul", "x")
+    forward += "            return (exp, sin)\n"
+    backward = head.format('sin: "f32[2][1]cpu", tangents_1: "f32[2][1]cpu"') + line.format(
+        "mul_7", "mul", "sin, 0.5", "x"
+    )
+    backward += line.format("exp_1", "exp", "mul_7", "x") + line.format("mul_8", "mul", "mul, exp_1", "x")
+    backward += "            return (mul_8,)\n"
+    one, other = GraphNames("", forward), GraphNames("", backward)
+    assert one.is_forward_of(other)
+    assert other.again(one) == {"mul_7", "exp_1"}
+
+
 def test_kernels_are_called_by_their_names():
     assert kernels_of(RUNNABLE) == ["add_kernel"]
