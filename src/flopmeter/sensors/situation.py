@@ -166,10 +166,9 @@ class WatchedModel:
             return (("hidden", id(self.module)), None)
         ends = self.ends
         is_clear = ends and (ends[0].grad is None, ends[-1].grad is None)
-        return (
-            ("forward", id(self.module), self.version, self.rota.state, self._rest.state, is_clear, ambient()),
-            given,
-        )
+        modes = ambient()
+        kind = "forward" if modes[0] else "inference"  # a kind of its own: what is guessed of one is not the other's
+        return (kind, id(self.module), self.version, self.rota.state, self._rest.state, is_clear, modes), given
 
     def glance(self, situation: Situation, given: Any, *, has_free_sizes: bool = False) -> ModelGlance:
         """Return what tells whether `situation` would return these two once more, at a fraction of what it takes.

@@ -91,3 +91,25 @@ def test_an_evaluation_once_does_not_have_all_that_follows_counted(tmp_path, mon
             if step in {200, 299}:
                 counted.append(meter.account().passages["counted"])
     assert counted[1] - counted[0] < 20
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_a_first_evaluation_is_counted_however_dear_counting_is(tmp_path, monkeypatch, mode):
+    """Else it is guessed from a forward that trains: under that one's phase, with what its graph costs."""
+    model, x = nn.Linear(8, 8), torch.ones(4, 8)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    flop = []
+    with Meter(tmp_path, model=model, strict=True) as meter:
+        for step in range(30):
+            model(x).sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            meter.step()
+            monkeypatch.setattr("flopmeter.sensors.budget.Budget.can_afford", lambda *_: step < 10)
+            if step in {20, 25}:
+                with mode():
+                    model(x[:2])
+                tally = meter.account().tally
+                flop.append(sum(count.flop for count in tally.counts if count.phase == "inference"))
+    assert flop[0] >= 2 * 2 * 8 * 8
+    assert flop[1] == 2 * flop[0]
