@@ -37,7 +37,7 @@ VARYING = (
     # How sure a figure is depends on what the budget allowed to be counted in that time, and on what was drawn.
     (re.compile(r"known to lie between [^\n]+"), "known to lie between <bounds>"),
     (re.compile(r"(known to be at least [\d.e+]+ FLOP)( \(counted\))?;"), r"\1;"),
-    (re.compile(r"passages: [^;]+;"), "passages: <n>;"),
+    (re.compile(r"passages: [\d,]+ counted[^\n]*"), "passages: <n>"),
     (re.compile(r" \d+ audits?[ :].*?(?:as|was)\s+booked", re.DOTALL), " <audits>"),
     (re.compile(r"(\ncounted +[\d.e+]+ FLOP)(?: +[\d.e+]+ FLOP){2}"), r"\1 <bounds>"),
     (re.compile(r"besides [\d,]+ integer"), "besides <n> integer"),

@@ -83,8 +83,8 @@ def _counting(account: Account) -> Iterable[str]:
     """Say how many passages were counted, what the others are, and how far that can be trusted."""
     words = ((basis, WORDS.get(basis, basis)) for basis in BASES)
     parts = [f"{account.passages[basis]:,} {word}" for basis, word in words if account.passages.get(basis)]
-    yield f"passages: {', '.join(parts) or 'none'}; {_chosen(account)}"
-    yield f"metering took {print_ratio(account.overhead_fraction)} of the metered time"
+    yield f"passages: {', '.join(parts) or 'none'}"
+    yield f"metering took {print_ratio(account.overhead_fraction)} of the metered time; {_chosen(account)}"
     others = sum(number for basis, number in account.passages.items() if basis != "counted")
     if not others:
         return
