@@ -83,8 +83,17 @@ class ModelGlance:
             or (ends is not None and self._is_clear != (ends[0].grad is None, ends[1].grad is None))
         ):
             return False
-        if self._guard is not None and not _is_autocast() and self._is_guarded(self._guard, args, kwargs):
-            return True
+        guard = self._guard
+        if guard is not None and not _is_autocast():
+            if self._layout is None and self._frame is None:  # the usual arguments, at a call less
+                if len(args) == self._number and not kwargs and guard(*args):
+                    return True
+            elif self._is_guarded(guard, args, kwargs):
+                return True
+        return self._is_alike(args, kwargs)
+
+    def _is_alike(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+        """Say whether torch's settings and the arguments are those of before, without a guard; make one if they are."""
         if self._modes != ambient() or is_transformed():
             return False
         if self._frame is not None:

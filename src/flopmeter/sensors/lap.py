@@ -173,11 +173,14 @@ class Told(NamedTuple):
 
 
 class Lap:
-    """The legs of one step; `leg` is open. Before step `until` no passage is drawn."""
+    """The legs of one step; `leg` is open. Before step `until` no passage is drawn.
+
+    `tape` holds the witnesses at each boundary; it is looked at when it is longer than `full`.
+    """
 
     __slots__ = (
-        *("_draws", "_full", "_has_marks", "_marks", "_oldest", "_rates", "_reached", "_sizes", "_tape"),
-        *("is_over", "leg", "legs", "until"),
+        *("_draws", "_has_marks", "_marks", "_oldest", "_rates", "_reached", "_sizes"),
+        *("full", "is_over", "leg", "legs", "tape", "until"),
     )
 
     def __init__(self, legs: Sequence[Leg], draws: Draws) -> None:
@@ -192,10 +195,10 @@ class Lap:
         reached = [leg.owner.reached for leg in self.legs if leg.owner is not None and any(leg.reached)]
         self._reached = reached[0] if reached else (0, 0)  # by gradients, of the one model that is trained
         self._has_marks = any(leg.has_marks for leg in self.legs)
-        self._tape: list[int] = []
+        self.tape: list[int] = []
         self._marks: list[tuple[int, ...]] = []
         self._sizes: list[tuple[int, ...]] = []  # of the legs on the tape whose sizes are free
-        self._full = TAPED * len(self.legs) * _WIDTH
+        self.full = TAPED * len(self.legs) * _WIDTH
         self._draws = draws
         self._rates: list[int] = []
         self.until = -1
@@ -242,7 +245,7 @@ class Lap:
         for each in self.legs:
             each.covered.clear()
             each.due_ns = min(due_ns, each.owner.looked_ns + LOOK_EVERY_NS) if each.owner is not None else due_ns
-        self._tape.clear()
+        self.tape.clear()
         self._marks.clear()
         self._sizes.clear()
         if leg.kin is not None and not (choice and leg.covers(choice.sizes)):
@@ -289,7 +292,7 @@ class Lap:
         ):  # from here on `_open`, and `count_nodes`, written out: one more call costs a microsecond here
             self._marks.append(device_marks())
         first, last = self._reached
-        self._tape += (now_ns, sequence_nr() + launched.total, first, last)
+        self.tape += (now_ns, sequence_nr() + launched.total, first, last)
         self.leg, self._draws.at = leg, leg.turn
         return True
 
@@ -302,7 +305,7 @@ class Lap:
         if self._has_marks:  # `_open` and `count_nodes`, written out
             self._marks.append(device_marks())
         first, last = self._reached
-        self._tape += (now_ns, sequence_nr() + launched.total, first, last)
+        self.tape += (now_ns, sequence_nr() + launched.total, first, last)
         self.leg, self._draws.at = leg, leg.turn
         return True
 
@@ -313,7 +316,7 @@ class Lap:
         if leg.kind != after:
             return False
         if before.is_soft:
-            tape = self._tape
+            tape = self.tape
             tape += (now_ns, tape[-3], tape[-2], tape[-1])
             self.leg, self._draws.at = leg, leg.turn
         else:
@@ -325,18 +328,13 @@ class Lap:
         first, last = self._reached
         if self._has_marks:
             self._marks.append(device_marks())
-        self._tape += (now_ns, sequence_nr() + launched.total, first, last)
+        self.tape += (now_ns, sequence_nr() + launched.total, first, last)
         self.leg, self._draws.at = leg, leg.turn
-
-    @property
-    def is_full(self) -> bool:
-        """Whether it is time to look at the tape."""
-        return len(self._tape) > self._full
 
     @property
     def opened(self) -> tuple[int, int, tuple[int, ...], tuple[int, ...]]:
         """When the open leg began, and its witnesses then: nodes, gradients that had reached its model, marks."""
-        now_ns, nodes, first, last = self._tape[-_WIDTH:]
+        now_ns, nodes, first, last = self.tape[-_WIDTH:]
         owner = self.leg.owner
         reached = tuple(owner.reached) if owner is not None else ()  # of another model than the one that is trained
         if any(self.leg.reached):
@@ -349,7 +347,7 @@ class Lap:
 
         Units: nanoseconds.
         """
-        return self._tape[-_WIDTH] - self._tape[0]
+        return self.tape[-_WIDTH] - self.tape[0]
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -361,9 +359,9 @@ class Lap:
 
         None where an interrupt left a note out: which passage is which cannot be told then.
         """
-        tape, marks, taken, leg = self._tape, self._marks, self._sizes, self._oldest
+        tape, marks, taken, leg = self.tape, self._marks, self._sizes, self._oldest
         # Interrupted from here on it loses what the caller will own up to; read again, that would be booked twice.
-        self._tape, self._marks = tape[-_WIDTH:], marks[-1:]
+        self.tape, self._marks = tape[-_WIDTH:], marks[-1:]
         self._sizes = taken[-1:] if self.leg.has_free_sizes else []
         self._oldest = self.leg
         closed, rest = divmod(len(tape) - _WIDTH, _WIDTH)

@@ -183,7 +183,7 @@ class TorchSensor:
             self._place += 1
             if self._models[id(module)].end is not None:
                 self._begin_leg(lap.leg)
-            if lap.is_full:
+            if len(lap.tape) > lap.full:
                 self._books.look_at_lap()
             self._budget.hook_ns += _clock() - begun + HOOK_NS
             return
@@ -203,11 +203,11 @@ class TorchSensor:
     def _begin_leg(self, leg: Leg) -> None:
         """Begin a forward that was expected and whose end is heard of; see that the next one's is not, if that may be.
 
-        A hook at the end of a forward costs as much as one at its beginning. Where torch compiles it stays where it is:
-        code is compiled for the hooks that are there.
+        A hook at the end of a forward costs as much as one at its beginning. Where torch compiles it stays: code is
+        compiled for the hooks that are there, but for those of torch.compile's own wrapper.
         """
         if leg.is_quiet and isinstance(leg.owner, WatchedModel) and not (leg.is_region and self._compiles.is_opaque):
-            if not self._has_compiled:
+            if leg.is_region or not self._has_compiled:
                 leg.owner.release_end()
             return
         self._phase.enter_forward()
