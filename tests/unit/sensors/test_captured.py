@@ -41,7 +41,7 @@ class StandIn:
 
 
 @contextmanager
-def capturing(graph, pool=None, stream=None):
+def capturing(graph, **_options):
     graph.capture_begin()
     try:
         yield
