@@ -37,7 +37,12 @@ NOT_PRICED = {
 }
 """Operators that are left uncounted, and why. None does work in a training run that anything else would show."""
 
-OTHER_VERSIONS = {"aten::_cudnn_attention_forward_no_dropout_inplace"}
+OTHER_VERSIONS = {
+    "aten::_cudnn_attention_forward_no_dropout_inplace",
+    "aten::linalg_matrix_sqrth",
+    "aten::linalg_polar",
+    "aten::shallow_copy_data",
+}
 """Rows of the book for operators that newer versions of torch have."""
 
 

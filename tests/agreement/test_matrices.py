@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch._decomp import decomposition_table
+from versions import IS_SINCE_2_14
 
 from flopmeter.formulas import lapack
 from flopmeter.formulas.book import FormulaBook
@@ -33,7 +34,6 @@ def rand(*shape, dtype=torch.float64):
 A, TALL, B = definite(2, 4, 4), rand(2, 6, 4), rand(2, 4, 3)
 WORK = {
     "cholesky": (linalg.cholesky, A),
-    "old cholesky": (torch.cholesky, A),
     "cholesky_solve": (torch.cholesky_solve, B, A),
     "cholesky_inverse": (torch.cholesky_inverse, A),
     "lu": (linalg.lu, TALL),
@@ -65,6 +65,10 @@ WORK = {
     "cond": (linalg.cond, A),
     "matrix_rank": (linalg.matrix_rank, TALL),
 }
+if IS_SINCE_2_14:
+    WORK |= {"polar": (linalg.polar, TALL), "matrix_sqrth": (linalg.matrix_sqrth, A)}
+else:  # this one is gone since
+    WORK["old cholesky"] = torch.cholesky, A
 
 
 @pytest.mark.filterwarnings("ignore:torch.(cholesky|triangular_solve) is deprecated")
@@ -106,6 +110,27 @@ def test_a_pseudo_inverse_costs_what_it_costs_written_out():
         return torch.mm(right.mT * kept, left.mT)
 
     assert record(lambda: linalg.pinv(data)) == record(written_out)
+
+
+@pytest.mark.skipif(not IS_SINCE_2_14, reason="torch before 2.14 has neither roots nor polar decompositions")
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+def test_a_root_and_a_polar_decomposition_cost_what_they_cost_written_out(dtype):
+    data, tall = A.to(dtype), TALL.to(dtype)
+
+    def mean(found):
+        return (found + found.mH.resolve_conj()) * 0.5
+
+    def root():
+        values, vectors = linalg.eigh(data)
+        mean((vectors * values.sqrt().to(dtype).unsqueeze(-2)) @ vectors.mH)
+
+    def polar():
+        left, values, right = linalg.svd(tall, full_matrices=False)
+        mean(right.mH @ (values.to(dtype).unsqueeze(-1) * right))
+        left @ right
+
+    assert record(lambda: linalg.matrix_sqrth(data)) == record(root)
+    assert record(lambda: linalg.polar(tall)) == record(polar)
 
 
 def test_a_cross_product_costs_what_its_decomposition_costs():

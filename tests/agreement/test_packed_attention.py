@@ -5,6 +5,7 @@ import random
 import pytest
 import torch
 from torch.utils import flop_counter
+from versions import IS_SINCE_2_14
 
 from flopmeter.formulas.book import FormulaBook
 from flopmeter.formulas.call import OpCall, TensorSpec
@@ -117,10 +118,11 @@ def test_products_and_masked_products_are_those_of_torchs_counter(seed, causal):
 @pytest.mark.parametrize("causal", [False, True])
 def test_batches_of_one_length_agree_with_torchs_counter_too(causal):
     shapes = (2, 5, H, D), (2, 7, H, D), (2, 7, H, E)
-    # Their formula takes these for (B, H, S, D), so it wants them with the heads first.
-    tensors = [torch.empty(shape).transpose(1, 2) for shape in shapes]
+    plain = [torch.empty(shape) for shape in shapes]
+    tensors = [tensor.transpose(1, 2) for tensor in plain]
+    # Before torch 2.14 their formula takes these for (B, H, S, D), so it wants them with the heads first.
     theirs = flop_counter.flop_registry[torch.ops.aten._flash_attention_forward](
-        *tensors, None, None, 5, 7, out_val=None
+        *(plain if IS_SINCE_2_14 else tensors), None, None, 5, 7, out_val=None
     )
     call = OpCall.of("aten::_flash_attention_forward", *shapes, None, None, 5, 7, 0.0, causal, False)
     assert products_of(BOOK.cost(call)) == theirs

@@ -3,7 +3,9 @@
 import pytest
 import torch
 
-IS_BEFORE_2_10 = tuple(map(int, torch.__version__.split(".")[:2])) < (2, 10)
+_VERSION = tuple(map(int, torch.__version__.split(".")[:2]))
+IS_BEFORE_2_10 = _VERSION < (2, 10)
+IS_SINCE_2_14 = _VERSION >= (2, 14)
 
 
 def since_2_10(why: str) -> pytest.MarkDecorator:

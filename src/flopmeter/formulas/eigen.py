@@ -1,4 +1,4 @@
-"""Eigenvalues, singular values, and what torch makes of them in one operator: pseudo-inverses, exponentials.
+"""Eigenvalues, singular values, and what torch makes of them in one operator: pseudo-inverses, exponentials, roots.
 
 All of it is nominal: these algorithms iterate until values say stop, so that no shape gives an exact count. The counts
 are those of Golub and Van Loan, Matrix Computations, for each matrix of a batch; on complex numbers four times those.
@@ -119,6 +119,53 @@ def count_exponential(call: OpCall) -> Cost:
     return _nominal(call, batch * 10 * n**3)
 
 
+def count_root(call: OpCall) -> Cost:
+    """Cost of the square root of symmetric or Hermitian matrices.
+
+    Shapes: a (B…, n, n) → (B…, n, n).
+    Counts: nominal 9·n³ for eigenvalues with vectors; pointwise n roots, n² multiplies of the vectors, and n² adds and
+        multiplies for the mean with the transpose; 2·n³ products.
+    Ignores: compares.
+    Source: docs/spec/fm-1.md#eigen; torch's own form.
+
+    Example:
+        >>> call = OpCall.of("aten::linalg_matrix_sqrth", (3, 3))
+        >>> [(part.kind, part.flop) for part in count_root(call).parts]
+        [('linalg', 243), ('pointwise', 30), ('matmul', 54)]
+    """
+    data = call.tensor(0)
+    batch, n = squares_of(call, data)
+    return Cost.of(
+        *_nominal(call, batch * 9 * n**3).parts,
+        Part(kind="pointwise", flop=batch * (n + price(data, lapack.Work(2 * n * n, n * n))), precision=data.dtype),
+        Part(kind="matmul", flop=batch * price(data, lapack.Work(n**3, n**3)), precision=data.dtype),
+    )
+
+
+def count_polar(call: OpCall) -> Cost:
+    """Cost of a polar decomposition into a matrix of orthonormal columns and a symmetric or Hermitian one.
+
+    Shapes: a (B…, m, n), m ≥ n → U (B…, m, n), H (B…, n, n).
+    Counts: nominal the thin SVD; pointwise n² multiplies of the vectors, and n² adds and multiplies for the mean with
+        the transpose; 2·n³ + 2·m·n² products.
+    Ignores: that torch iterates instead on a GPU with a library for it.
+    Source: docs/spec/fm-1.md#eigen; torch's own form.
+
+    Example:
+        >>> call = OpCall.of("aten::linalg_polar", (3, 2))
+        >>> [(part.kind, part.flop) for part in count_polar(call).parts]
+        [('linalg', 232), ('pointwise', 12), ('matmul', 40)]
+    """
+    data = call.tensor(0)
+    batch, m, n = matrices_of(call, data)
+    multiplies = n**3 + m * n * n
+    return Cost.of(
+        *_nominal(call, batch * lapack.nominal_svd(m, n, vectors="thin")).parts,
+        Part(kind="pointwise", flop=batch * price(data, lapack.Work(2 * n * n, n * n)), precision=data.dtype),
+        Part(kind="matmul", flop=batch * price(data, lapack.Work(multiplies, multiplies)), precision=data.dtype),
+    )
+
+
 def _nominal(call: OpCall, flop: int) -> Cost:
     """Return a count as a cost in the precision of the matrix: its results or tolerances may have another."""
     dtype = call.tensor(0).dtype
@@ -135,6 +182,8 @@ _FORMULAS: dict[str, Callable[[OpCall], int | Cost]] = {
     "linalg_svdvals": count_singular,
     "linalg_pinv": count_pseudo_inverse,
     "linalg_matrix_exp": count_exponential,
+    "linalg_matrix_sqrth": count_root,
+    "linalg_polar": count_polar,
 }
 FORMULAS: dict[str, tuple[str, Callable[[OpCall], int | Cost]]] = {
     **{f"aten::{name}": ("linalg", formula) for name, formula in _FORMULAS.items()},

@@ -21,7 +21,7 @@ VIEWS = (
     *("resize_as", "_mkldnn_reshape", "_mkldnn_transpose", "requires_grad", "values", "indices", "crow_indices"),
     *("col_indices", "ccol_indices", "row_indices", "_values", "_indices", "_nested_get_values"),
     "_sparse_broadcast_to",
-    *("_resize_output",),
+    *("_resize_output", "shallow_copy_data"),
 )
 COPIES = (
     *("alias_copy", "as_strided_copy", "as_strided_scatter", "cat", "_chunk_cat", "channel_shuffle", "clone"),

@@ -23,6 +23,8 @@ _MADE = re.compile(r"^\s+(\w+) = ((?!None\b)[^;\n]+)", re.MULTILINE)
 _INPUTS = re.compile(r"^\s+def forward\(self,?([^)]*)\)", re.MULTILINE)
 _RETURN = re.compile(r"^\s+return (.*)$", re.MULTILINE)
 _TYPE = re.compile(r'\s*:\s*"[^"\n]*"')
+_SIZES = re.compile(r'(\w+)\s*:\s*"(\w+\[[^\]\n]*\])')
+"""Of a listing: the kind and the sizes of a value; not how it lies in memory, which may yet change."""
 _KERNEL = re.compile(r"kernel_side_table\.add_kernel\((\w+?)(?:_\d+)?\)")
 
 RESTORED = "run_with_rng_state"
@@ -46,17 +48,21 @@ class GraphNames:
         self.inputs = frozenset(re.findall(r"\w+", begin.group(1))) if begin is not None else frozenset()
         self.made = frozenset(_NAME.findall(body))
         self.returned = tuple(re.findall(r"[A-Za-z_]\w*", returned[-1])) if returned else ()
-        self._lines = {} if _program(runnable) else dict(_MADE.findall(body))
+        is_listed = not _program(runnable)
+        self._lines: dict[str, str] = dict(_MADE.findall(body)) if is_listed else {}
+        self.sizes: dict[str, str] = dict(_SIZES.findall(listing)) if is_listed else {}
 
     def is_forward_of(self, backward: "GraphNames") -> bool:
         """Say whether what this graph hands out beside its results is what the other is given beside gradients.
 
-        States of random numbers are called otherwise here and there.
+        States of random numbers are called otherwise here and there. Graphs of one function for several sizes call all
+        values the same; listings tell them apart by these sizes.
         """
         asked = {name for name in backward.inputs if not name.startswith(("tangents", "bwd_"))}
         states = {name for name in asked if name.startswith("rng_state")}
         handed = set(self.returned[max(0, len(self.returned) - len(asked)) :])
-        return asked - states <= handed and len(handed - asked) <= len(states)
+        are_alike = all(self.sizes.get(name) == backward.sizes.get(name) for name in asked - states)
+        return are_alike and asked - states <= handed and len(handed - asked) <= len(states)
 
     def again(self, forward: "GraphNames") -> frozenset[str]:
         """Return the values of this graph that the other one computed, too.

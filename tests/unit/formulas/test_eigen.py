@@ -89,6 +89,36 @@ def test_a_pseudo_inverse_is_put_together_from_singular_values():
     }
 
 
+def test_a_root_is_put_together_from_eigenvalues():
+    """Else an optimizer that whitens by it looks free."""
+    root, scaled, mean = 4, 16, 16 + 16
+    assert parts_of("linalg_matrix_sqrth", (5, 4, 4)) == {
+        "linalg": 5 * 9 * 64,
+        "pointwise": 5 * (root + scaled + mean),
+        "matmul": 5 * 2 * 64,
+    }
+    assert parts_of("linalg_matrix_sqrth", (4, 4), dtype="complex64") == {
+        "linalg": 4 * 9 * 64,
+        "pointwise": root + 6 * scaled + (2 + 6) * 16,
+        "matmul": 8 * 64,
+    }
+
+
+def test_a_polar_decomposition_is_put_together_from_singular_values():
+    """Else an optimizer that orthogonalizes by it looks free."""
+    scaled, mean = 16, 16 + 16
+    assert parts_of("linalg_polar", (5, 6, 4)) == {
+        "linalg": 5 * (6 * 6 * 16 + 20 * 64),
+        "pointwise": 5 * (scaled + mean),
+        "matmul": 5 * (2 * 64 + 2 * 6 * 16),
+    }
+    assert parts_of("linalg_polar", (6, 4), dtype="complex64") == {
+        "linalg": 4 * (6 * 6 * 16 + 20 * 64),
+        "pointwise": 6 * scaled + (2 + 6) * 16,
+        "matmul": 8 * 64 + 8 * 6 * 16,
+    }
+
+
 def test_tolerances_in_another_precision_do_not_change_that_of_the_work():
     options = {"atol": TensorSpec((), "fp64"), "rtol": TensorSpec((), "fp64")}
     found = FormulaBook.standard().cost(OpCall.of("aten::linalg_pinv", (4, 4), **options))
@@ -103,6 +133,8 @@ def test_tolerances_in_another_precision_do_not_change_that_of_the_work():
         OpCall.of("aten::_linalg_svd", (3,)),
         OpCall.of("aten::linalg_pinv", (3, 4), hermitian=True),
         OpCall.of("aten::linalg_matrix_exp", (3, 4)),
+        OpCall.of("aten::linalg_matrix_sqrth", (3, 4)),
+        OpCall.of("aten::linalg_polar", (3,)),
     ],
 )
 def test_what_is_no_matrix_is_refused(call):

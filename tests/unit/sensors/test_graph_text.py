@@ -126,5 +126,23 @@ def test_a_listing_tells_what_is_computed_again_though_it_is_named_anew():
     assert other.again(one) == {"mul_7", "exp_1"}
 
 
+def test_listings_of_one_function_for_several_sizes_are_told_apart():
+    """Else on torch 2.14 a backward would find several forwards, and what it computes again would pass for backward."""
+    forward = """class GraphModule(torch.nn.Module):
+    def forward(self, primals_1: "f32[9, 2][2, 1]cpu"):
+        view: "f32[18][1]cpu" = torch.ops.aten.reshape.default(primals_1, [18]);  primals_1 = None
+        sin: "f32[18][1]cpu" = torch.ops.aten.sin.default(view)
+        return (sin, view)
+"""
+    backward = """class GraphModule(torch.nn.Module):
+    def forward(self, view: "f32[18][2]cpu", tangents_1: "f32[18][1]cpu"):
+        cos: "f32[18][1]cpu" = torch.ops.aten.cos.default(view);  view = None
+        return (cos,)
+"""
+    backward = GraphNames("", backward)
+    assert GraphNames("", forward).is_forward_of(backward)
+    assert not GraphNames("", forward.replace("9", "12").replace("18", "24")).is_forward_of(backward)
+
+
 def test_kernels_are_called_by_their_names():
     assert kernels_of(RUNNABLE) == ["add_kernel"]

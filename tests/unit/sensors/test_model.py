@@ -57,6 +57,7 @@ def test_lazy_parameters_have_no_size_yet():
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:FutureWarning")  # so since torch 2.14
 def test_scripted_modules_have_a_size():
     assert measure_model([torch.jit.script(nn.Linear(3, 2))]).parameters == 3 * 2 + 2
 

@@ -34,6 +34,7 @@ def test_an_interrupt_between_two_passages_is_a_gap(tmp_path, monkeypatch, owner
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:FutureWarning")  # so since torch 2.14
 def test_a_scripted_module_can_be_watched(tmp_path):
     """If this failed, watching a model would raise torch's error into the training."""
     model = torch.jit.script(nn.Linear(64, 64))
