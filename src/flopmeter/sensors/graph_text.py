@@ -96,7 +96,7 @@ class Graph:
         self.inputs = tuple([argument.arg for argument in function.args.args[1:]])
         tree = ast.Module([_Rewriter().visit(function)], type_ignores=[])
         space: dict[str, Any] = dict(_SPACE)
-        exec(compile(ast.fix_missing_locations(tree), "<graph>", "exec"), space)  # noqa: S102 # torch's own text
+        exec(compile(tree, "<graph>", "exec"), space)  # noqa: S102 # torch's own text
         self.forward: Callable[..., Any] = space["forward"]
 
     def run(self, step: Step, inputs: tuple[Any, ...]) -> Any:
@@ -132,14 +132,22 @@ class _Rewriter(ast.NodeTransformer):
         return self.generic_visit(function)
 
     def visit_AnnAssign(self, assign: ast.AnnAssign) -> ast.AST:
-        return self.visit_Assign(ast.Assign([assign.target], assign.value or ast.Constant(None)))
+        value = assign.value or ast.Constant(None, **_place(assign))
+        return self.visit_Assign(ast.Assign([assign.target], value, **_place(assign)))
 
     def visit_Assign(self, assign: ast.Assign) -> ast.AST:
         target, value = assign.targets[0], assign.value
         if isinstance(target, ast.Name) and isinstance(value, ast.Call):
-            step = ast.Attribute(ast.Name("self", ast.Load()), _STEP, ast.Load())
-            assign.value = ast.Call(step, [ast.Constant(target.id), value.func, *value.args], value.keywords)
+            place = _place(value)
+            step = ast.Attribute(ast.Name("self", ast.Load(), **place), _STEP, ast.Load(), **place)
+            name = ast.Constant(target.id, **place)
+            assign.value = ast.Call(step, [name, value.func, *value.args], value.keywords, **place)
         return assign
+
+
+def _place(node: ast.stmt | ast.expr) -> dict[str, Any]:
+    """Return where a node stands, for those that take its place; to find out for a whole text takes as long again."""
+    return {"lineno": node.lineno, "col_offset": node.col_offset}
 
 
 _SPACE = {
