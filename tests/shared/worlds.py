@@ -2,6 +2,7 @@
 
 import multiprocessing
 import tempfile
+import traceback
 import warnings
 from pathlib import Path
 
@@ -15,15 +16,33 @@ from flopmeter.sums import Sums
 
 
 def apart(program, *args):
-    """Return what a function returns in a forked process."""
+    """Return what a function returns in a forked process; where that fails or dies, say how.
+
+    Raises:
+        RuntimeError: with what that process had to say.
+    """
     ours, theirs = multiprocessing.Pipe()
-    process = multiprocessing.get_context("fork").Process(target=lambda: theirs.send(program(*args)))
+    process = multiprocessing.get_context("fork").Process(target=_tell, args=(theirs, program, args))
     process.start()
     theirs.close()
     try:
-        return ours.recv()
+        found, failure = ours.recv()
+    except EOFError:
+        found, failure = None, "it died"
     finally:
         process.join(60)
+    if failure:
+        msg = f"{failure}\nexit code {process.exitcode}"
+        raise RuntimeError(msg)
+    return found
+
+
+def _tell(parent, program, args):
+    try:
+        told = program(*args), ""
+    except BaseException:  # whatever it is, the parent is to say it
+        told = None, traceback.format_exc()
+    parent.send(told)
 
 
 def as_rank(program, *, rank=0, world=4):
