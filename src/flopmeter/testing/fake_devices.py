@@ -28,7 +28,7 @@ GIB = 2**30
 Number: TypeAlias = int | float | Fraction
 
 
-def to_ns(seconds: Number) -> int:
+def nanoseconds(seconds: Number) -> int:
     """Return whole nanoseconds.
 
     Units: takes seconds, returns nanoseconds.
@@ -45,7 +45,7 @@ class Series:
     @classmethod
     def steps(cls, values: Mapping[Number, Number]) -> Self:
         """Return the series that takes these values from these seconds on."""
-        return cls(tuple(sorted((to_ns(seconds), value) for seconds, value in values.items())))
+        return cls(tuple(sorted((nanoseconds(seconds), value) for seconds, value in values.items())))
 
     @classmethod
     def of(cls, value: "Figure") -> "Series":
@@ -81,9 +81,9 @@ class FakeProcess:
     def to_text(self) -> str:
         """Return the line of a script."""
         used = "-" if self.used_bytes is None else self.used_bytes
-        until = FOR_EVER_NS if self.until_s is None else to_ns(self.until_s)
+        until = FOR_EVER_NS if self.until_s is None else nanoseconds(self.until_s)
         loads = f"{self.gi} {self.ci} {self.sm_util} {self.memory_util}"
-        return f"process {self.kind[0]} {self.pid} {used} {loads} {to_ns(self.from_s)} {until}"
+        return f"process {self.kind[0]} {self.pid} {used} {loads} {nanoseconds(self.from_s)} {until}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +190,8 @@ class FakeDevice:
     fabric_cluster: str | None = None
     fabric_clique: int = 0
     fabric_state: int = 3
+    chassis_serial: str | None = None
+    slot: int = 0
     more_texts: Mapping[str, str] = field(default_factory=dict)
     more_series: Mapping[str, Series] = field(default_factory=dict)
 
@@ -201,7 +203,8 @@ class FakeDriver:
     `cc_environment` (None: NOT_SUPPORTED), `cc_feature`, `cc_dev_tools` and `cc_multi_gpu` are the machine's state of
     confidential computing; with `cc_forgets_nonce` a report answers another nonce than it was given.
     `code_after_fork` is what calls in a forked child return until it initialises the library itself.
-    `empty_is_success`: a list of samples that is empty comes as success, and not as NOT_FOUND.
+    `empty_is_success`: a list of samples that is empty comes as success, and not as NOT_FOUND. Who `is_privileged`
+    sees the processes of all MIG instances of a device at once.
     """
 
     driver: str = "580.95.05"
@@ -215,6 +218,7 @@ class FakeDriver:
     cc_forgets_nonce: bool = False
     code_after_fork: int = 999
     empty_is_success: bool = False
+    is_privileged: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,9 +246,9 @@ class Fault:
     def to_text(self) -> str:
         """Return the line of a script."""
         device = -1 if self.device is None else self.device
-        until = FOR_EVER_NS if self.until_s is None else to_ns(self.until_s)
-        effect = f"{self.code} {to_ns(self.sleep_s)} {int(self.hangs)} {int(self.is_nan)}"
-        return f"fault {self.target} {device} {effect} {self.from_call} {self.calls} {to_ns(self.from_s)} {until}"
+        until = FOR_EVER_NS if self.until_s is None else nanoseconds(self.until_s)
+        effect = f"{self.code} {nanoseconds(self.sleep_s)} {int(self.hangs)} {int(self.is_nan)}"
+        return f"fault {self.target} {device} {effect} {self.from_call} {self.calls} {nanoseconds(self.from_s)} {until}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,9 +305,9 @@ def _lines_of(item: FakeDevice | FakeDriver | FakeMig, *, without: set[str]) -> 
 
 def _lines_of_times(device: FakeDevice) -> Iterator[str]:
     if device.resets_s:
-        yield f"series resets {' '.join(f'{to_ns(at)}:1' for at in sorted(device.resets_s))}"
+        yield f"series resets {' '.join(f'{nanoseconds(at)}:1' for at in sorted(device.resets_s))}"
     if device.frozen_s:
         edges = [edge for since, until in sorted(device.frozen_s) for edge in ((since, 1), (until, 0))]
-        yield f"series frozen 0:0 {' '.join(f'{to_ns(at)}:{value}' for at, value in edges)}"
+        yield f"series frozen 0:0 {' '.join(f'{nanoseconds(at)}:{value}' for at, value in edges)}"
     if device.xid:
-        yield f"series xid {' '.join(f'{to_ns(at)}:{code}' for at, code in sorted(device.xid.items()))}"
+        yield f"series xid {' '.join(f'{nanoseconds(at)}:{code}' for at, code in sorted(device.xid.items()))}"

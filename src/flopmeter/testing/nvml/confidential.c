@@ -123,6 +123,7 @@ API long fake_sizeof(const char *name) {
         {"c_nvmlConfComputeGpuAttestationReport_t", sizeof(AttestationReport)},
         {"c_nvmlConfComputeGpuCertificate_t", sizeof(Certificate)},
         {"c_nvmlPdi_t", sizeof(Pdi)},
+        {"c_nvmlPlatformInfo_v2_t", sizeof(Platform)},
     };
     for (size_t i = 0; i < sizeof SIZES / sizeof *SIZES; i++)
         if (!strcmp(SIZES[i].name, name)) return SIZES[i].size;

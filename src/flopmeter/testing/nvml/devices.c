@@ -99,13 +99,15 @@ static int hand_out(const char *call, Node *found, Node **out) {
 
 API int nvmlDeviceGetHandleByIndex_v2(unsigned index, Node **out) {
     ENTER(nvmlDeviceGetHandleByIndex_v2, NULL);
-    if (index >= (unsigned)machine->device_count) return INVALID_ARGUMENT;
-    return hand_out("nvmlDeviceGetHandleByIndex_v2", machine->devices[index], out);
+    const Machine *here = machine;
+    if (index >= (unsigned)here->device_count) return INVALID_ARGUMENT;
+    return hand_out("nvmlDeviceGetHandleByIndex_v2", here->devices[index], out);
 }
 
 static Node *find(const char *key, const char *wanted, int with_mig) {
-    for (int i = 0; i < machine->device_count; i++) {
-        Node *device = machine->devices[i];
+    const Machine *here = machine;
+    for (int i = 0; i < here->device_count; i++) {
+        Node *device = here->devices[i];
         const char *has = text(device, key);
         if (has && !strcasecmp(has, wanted)) return device;
         for (int j = 0; with_mig && j < device->mig_count; j++) {
@@ -129,10 +131,18 @@ API int nvmlDeviceGetHandleBySerial(const char *serial, Node **out) {
     return hand_out("nvmlDeviceGetHandleBySerial", find("serial", serial, 0), out);
 }
 
+/* In any spelling: with four or eight digits of the domain, in capitals or not. */
 API int nvmlDeviceGetHandleByPciBusId_v2(const char *bus_id, Node **out) {
     ENTER(nvmlDeviceGetHandleByPciBusId_v2, NULL);
-    if (!bus_id) return INVALID_ARGUMENT;
-    return hand_out("nvmlDeviceGetHandleByPciBusId_v2", find("bus_id", bus_id, 0), out);
+    unsigned wanted[3], has[3];
+    if (!bus_id || sscanf(bus_id, "%x:%x:%x", &wanted[0], &wanted[1], &wanted[2]) != 3) return INVALID_ARGUMENT;
+    const Machine *here = machine;
+    for (int i = 0; i < here->device_count; i++) {
+        const char *words = text(here->devices[i], "bus_id");
+        if (words && sscanf(words, "%x:%x:%x", &has[0], &has[1], &has[2]) == 3 && !memcmp(has, wanted, sizeof has))
+            return hand_out("nvmlDeviceGetHandleByPciBusId_v2", here->devices[i], out);
+    }
+    return NOT_FOUND;
 }
 
 API int nvmlDeviceGetIndex(Node *node, unsigned *out) {
@@ -188,6 +198,19 @@ API int nvmlDeviceGetPdi(Node *node, Pdi *out) {
     return OK;
 }
 
+/* Racks of Blackwell and newer: which chassis and slot. */
+API int nvmlDeviceGetPlatformInfo(Node *node, Platform *out) {
+    ENTER_WHOLE(nvmlDeviceGetPlatformInfo, node);
+    if (out->version != (2u << 24 | sizeof(Platform))) return ARGUMENT_VERSION_MISMATCH;
+    const char *chassis = text(node, "chassis_serial");
+    if (!chassis) return NOT_SUPPORTED;
+    memset(out->guid, 0, sizeof *out - sizeof out->version);
+    memcpy(out->chassis, chassis, strnlen(chassis, sizeof out->chassis));
+    out->slot = number(node, "slot", 0);
+    out->module = number(node, "module_id", 0);
+    return OK;
+}
+
 /* ── power and energy ── */
 
 API int nvmlDeviceGetTotalEnergyConsumption(Node *node, unsigned long long *out) {
@@ -218,6 +241,7 @@ API int nvmlDeviceGetPowerManagementLimitConstraints(Node *node, unsigned *least
 
 API int nvmlDeviceGetUtilizationRates(Node *node, Utilization *out) {
     ENTER_WHOLE(nvmlDeviceGetUtilizationRates, node);
+    if (number(node, "mig_mode", 0)) return NOT_SUPPORTED;
     const Series *gpu = series(node, "gpu_util"), *memory = series(node, "memory_util");
     if (!gpu) return NOT_SUPPORTED;
     int64_t t = now_ns();

@@ -1,5 +1,4 @@
 /* Xid and recovery events. What happened before a device was registered is lost, as on Linux. */
-#define _GNU_SOURCE
 #include "fake.h"
 
 #include <stdlib.h>

@@ -257,4 +257,11 @@ typedef struct Pdi {
     unsigned long long value;
 } Pdi;
 
+typedef struct Platform {
+    unsigned version;
+    unsigned char guid[16];
+    char chassis[16];
+    unsigned char slot, tray, host, peer, module;
+} Platform;
+
 #endif

@@ -8,6 +8,7 @@ static int is_there(const Process *one, int64_t t) { return one->from <= t && t 
 /* A size probe with a null array answers INSUFFICIENT_SIZE and the count, or success where there is none. */
 static int list(const Node *node, char kind, unsigned *count, ProcessInfo *out) {
     if (!count) return INVALID_ARGUMENT;
+    if (number(node, "mig_mode", 0) && !number(&machine->system, "is_privileged", 0)) return NO_PERMISSION;
     int64_t t = now_ns();
     unsigned room = out ? *count : 0, found = 0;
     for (int i = 0; i < node->process_count; i++) {
@@ -49,6 +50,7 @@ static int nothing_new(void) { return number(&machine->system, "empty_is_success
 
 API int nvmlDeviceGetProcessUtilization(Node *node, ProcessSample *out, unsigned *count, unsigned long long last_seen) {
     ENTER_WHOLE(nvmlDeviceGetProcessUtilization, node);
+    if (number(node, "mig_mode", 0)) return NOT_SUPPORTED;
     int64_t t = last_look(now_ns());
     unsigned room = out ? *count : 0, found = 0;
     *count = count_new(node, t, last_seen);
@@ -63,6 +65,7 @@ API int nvmlDeviceGetProcessUtilization(Node *node, ProcessSample *out, unsigned
 
 API int nvmlDeviceGetProcessesUtilizationInfo(Node *node, ProcessesUtilization *out) {
     ENTER_WHOLE(nvmlDeviceGetProcessesUtilizationInfo, node);
+    if (number(node, "mig_mode", 0)) return NOT_SUPPORTED;
     if (out->version != (1u << 24 | sizeof *out)) return ARGUMENT_VERSION_MISMATCH;
     int64_t t = last_look(now_ns());
     unsigned room = out->entries ? out->count : 0, found = 0;
@@ -84,7 +87,8 @@ API int nvmlDeviceGetSamples(Node *node, unsigned type, unsigned long long last_
     static const char *TYPES[] = {"power", "gpu_util", "memory_util", "", "", "sm_clock", "memory_clock", "module_power"};
     ENTER_WHOLE(nvmlDeviceGetSamples, node);
     const Series *figure = type < 8 ? series(node, TYPES[type]) : NULL;
-    if (!figure) return NOT_SUPPORTED;
+    int is_load = type == 1 || type == 2;
+    if (!figure || (is_load && number(node, "mig_mode", 0))) return NOT_SUPPORTED;
     *value_type = 1;
     if (!out) {
         *count = SAMPLES_MAX;

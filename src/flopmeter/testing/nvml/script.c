@@ -1,5 +1,4 @@
 /* Reading a script, and figures over time. The format is described in `testing/fake_devices.py`. */
-#define _GNU_SOURCE
 #include "fake.h"
 
 #include <stdio.h>

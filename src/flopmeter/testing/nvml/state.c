@@ -1,5 +1,4 @@
 /* What every call goes through: whether the library is initialised, in this process; faults; counts; the clock. */
-#define _GNU_SOURCE
 #include "fake.h"
 
 #include <fcntl.h>
@@ -33,6 +32,7 @@ Machine *machine;
 static Control *control;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static int users;
+static int is_open; /* 0 after a reset, until the next init: faults count anew */
 static uint64_t load;
 static pid_t owner;
 
@@ -91,9 +91,11 @@ static int suffer(const char *target, int device, int only_own, int *is_nan) {
         if (seen < fault->from_call || (fault->calls && seen >= fault->from_call + fault->calls)) continue;
         if (fault->sleep_ns) sleep_ns(fault->sleep_ns);
         if (fault->hangs) {
-            uint64_t releases = __atomic_load_n(&control->releases, __ATOMIC_ACQUIRE);
-            while (__atomic_load_n(&control->releases, __ATOMIC_ACQUIRE) == releases) sleep_ns(1000000);
+            Control *beside = control; /* a later init may map another */
+            uint64_t releases = __atomic_load_n(&beside->releases, __ATOMIC_ACQUIRE);
+            while (__atomic_load_n(&beside->releases, __ATOMIC_ACQUIRE) == releases) sleep_ns(1000000);
         }
+        if (here != machine || !is_open) return UNINITIALIZED; /* shut down or reset while this call waited */
         if (fault->is_nan && is_nan) *is_nan = 1;
         if (fault->code) return fault->code;
     }
@@ -147,32 +149,35 @@ static int open_script(void) {
     int code = open_control(path);
     if (code) return code;
     load++;
-    if (machine && machine->fault_count == made->fault_count) /* the same script again: faults go on */
+    if (is_open && machine->fault_count == made->fault_count) /* the same script again: faults go on */
         for (int i = 0; i < made->fault_count; i++) made->faults[i].seen = machine->faults[i].seen;
     machine = made;
+    is_open = 1;
     owner = getpid();
     return OK;
 }
 
-API int nvmlInitWithFlags(unsigned flags) {
-    (void)flags;
+static int init(const char *call) {
     pthread_mutex_lock(&lock);
     int code = OK;
     if (owner != getpid()) users = 0; /* a child starts anew */
     if (!users) code = open_script();
     pthread_mutex_unlock(&lock);
     if (code) return code;
-    count_call("nvmlInit_v2");
-    if ((code = suffer("nvmlInit_v2", -1, 0, NULL))) return code;
+    count_call(call);
+    if ((code = suffer(call, -1, 0, NULL))) return code;
     pthread_mutex_lock(&lock);
     users++;
     pthread_mutex_unlock(&lock);
     return OK;
 }
 
-API int nvmlInit_v2(void) { return nvmlInitWithFlags(0); }
+API int nvmlInitWithFlags(unsigned flags) {
+    (void)flags;
+    return init("nvmlInitWithFlags");
+}
 
-API int nvmlInit(void) { return nvmlInitWithFlags(0); }
+API int nvmlInit_v2(void) { return init("nvmlInit_v2"); }
 
 API int nvmlShutdown(void) {
     int code = enter("nvmlShutdown", NULL);
@@ -188,7 +193,7 @@ API void fake_reset(void) {
     if (control) __atomic_add_fetch(&control->releases, 1, __ATOMIC_RELEASE);
     pthread_mutex_lock(&lock);
     users = 0;
-    machine = NULL;
+    is_open = 0; /* what was read stays: a call may be in it */
     load++;
     pthread_mutex_unlock(&lock);
 }
