@@ -204,7 +204,8 @@ class FakeDriver:
     confidential computing; with `cc_forgets_nonce` a report answers another nonce than it was given.
     `code_after_fork` is what calls in a forked child return until it initialises the library itself.
     `empty_is_success`: a list of samples that is empty comes as success, and not as NOT_FOUND. Who `is_privileged`
-    sees the processes of all MIG instances of a device at once.
+    sees the processes of all MIG instances of a device at once. With `search_stops_at_lost` a device cannot be found by
+    its UUID while one before it is lost.
     """
 
     driver: str = "580.95.05"
@@ -219,6 +220,7 @@ class FakeDriver:
     code_after_fork: int = 999
     empty_is_success: bool = False
     is_privileged: bool = False
+    search_stops_at_lost: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -110,14 +110,14 @@ class FakeNvml:
     def __enter__(self) -> Self:
         """Compile, write the script, start its clock and hand the library to pynvml."""
         self.library = compile_library(self.machine.driver.missing)
+        self._loaded = ctypes.CDLL(str(self.library))
+        self._check_faults()
         if self._folder is None:
             self._temporary = tempfile.TemporaryDirectory(prefix="fake-nvml-")
         self.folder = Path(self._temporary.name) if self._temporary else Path(str(self._folder))
         self.script = self.machine.write_script(self.folder / "script")
         self._control = self._map_control()
-        self._loaded = ctypes.CDLL(str(self.library))
         self._loaded.fake_reset()
-        self._check_faults()
         self._script_before = os.environ.get(SCRIPT_VARIABLE)
         os.environ[SCRIPT_VARIABLE] = str(self.script)
         pynvml = import_module("pynvml")  # by name: this room does not import it
@@ -139,7 +139,7 @@ class FakeNvml:
             os.environ.pop(SCRIPT_VARIABLE, None)
         else:
             os.environ[SCRIPT_VARIABLE] = self._script_before
-        self._control.close()
+        # The control stays mapped: somebody's thread may still ask for the time.
         if self._temporary is not None:
             self._temporary.cleanup()
             self._temporary = None
@@ -170,6 +170,7 @@ class FakeNvml:
     def rewrite(self, machine: FakeMachine) -> None:
         """Replace the script: seen by whoever initialises the library from now on."""
         self.machine = machine
+        self._check_faults()
         waiting = machine.write_script(self.folder / "script.new")
         waiting.replace(self.script)
 
@@ -195,6 +196,7 @@ class FakeNvml:
 
     def _map_control(self) -> mmap.mmap:
         path = Path(f"{self.script}.control")
+        path.unlink(missing_ok=True)  # never cut short what another process has mapped
         path.write_bytes(b"\0" * CONTROL_SIZE)
         with path.open("r+b") as file:
             self._control = mmap.mmap(file.fileno(), CONTROL_SIZE)

@@ -17,7 +17,7 @@ static int put_text(const char *words, char *out, unsigned size) {
 /* A MIG instance has its parent's board. */
 static const Node *board_of(const Node *node) { return node->parent ? node->parent : node; }
 
-static int put_number(const Node *node, const char *key, unsigned *out) {
+int put_number(const Node *node, const char *key, unsigned *out) {
     if (!text(node, key)) return NOT_SUPPORTED;
     if (!out) return INVALID_ARGUMENT;
     *out = number(node, key, 0);
@@ -122,7 +122,12 @@ static Node *find(const char *key, const char *wanted, int with_mig) {
 API int nvmlDeviceGetHandleByUUID(const char *uuid, Node **out) {
     ENTER(nvmlDeviceGetHandleByUUID, NULL);
     if (!uuid) return INVALID_ARGUMENT;
-    return hand_out("nvmlDeviceGetHandleByUUID", find("uuid", uuid, 1), out);
+    Node *found = find("uuid", uuid, 1);
+    int last = !found ? machine->device_count : found->parent ? found->parent->index : found->index;
+    /* As documented, a search may meet a lost device on its way, and stop there. */
+    for (int i = 0; number(&machine->system, "search_stops_at_lost", 0) && i < last; i++)
+        if (fault_of_found("nvmlDeviceGetHandleByUUID", i) == GPU_IS_LOST) return GPU_IS_LOST;
+    return hand_out("nvmlDeviceGetHandleByUUID", found, out);
 }
 
 API int nvmlDeviceGetHandleBySerial(const char *serial, Node **out) {
@@ -366,65 +371,5 @@ API int nvmlDeviceGetRemappedRows(Node *node, unsigned *corrected, unsigned *unc
     *uncorrected = bad ? value_at(bad, t) : 0;
     *pending = number(node, "remapping_pending", 0);
     *failed = number(node, "remapping_failed", 0);
-    return OK;
-}
-
-/* ── MIG ── */
-
-API int nvmlDeviceGetMigMode(Node *node, unsigned *current, unsigned *pending) {
-    ENTER_WHOLE(nvmlDeviceGetMigMode, node);
-    int code = put_number(node, "mig_mode", current);
-    return code ? code : put_number(node, "mig_mode", pending);
-}
-
-API int nvmlDeviceGetMaxMigDeviceCount(Node *node, unsigned *out) {
-    ENTER_WHOLE(nvmlDeviceGetMaxMigDeviceCount, node);
-    *out = number(node, "mig_slots", 0);
-    return OK;
-}
-
-/* Slots have gaps: those between instances answer NOT_FOUND. */
-API int nvmlDeviceGetMigDeviceHandleByIndex(Node *node, unsigned index, Node **out) {
-    ENTER_WHOLE(nvmlDeviceGetMigDeviceHandleByIndex, node);
-    if (!number(node, "mig_mode", 0)) return NOT_SUPPORTED;
-    if (index >= (unsigned)number(node, "mig_slots", 0)) return INVALID_ARGUMENT;
-    for (int i = 0; i < node->mig_count; i++)
-        if (node->migs[i]->index == (int)index) {
-            *out = node->migs[i];
-            return OK;
-        }
-    return NOT_FOUND;
-}
-
-API int nvmlDeviceGetDeviceHandleFromMigDeviceHandle(Node *node, Node **out) {
-    ENTER(nvmlDeviceGetDeviceHandleFromMigDeviceHandle, node);
-    if (!node->parent) return INVALID_ARGUMENT;
-    *out = node->parent;
-    return OK;
-}
-
-API int nvmlDeviceIsMigDeviceHandle(Node *node, unsigned *out) {
-    ENTER(nvmlDeviceIsMigDeviceHandle, node);
-    *out = node->parent != NULL;
-    return OK;
-}
-
-#define OF_INSTANCE(call, key)                   \
-    API int call(Node *node, unsigned *out) {    \
-        ENTER(call, node);                       \
-        return put_number(node, key, out);       \
-    }
-
-OF_INSTANCE(nvmlDeviceGetGpuInstanceId, "gi")
-OF_INSTANCE(nvmlDeviceGetComputeInstanceId, "ci")
-
-API int nvmlDeviceGetAttributes_v2(Node *node, Attributes *out) {
-    ENTER(nvmlDeviceGetAttributes_v2, node);
-    if (!node->parent) return NOT_SUPPORTED;
-    memset(out, 0, sizeof *out);
-    out->sms = number(node, "sms", 0);
-    out->gi_slices = number(node, "gi_slices", 0);
-    out->ci_slices = number(node, "ci_slices", 0);
-    out->memory_mb = number(node, "memory_total", 0) >> 20;
     return OK;
 }

@@ -66,12 +66,23 @@ static int next_event(EventSet *set, int64_t now, EventData *out) {
     return whose >= 0;
 }
 
+/* One device that fell off the bus spoils the whole set. */
+static int lost_of(const EventSet *set) {
+    for (int i = 0; i < set->count; i++) {
+        int code = fault_of_found("nvmlEventSetWait_v2", set->watches[i].node->index);
+        if (code) return code;
+    }
+    return OK;
+}
+
 /* Waits by the wall clock, as the driver would, and looks at the script's. */
 API int nvmlEventSetWait_v2(EventSet *set, EventData *out, unsigned timeout_ms) {
     ENTER(nvmlEventSetWait_v2, NULL);
     if (!set || set->load != machine->system.load) return INVALID_ARGUMENT;
     for (unsigned waited = 0;; waited++) {
         if (next_event(set, now_ns(), out)) return OK;
+        int code = lost_of(set);
+        if (code) return code;
         if (waited >= timeout_ms) return TIMEOUT;
         nanosleep(&(struct timespec){0, 1000000}, NULL);
     }

@@ -20,6 +20,7 @@ enum {
     INSUFFICIENT_SIZE = 7,
     DRIVER_NOT_LOADED = 9,
     TIMEOUT = 10,
+    GPU_IS_LOST = 15,
     ARGUMENT_VERSION_MISMATCH = 25,
     UNKNOWN = 999,
 };
@@ -98,6 +99,7 @@ extern Machine *machine;
 int enter(const char *call, const Node *node);
 int fault_of(const char *target, int device, int *is_nan);
 int fault_of_found(const char *target, int device);
+int put_number(const Node *node, const char *key, unsigned *out);
 int is_stale(const Node *node);
 int64_t now_ns(void);
 int64_t stamp_us(int64_t t);

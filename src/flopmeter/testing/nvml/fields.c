@@ -22,6 +22,13 @@ static int put_series(FieldValue *out, const Series *figure, int64_t t) {
     return figure ? put_ull(out, value_at(figure, t)) : NOT_SUPPORTED;
 }
 
+/* A volatile count starts anew with the driver. */
+static int put_restarting(FieldValue *out, const Node *node, const char *key, int64_t t) {
+    const Series *figure = series(node, key);
+    int64_t base = last_reset(node, t);
+    return figure ? put_ull(out, value_at(figure, t) - (base ? value_at(figure, base) : 0)) : NOT_SUPPORTED;
+}
+
 /* Scope 0 is the GPU, 1 the module, 2 the memory. */
 static int put_power(FieldValue *out, const Node *node, int64_t t, int is_mean) {
     static const char *SCOPES[] = {"power", "module_power", "memory_power"};
@@ -54,9 +61,9 @@ static int read_field(FieldValue *out, const Node *node, int64_t t) {
     switch (out->field) {
     case 1:
     case 2: return put_u(out, node, "ecc_mode");
-    case 3:
+    case 3: return put_restarting(out, node, "ecc_corrected", t);
+    case 4: return put_restarting(out, node, "ecc_uncorrected", t);
     case 5: return put_series(out, series(node, "ecc_corrected"), t);
-    case 4:
     case 6: return put_series(out, series(node, "ecc_uncorrected"), t);
     case 74: return put_throttled(out, node, 0x4, t);
     case 75: return put_throttled(out, node, 0x60, t);

@@ -94,6 +94,7 @@ API int nvmlDeviceGetSamples(Node *node, unsigned type, unsigned long long last_
         *count = SAMPLES_MAX;
         return OK;
     }
+    if (!*count) return INVALID_ARGUMENT;
     int64_t last = last_look(now_ns());
     unsigned room = *count < SAMPLES_MAX ? *count : SAMPLES_MAX, fresh = 0;
     while (fresh < room && last - (int64_t)fresh * SAMPLE_NS >= 0 &&

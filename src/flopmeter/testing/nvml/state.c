@@ -74,6 +74,7 @@ static void count_call(const char *call) {
 
 static int matches(const char *target, const char *name) {
     size_t length = strlen(target);
+    if (!strcmp(target, "*")) return !strchr(name, ':'); /* every call, not each field in it */
     if (length && target[length - 1] == '*') return !strncmp(target, name, length - 1);
     return !strcmp(target, name);
 }
