@@ -3,50 +3,81 @@
 Not here: how it was read (`sensors/nvml.py`).
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 from flopmeter import wire
 
-BASES = ("measured", "missing")
+BASES = ("measured", "partial", "missing")
+FIGURES = ("busy_ns", "energy_mj", "power_mj", "sm_cycles", "pipes", "throttled")
+"""What may be missing for a part of the time that a device was held."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceUsage:
-    """What one device spent.
+    """What one device spent while this run held it.
 
-    Units: `held_ns` and `busy_ns` nanoseconds (held: this run had the device; busy: a kernel ran), `energy_mj`
-    millijoules from the device's own counter. None means that it was not measured, and `note` says why.
+    Units: `held_ns` nanoseconds that the run had the device and NVML answered; `unseen_ns` those that it may have had
+    it and NVML did not answer, a gap between nothing and all that the device can do. `busy_ns` of the held ones a
+    kernel ran (NVML's utilisation, read once a second); `energy_mj` millijoules from the device's own counter,
+    `power_mj` the same from its power readings, integrated; `sm_cycles` cycles of the SM clock; `pipes` cycles in which
+    each pipe was active, mean over the SMs; `throttled` nanoseconds by reason. None means that it was never measured;
+    `missing` says for how many of the held nanoseconds a figure was not, and `note` why.
     """
 
     uuid: str
     name: str
     held_ns: int | None = None
+    unseen_ns: int = 0
     busy_ns: int | None = None
     energy_mj: int | None = None
+    power_mj: int | None = None
+    sm_cycles: int | None = None
+    pipes: Mapping[str, int] | None = None
+    throttled: Mapping[str, int] | None = None
+    missing: Mapping[str, int] = field(default_factory=dict)
     note: str = ""
 
     def __add__(self, other: object) -> "DeviceUsage":
-        """Add two stretches of the same device; a figure missing in either is missing in the sum."""
+        """Add two stretches of the same device; for how long a figure is missing adds up, too."""
         if not isinstance(other, DeviceUsage):
             return NotImplemented
         if self.uuid != other.uuid:
             msg = f"usage of {self.uuid} cannot be added to usage of {other.uuid}"
             raise ValueError(msg)
         notes = {note for both in (self.note, other.note) for note in both.split("; ") if note}
-        return DeviceUsage(
+        missing = {name: self.lacks(name) + other.lacks(name) for name in FIGURES}
+        whole = DeviceUsage(
             uuid=self.uuid,
-            name=self.name,
-            held_ns=_added(self.held_ns, other.held_ns),
+            name=self.name if self.name != "unknown" else other.name,
+            held_ns=None if self.held_ns is None or other.held_ns is None else self.held_ns + other.held_ns,
+            unseen_ns=self.unseen_ns + other.unseen_ns,
             busy_ns=_added(self.busy_ns, other.busy_ns),
             energy_mj=_added(self.energy_mj, other.energy_mj),
+            power_mj=_added(self.power_mj, other.power_mj),
+            sm_cycles=_added(self.sm_cycles, other.sm_cycles),
+            pipes=_joined(self.pipes, other.pipes),
+            throttled=_joined(self.throttled, other.throttled),
             note="; ".join(sorted(notes)),
         )
+        known = {name: ns for name, ns in missing.items() if ns and getattr(whole, name) is not None}
+        return replace(whole, missing=known)
+
+    def lacks(self, figure: str) -> int:
+        """Return for how much of the held time a figure was not measured.
+
+        Units: nanoseconds.
+        """
+        if getattr(self, figure) is None:
+            return self.held_ns or 0
+        return self.missing.get(figure, 0)
 
     def basis(self, figure: str) -> str:
-        """Return how a figure came to be: `measured`, or `missing`."""
-        return "missing" if getattr(self, figure) is None else "measured"
+        """Return how a figure came to be: `measured`, `partial` (not all of the time), or `missing`."""
+        if getattr(self, figure) is None:
+            return "missing"
+        return "partial" if self.missing.get(figure) or self.unseen_ns else "measured"
 
     def to_wire(self) -> dict[str, wire.Wire]:
         """Return the fields as they travel; a missing figure is null."""
@@ -54,8 +85,14 @@ class DeviceUsage:
             "uuid": self.uuid,
             "name": self.name,
             "held_ns": wire.print_known(self.held_ns),
+            "unseen_ns": wire.print_count(self.unseen_ns),
             "busy_ns": wire.print_known(self.busy_ns),
             "energy_mj": wire.print_known(self.energy_mj),
+            "power_mj": wire.print_known(self.power_mj),
+            "sm_cycles": wire.print_known(self.sm_cycles),
+            "pipes": _print_counts(self.pipes),
+            "throttled": _print_counts(self.throttled),
+            "missing": _print_counts(self.missing),
             "note": self.note,
         }
 
@@ -63,12 +100,22 @@ class DeviceUsage:
     def from_wire(cls, value: wire.Wire) -> Self:
         """Return what these fields hold; MalformedError where they do not."""
         fields = wire.parse_object(value, name="device usage")
+
+        def count(name: str) -> int | None:
+            return wire.parse_known(fields.get(name), name=name)
+
         return cls(
             uuid=wire.parse_text(fields.get("uuid"), name="uuid"),
             name=wire.parse_text(fields.get("name"), name="name"),
-            held_ns=wire.parse_known(fields.get("held_ns"), name="held_ns"),
-            busy_ns=wire.parse_known(fields.get("busy_ns"), name="busy_ns"),
-            energy_mj=wire.parse_known(fields.get("energy_mj"), name="energy_mj"),
+            held_ns=count("held_ns"),
+            unseen_ns=count("unseen_ns") or 0,
+            busy_ns=count("busy_ns"),
+            energy_mj=count("energy_mj"),
+            power_mj=count("power_mj"),
+            sm_cycles=count("sm_cycles"),
+            pipes=_parse_counts(fields.get("pipes"), name="pipes"),
+            throttled=_parse_counts(fields.get("throttled"), name="throttled"),
+            missing=_parse_counts(fields.get("missing"), name="missing") or {},
             note=wire.parse_text(fields.get("note"), name="note"),
         )
 
@@ -99,13 +146,15 @@ class Usage:
         return Usage.of((*self.devices, *other.devices), (*self.notes, *other.notes))
 
     def total(self, figure: str) -> int | None:
-        """Sum one figure over the devices; None where there is no device or one of them lacks it.
+        """Sum one figure over the devices; None where there is no device or one of them lacks it for some of the time.
 
-        Units: those of the figure (`held_ns`, `busy_ns`, `energy_mj`).
-        Basis: `measured` if every device measured it, else `missing`.
+        Units: those of the figure (`held_ns`, `busy_ns`, `energy_mj`, `power_mj`).
+        Basis: `measured` if every device measured it all the time, else `missing`; the parts are in `devices`.
         """
-        values = [getattr(device, figure) for device in self.devices]
-        return sum(values) if values and None not in values else None
+        if not self.devices or any(device.basis(figure) != "measured" for device in self.devices):
+            return None
+        values: list[int] = [getattr(device, figure) for device in self.devices]
+        return sum(values)
 
     def to_wire(self) -> dict[str, wire.Wire]:
         """Return the usage as it travels."""
@@ -122,4 +171,24 @@ class Usage:
 
 
 def _added(one: int | None, two: int | None) -> int | None:
-    return None if one is None or two is None else one + two
+    """Add what is known."""
+    if one is None or two is None:
+        return one if two is None else two
+    return one + two
+
+
+def _joined(one: Mapping[str, int] | None, two: Mapping[str, int] | None) -> Mapping[str, int] | None:
+    if one is None or two is None:
+        return one if two is None else two
+    return {name: one.get(name, 0) + two.get(name, 0) for name in sorted({*one, *two})}
+
+
+def _print_counts(counts: Mapping[str, int] | None) -> wire.Wire:
+    return None if counts is None else {name: wire.print_count(count) for name, count in sorted(counts.items())}
+
+
+def _parse_counts(value: wire.Wire, *, name: str) -> dict[str, int] | None:
+    if value is None:
+        return None
+    fields = wire.parse_object(value, name=name)
+    return {key: wire.parse_count(count, name=f"{name}.{key}") for key, count in fields.items()}

@@ -15,14 +15,44 @@ def test_stretches_of_one_device_are_added():
     assert device() + device(held_ns=1, busy_ns=2, energy_mj=3) == device(held_ns=11, busy_ns=7, energy_mj=10)
 
 
-@pytest.mark.parametrize("figure", ["held_ns", "busy_ns", "energy_mj"])
-def test_a_figure_missing_once_is_missing_in_the_sum(figure):
+@pytest.mark.parametrize("figure", ["busy_ns", "energy_mj", "power_mj", "sm_cycles"])
+def test_a_figure_missing_for_a_while_is_a_part_and_says_for_how_long(figure):
     """Else energy that was not measured for an hour is reported as if that hour had cost nothing."""
-    whole = device() + device(**{figure: None})
-    assert getattr(whole, figure) is None
-    assert whole.basis(figure) == "missing"
-    assert device().basis(figure) == "measured"
-    assert Usage.of([device(), device("GPU-2", **{figure: None})]).total(figure) is None
+    known, unknown = device(**{figure: 5}), device(**{figure: None}, held_ns=3)
+    for whole in (known + unknown, unknown + known):
+        assert getattr(whole, figure) == 5
+        assert whole.lacks(figure) == 3
+        assert whole.basis(figure) == "partial"
+        assert Usage.of([whole, device("GPU-2", **{figure: 5})]).total(figure) is None
+        assert (whole + whole).lacks(figure) == 6
+    assert (unknown + unknown).basis(figure) == "missing"
+    assert (unknown + unknown).lacks(figure) == 6
+    assert known.basis(figure) == "measured"
+
+
+def test_held_time_that_nobody_knows_stays_unknown():
+    assert (device() + device(held_ns=None)).held_ns is None
+    assert Usage.of([device(), device("GPU-2", held_ns=None)]).total("held_ns") is None
+
+
+def test_a_device_that_did_not_answer_has_no_total():
+    """Else what ran on a device while its driver was gone is taken for nothing."""
+    lost = device() + DeviceUsage(uuid="GPU-1", name="unknown", held_ns=0, unseen_ns=60)
+    assert (lost.held_ns, lost.unseen_ns, lost.name, lost.basis("energy_mj")) == (10, 60, "a device", "partial")
+    assert Usage.of([lost]).total("energy_mj") is None
+
+
+def test_named_figures_are_added_name_by_name():
+    whole = device(pipes={"tensor": 4}) + device(pipes={"tensor": 1, "fp64": 2}, throttled={"power cap": 9})
+    assert whole.pipes == {"tensor": 5, "fp64": 2}
+    assert whole.throttled == {"power cap": 9}
+    assert whole.lacks("throttled") == 10
+    assert DeviceUsage.from_wire(whole.to_wire()) == whole
+
+
+def test_usage_written_before_there_was_more_is_read():
+    old = {"uuid": "GPU-1", "name": "x", "held_ns": "5", "busy_ns": None, "energy_mj": "3", "note": ""}
+    assert DeviceUsage.from_wire(old) == DeviceUsage(uuid="GPU-1", name="x", held_ns=5, energy_mj=3)
 
 
 def test_zero_is_a_measurement():

@@ -1,8 +1,9 @@
-"""Device time, energy and identity from NVML, through nvidia-ml-py; what cannot be read is missing, never zero.
+"""Device time, energy, activity and identity from NVML, through nvidia-ml-py; what cannot be read is missing, not zero.
 
-A daemon thread reads at 1 Hz, so that a slow or hanging driver cannot delay a step. Written from NVIDIA's
-documentation and tried with a scripted library only: not yet run on a GPU (tests/gpu holds the check).
-Not here: peaks (`devices`), pipe activity, clocks and throttling, which the issue on hardware evidence brings.
+One daemon thread reads at 1 Hz, so that a slow or hanging driver cannot delay a step; a call that does not come back
+is named, and what it held up is a gap. Written from NVIDIA's documentation and tried with a scripted library only: not
+yet run on a GPU (`tests/gpu` holds the check).
+Not here: one device (`device.py`), what lies between two readings (`reading.py`), peaks (`devices`).
 """
 
 import os
@@ -12,18 +13,29 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 
+from flopmeter.sensors.device import Device, words_of
+from flopmeter.sensors.gpm import LEAST_NS
 from flopmeter.sensors.guard import guarded
+from flopmeter.sensors.reading import Reading, Spending
+from flopmeter.units import NS_PER_S
 from flopmeter.usage import DeviceUsage, Usage
 
 PERIOD_S = 1.0
 JOIN_S = 2.0
+WATCHDOG_S = 10.0
+"""A call to the driver that takes longer is said to hang."""
+RETRY_NS = 10 * NS_PER_S
+"""How long a driver that failed as a whole is left alone."""
+IDLE_SAMPLES = 30
+"""After so many samples without a device the driver is let go."""
 NO_DEVICE = "no CUDA device was used by this process"
 
 
 class NvmlSampler:
     """Samples the devices that this process holds.
 
-    `find_uuids` returns the UUIDs (`GPU-…`) of devices that the process has memory on, empty while there are none.
+    `find_uuids` returns the UUIDs (`GPU-…`, `MIG-…`) of devices that the process has memory on, empty while there are
+    none.
     """
 
     def __init__(
@@ -32,22 +44,28 @@ class NvmlSampler:
         *,
         library: Any = None,
         period_s: float = PERIOD_S,
+        watchdog_s: float = WATCHDOG_S,
         clock_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         """Prepare; nothing is loaded before `start`."""
         self._find_uuids = find_uuids
         self._library = library
         self._period_s = period_s
+        self._watchdog_ns = int(watchdog_s * NS_PER_S)
         self._clock_ns = clock_ns
         self._lock = threading.Lock()
         self._halt = threading.Event()
         self._thread: threading.Thread | None = None
         self._status = "NVML has not answered yet"
-        self._has_ended = False
+        self._has_ended = self._has_sampled = False
         self._pending: list[DeviceUsage] = []
-        self._last: dict[str, tuple[int, int | None]] = {}
-        self._names: dict[str, str] = {}
+        self._spendings: dict[str, Spending] = {}
+        self._devices: dict[str, Device] = {}
         self._identity: dict[str, dict[str, str]] = {}
+        self._open: Any = None  # the library, while it is initialised
+        self._tried_ns: int | None = None
+        self._idle = 0
+        self._call, self._called_ns = "", 0
         self._pid = 0
 
     def start(self) -> None:
@@ -60,12 +78,15 @@ class NvmlSampler:
         """Return what was spent since the last read.
 
         Units: those of `DeviceUsage`.
-        Basis: `measured` for held time and energy; `busy_ns` is missing in this version.
+        Basis: `measured`; `partial` or `missing` where the driver did not tell.
         Is not: energy of the host, or the share of other processes on a shared device.
         """
         with self._lock:
             pending, self._pending = self._pending, []
-            return Usage.of(pending, () if self._names and not self._has_ended else (self._status,))
+            notes = [] if self._has_sampled and not self._has_ended else [self._status]
+            if self._is_hanging():
+                notes.append(f"NVML does not come back from reading {self._call}")
+            return Usage.of(pending, notes)
 
     def identities(self) -> dict[str, dict[str, str]]:
         """Return what each device says it is, by UUID: name, serial, PCI id, driver, where NVML tells."""
@@ -73,94 +94,127 @@ class NvmlSampler:
             return {uuid: dict(fields) for uuid, fields in self._identity.items()}
 
     def stop(self) -> None:
-        """Take a last sample and join; twice is fine. A thread that hangs in the driver is left behind, as a daemon."""
+        """Take a last sample and join; twice is fine.
+
+        A thread that hangs in the driver is left behind, as a daemon; what it did not read is a gap.
+        """
         if self._thread is not None and self._pid == os.getpid():
             self._halt.set()
             self._thread.join(JOIN_S)
+            if self._thread.is_alive():
+                self._give_up()
         self._thread = None
 
     def on_failure(self, error: Exception) -> None:
         """Say why no more is measured; what was measured before stands."""
-        self._say(f"sampling ended: {type(error).__name__}: {_words(error)}")
+        self._say(f"sampling ended: {type(error).__name__}: {words_of(error)}")
         self._has_ended = True
+
+    def sample(self) -> None:
+        """Read every device once."""
+        uuids = list(self._find_uuids())
+        self._idle = 0 if uuids else self._idle + 1
+        if self._idle > IDLE_SAMPLES or not (uuids or self._spendings or self._tried_ns is None):
+            self._release()
+        elif self._initialise():
+            for uuid in uuids:
+                self._read_device(uuid)
+        if uuids and self._open is None:
+            now = self._clock_ns()
+            for uuid in uuids:
+                self._add_unseen(uuid, now)
+        for uuid in [uuid for uuid in self._spendings if uuid not in uuids]:
+            del self._spendings[uuid]  # its memory was given back; what comes later is another stretch
+            self._devices.pop(uuid, None)
 
     @guarded
     def _sample_until_halt(self) -> None:
-        library = self._open()
-        if library is None:
-            return
         try:
+            self.sample()
             while not self._halt.wait(self._period_s):
-                self._sample(library)
-            self._sample(library)
+                self.sample()
+            time.sleep(LEAST_NS / NS_PER_S if self._spendings else 0)  # the last samples of pipes must lie apart
+            self.sample()
         finally:
-            _quiet(library, library.nvmlShutdown)
+            self._release()
 
-    def _open(self) -> Any:
-        library = self._library
-        if library is None:
-            try:
-                library = import_module("pynvml")
-            except ImportError as error:
-                self._say(f"nvidia-ml-py is not installed: {error}")
-                return None
+    def _initialise(self) -> bool:
+        """Initialise the library, unless it is or failed a moment ago."""
+        now = self._clock_ns()
+        if self._open is not None or (self._tried_ns is not None and now - self._tried_ns < RETRY_NS):
+            return self._open is not None
+        self._tried_ns = now
+        try:
+            library = self._library if self._library is not None else import_module("pynvml")
+        except ImportError as error:
+            self._say(f"nvidia-ml-py is not installed: {error}")
+            return False
+        self._note_call("the driver")
         try:
             library.nvmlInit()
-        except library.NVMLError as error:
-            self._say(f"no NVIDIA driver: {_words(error)}")
-            return None
+        except Exception as error:  # noqa: BLE001  # the binding's own, or whatever loading a library raises
+            self._say(f"no NVIDIA driver: {words_of(error)}")
+            return False
+        finally:
+            self._note_call("")
         self._say(NO_DEVICE)
-        return library
+        self._open = library
+        return True
 
-    def _sample(self, library: Any) -> None:
-        for uuid in self._find_uuids():
-            now = self._clock_ns()
-            energy, note = None, ""
-            try:
-                handle = library.nvmlDeviceGetHandleByUUID(uuid)
-                if uuid not in self._names:
-                    self._identify(library, handle, uuid)
-                energy = int(library.nvmlDeviceGetTotalEnergyConsumption(handle))
-            except library.NVMLError as error:
-                note = f"energy could not be read: {_words(error)}"
-            self._add(uuid, now, energy, note)
+    def _release(self) -> None:
+        """Let the driver go."""
+        for device in self._devices.values():
+            device.release()
+        self._devices.clear()
+        library, self._open = self._open, None
+        if library is not None:
+            _quiet(library.nvmlShutdown)
+            self._tried_ns = None
 
-    def _add(self, uuid: str, now_ns: int, energy_mj: int | None, note: str) -> None:
-        before = self._last.get(uuid)
-        self._last[uuid] = (now_ns, energy_mj)
-        if before is None:
+    def _read_device(self, uuid: str) -> None:
+        device = self._devices.get(uuid)
+        if device is None:
+            driver = str(_quiet(self._open.nvmlSystemGetDriverVersion) or "")
+            device = self._devices[uuid] = Device(self._open, uuid, driver=driver, note_call=self._note_call)
+        spending = self._spendings.setdefault(uuid, Spending(uuid))
+        reading = device.read(self._clock_ns)
+        if reading.has_answered and uuid not in self._identity:
+            self._identify(device, uuid)
+        spending.name = self._identity.get(uuid, {}).get("name", "unknown")
+        self._add(spending.take(reading))
+        with self._lock:
+            self._has_sampled = True
+
+    def _add_unseen(self, uuid: str, now_ns: int) -> None:
+        """Note that a device is held and nothing is known of it."""
+        spending = self._spendings.setdefault(uuid, Spending(uuid))
+        self._add(spending.take(Reading(now_ns, has_answered=False, notes=frozenset({self._status}))))
+
+    def _add(self, usage: DeviceUsage | None) -> None:
+        if usage is not None:
             with self._lock:
-                self._names.setdefault(uuid, "unknown")
-            return
-        then_ns, then_mj = before
-        spent = None if energy_mj is None or then_mj is None else energy_mj - then_mj
-        if spent is not None and spent < 0:
-            spent, note = None, "the energy counter went backwards (driver reloaded or device reset)"
-        usage = DeviceUsage(
-            uuid=uuid,
-            name=self._names.get(uuid, "unknown"),
-            held_ns=now_ns - then_ns,
-            busy_ns=None,
-            energy_mj=spent,
-            note=note,
-        )
-        with self._lock:
-            self._pending.append(usage)
+                self._pending.append(usage)
 
-    def _identify(self, library: Any, handle: Any, uuid: str) -> None:
-        fields = {}
-        for name, read in (
-            ("name", lambda: library.nvmlDeviceGetName(handle)),
-            ("serial", lambda: library.nvmlDeviceGetSerial(handle)),
-            ("pci", lambda: f"{library.nvmlDeviceGetPciInfo(handle).pciDeviceId:#010x}"),
-            ("driver", library.nvmlSystemGetDriverVersion),
-        ):
-            found = _quiet(library, read)
-            if found is not None:
-                fields[name] = found.decode() if isinstance(found, bytes) else str(found)
+    def _give_up(self) -> None:
+        """Take it that the thread will not come back."""
+        now, call = self._clock_ns(), self._call or "a device"
+        for spending in self._spendings.values():
+            since_ns = spending.since_ns
+            if since_ns is not None:
+                self._add(spending.unseen(max(0, now - since_ns)))
+        self._say(f"sampling ended: NVML did not come back from reading {call}")
+        self._has_ended = True
+
+    def _identify(self, device: Device, uuid: str) -> None:
+        fields = device.identify()
         with self._lock:
-            self._names[uuid] = fields.get("name", "unknown")
             self._identity[uuid] = fields
+
+    def _note_call(self, what: str) -> None:
+        self._call, self._called_ns = what, time.monotonic_ns()
+
+    def _is_hanging(self) -> bool:
+        return bool(self._call) and time.monotonic_ns() - self._called_ns > self._watchdog_ns
 
     def _say(self, status: str) -> None:
         with self._lock:
@@ -176,15 +230,15 @@ def probe_driver() -> dict[str, Any]:
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError as error:
-        return {"driver": None, "devices": [], "note": f"no NVIDIA driver: {_words(error)}"}
+        return {"driver": None, "devices": [], "note": f"no NVIDIA driver: {words_of(error)}"}
     try:
         handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
         devices = [{"name": pynvml.nvmlDeviceGetName(h), "uuid": pynvml.nvmlDeviceGetUUID(h)} for h in handles]
         return {"driver": pynvml.nvmlSystemGetDriverVersion(), "devices": devices, "note": ""}
     except pynvml.NVMLError as error:
-        return {"driver": None, "devices": [], "note": f"NVML does not answer: {_words(error)}"}
+        return {"driver": None, "devices": [], "note": f"NVML does not answer: {words_of(error)}"}
     finally:
-        _quiet(pynvml, pynvml.nvmlShutdown)
+        _quiet(pynvml.nvmlShutdown)
 
 
 def find_cuda_uuids() -> list[str]:
@@ -197,13 +251,9 @@ def find_cuda_uuids() -> list[str]:
     return [f"GPU-{torch.cuda.get_device_properties(index).uuid}" for index in held]
 
 
-def _quiet(library: Any, read: Callable[[], Any]) -> Any:
+def _quiet(read: Callable[[], Any]) -> Any:
     """Return what a call says, or None where NVML cannot tell."""
     try:
         return read()
-    except library.NVMLError:
+    except Exception:  # noqa: BLE001  # asked for when nobody would hear of it
         return None
-
-
-def _words(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,212 @@
+"""One NVIDIA device as NVML tells of it: who it is, and readings of its counters.
+
+Written from NVIDIA's documentation and tried with a scripted library (`testing/fake_nvml.py`), not yet on a GPU; what
+only a GPU can settle is in `tests/gpu`. Not here: when devices are read (`nvml.py`), what lies between two readings
+(`reading.py`), pipe activity (`gpm.py`).
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from flopmeter.sensors.gpm import PipeReader
+from flopmeter.sensors.reading import Activity, Reading
+
+RENUMBERED = (580, 82)
+"""From this driver on the counters of thermal and power-brake slowdown have the numbers 269 to 271; 251 to 253 before.
+
+Source: nvidia-ml-py 13.580.65 and 13.580.82. The number is all that the driver is asked by: a wrong one answers, too.
+"""
+_ENERGY, _POWER, _RECOVERY, _UNCORRECTED = 83, 185, 230, 4
+_ACTIONS = {1: "reset", 2: "reboot", 3: "drain of peer-to-peer traffic", 4: "drain and reset"}
+
+
+class Device:
+    """Reads one device by its UUID through `library`, which is pynvml or stands for it.
+
+    `note_call` hears which call goes to the driver, so that one which does not come back has a name.
+    """
+
+    def __init__(self, library: Any, uuid: str, *, driver: str, note_call: Callable[[str], None]) -> None:
+        """Prepare; nothing is asked yet."""
+        self.uuid = uuid
+        self._library = library
+        self._note_call = note_call
+        self._slowdowns = _slowdown_fields(driver)
+        self._handle: Any = None
+        self._parent: Any = None
+        self._notes: set[str] = set()
+        self._has_answered = False
+        self._gpm: PipeReader | None = None
+        self._limit_mw: int | None = None
+        self._uncorrected: int | None = None
+
+    def identify(self) -> dict[str, str]:
+        """Return what the device says it is; what it does not say is not there."""
+        library, handle = self._library, self._find()
+        if handle is None:
+            return {}
+        parent = self._parent
+        asked: dict[str, Callable[[], Any]] = {
+            "name": lambda: library.nvmlDeviceGetName(handle),
+            "serial": lambda: library.nvmlDeviceGetSerial(parent),
+            "board": lambda: library.nvmlDeviceGetBoardPartNumber(parent),
+            "pci": lambda: f"{library.nvmlDeviceGetPciInfo(parent).pciDeviceId:#010x}",
+            "pci_subsystem": lambda: f"{library.nvmlDeviceGetPciInfo(parent).pciSubSystemId:#010x}",
+            "vbios": lambda: library.nvmlDeviceGetVbiosVersion(parent),
+            "capability": lambda: ".".join(map(str, library.nvmlDeviceGetCudaComputeCapability(parent))),
+            "driver": library.nvmlSystemGetDriverVersion,
+            "cuda": lambda: _cuda_version(library.nvmlSystemGetCudaDriverVersion()),
+        }
+        if self._parent is not handle:
+            asked["mig_parent"] = lambda: library.nvmlDeviceGetUUID(parent)
+            asked["sms"] = lambda: library.nvmlDeviceGetAttributes_v2(handle).multiprocessorCount
+        found = {}
+        for name, read in asked.items():
+            said = self._ask(name, read, is_noted=False)
+            if said is not None:
+                found[name] = said.decode(errors="replace") if isinstance(said, bytes) else str(said)
+        return found
+
+    def read(self, clock_ns: Callable[[], int]) -> Reading:
+        """Ask for all that changes; what fails is noted, and the rest is asked nevertheless."""
+        library = self._library
+        self._notes, self._has_answered = set(), False
+        handle, at_ns = self._find(), clock_ns()
+        if handle is None:
+            return Reading(at_ns, has_answered=False, notes=frozenset(self._notes))
+        parent = self._parent
+        fields = self._read_fields(parent)
+        at_ns = clock_ns()
+        energy, power = fields.get(_ENERGY), fields.get(_POWER)
+        if energy is None:
+            energy = self._ask("energy", lambda: library.nvmlDeviceGetTotalEnergyConsumption(parent))
+        if power is None:
+            power = self._ask("power", lambda: library.nvmlDeviceGetPowerUsage(parent))
+        if self._limit_mw is None:
+            self._limit_mw = self._ask(
+                "power limit", lambda: library.nvmlDeviceGetEnforcedPowerLimit(parent), is_noted=False
+            )
+        busy = None
+        if parent is handle:  # of a slice NVML does not tell it
+            busy = self._ask("utilisation", lambda: library.nvmlDeviceGetUtilizationRates(handle).gpu)
+        clock = self._ask("SM clock", lambda: library.nvmlDeviceGetClockInfo(parent, library.NVML_CLOCK_SM))
+        slowed = {name: fields[number] for number, name in self._slowdowns.items() if number in fields}
+        reasons = None if slowed else self._ask("throttle reasons", lambda: _reasons(library, parent))
+        activity = self._read_pipes(handle, clock, at_ns)
+        self._look_at_health(fields)
+        if not self._has_answered:
+            self._handle = None  # it may come back under another handle
+        return Reading(
+            at_ns,
+            has_answered=self._has_answered,
+            energy_mj=energy,
+            power_mw=power,
+            busy_percent=busy if busy is None or 0 <= busy <= 100 else None,
+            sm_mhz=clock,
+            limit_mw=self._limit_mw,
+            slowed_ns=slowed,
+            reasons=reasons,
+            activity=activity,
+            notes=frozenset(self._notes),
+        )
+
+    def release(self) -> None:
+        """Give back what is kept in the driver."""
+        if self._gpm is not None:
+            self._gpm.release()
+        self._gpm = self._handle = self._parent = None
+
+    def _find(self) -> Any:
+        if self._handle is None:
+            library = self._library
+            handle = self._ask("the device", lambda: library.nvmlDeviceGetHandleByUUID(self.uuid))
+            if handle is None:
+                return None
+            parent = handle
+            if self.uuid.startswith("MIG-"):
+                parent = self._ask("its card", lambda: library.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(handle))
+            self._handle, self._parent, self._gpm = handle, parent if parent is not None else handle, None
+        return self._handle
+
+    def _read_fields(self, handle: Any) -> dict[int, int]:
+        """Read the counters in one call; each has a state of its own."""
+        library = self._library
+        numbers = [_ENERGY, _POWER, _RECOVERY, _UNCORRECTED, *self._slowdowns]
+        values = self._ask(
+            "fields", lambda: library.nvmlDeviceGetFieldValues(handle, numbers), is_noted=False, is_answer=False
+        )
+        found = {}
+        for value in values or ():
+            if value.nvmlReturn == library.NVML_SUCCESS:
+                self._has_answered = True
+                found[int(value.fieldId)] = _value_of(library, value)
+        return {number: value for number, value in found.items() if value is not None}
+
+    def _read_pipes(self, handle: Any, clock_mhz: int | None, at_ns: int) -> Activity | None:
+        if self._gpm is None:
+            self._gpm = PipeReader(self._library, handle, self._ask)
+        return self._gpm.read(clock_mhz, at_ns)
+
+    def _look_at_health(self, fields: Mapping[int, int]) -> None:
+        if action := _ACTIONS.get(fields.get(_RECOVERY, 0)):
+            self._notes.add(f"the driver asks for a {action} of this device")
+        count = fields.get(_UNCORRECTED)
+        if count is not None:
+            if self._uncorrected is not None and count > self._uncorrected:
+                self._notes.add("memory errors that could not be corrected occurred")
+            self._uncorrected = count
+
+    def _ask(self, what: str, read: Callable[[], Any], *, is_noted: bool = True, is_answer: bool = True) -> Any:
+        """Return what a call says, and None where it fails; note why."""
+        self._note_call(what)
+        try:
+            said = read()
+        except Exception as error:  # noqa: BLE001  # a binding that fails in its own way is no reason to end
+            if is_noted:
+                self._notes.add(f"{what} could not be read: {words_of(error)}")
+            return None
+        finally:
+            self._note_call("")
+        self._has_answered |= is_answer
+        return said
+
+
+def words_of(error: Exception) -> str:
+    """Return what an error says, in one line."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _slowdown_fields(driver: str) -> dict[int, str]:
+    parts = [int(part) for part in driver.split(".")[:2] if part.isdigit()]
+    known = {74: "power cap", 76: "sync boost"}
+    if len(parts) < 2:
+        return known  # which numbers it has is not known
+    first = 269 if tuple(parts) >= RENUMBERED else 251
+    return known | {first: "thermal", first + 1: "hardware thermal", first + 2: "power brake"}
+
+
+def _value_of(library: Any, value: Any) -> int | None:
+    names = {
+        library.NVML_VALUE_TYPE_UNSIGNED_INT: "uiVal",
+        library.NVML_VALUE_TYPE_UNSIGNED_LONG: "ulVal",
+        library.NVML_VALUE_TYPE_UNSIGNED_LONG_LONG: "ullVal",
+        library.NVML_VALUE_TYPE_SIGNED_LONG_LONG: "sllVal",
+        library.NVML_VALUE_TYPE_SIGNED_INT: "siVal",
+    }
+    name = names.get(value.valueType)
+    return None if name is None else int(getattr(value.value, name))
+
+
+def _reasons(library: Any, handle: Any) -> int:
+    newer = getattr(library, "nvmlDeviceGetCurrentClocksEventReasons", None)
+    if newer is not None:
+        try:
+            return int(newer(handle))
+        except library.NVMLError as error:
+            if getattr(error, "value", None) != library.NVML_ERROR_FUNCTION_NOT_FOUND:
+                raise
+    return int(library.nvmlDeviceGetCurrentClocksThrottleReasons(handle))
+
+
+def _cuda_version(number: int) -> str:
+    return f"{number // 1000}.{number % 1000 // 10}"

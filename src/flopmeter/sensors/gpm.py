@@ -1,0 +1,85 @@
+"""How busy each pipe of a device was between two readings, from NVML's GPM (Hopper and newer).
+
+The percentages are of cycles, over the time between two samples; a moving clock makes them cycles only together with
+the clock that was measured. Which precision a tensor pipe worked in, they do not tell. Tried with a scripted library
+only. Not here: what cycles are worth (`estimate/hardware.py`), the raw cycle counters of driver R595 and newer.
+"""
+
+import math
+from collections.abc import Callable
+from fractions import Fraction
+from typing import Any
+
+from flopmeter.sensors.reading import MHZ_NS_PER_CYCLE, Activity
+
+PIPES = {5: "tensor", 7: "hmma", 8: "dmma", 9: "imma", 4: "integer", 11: "fp64", 12: "fp32", 13: "fp16"}
+"""Metrics by their number in nvml.h; `tensor` is any tensor pipe, `hmma` 16 and 8 bits, `dmma` fp64, `imma` int8."""
+LEAST_NS = 150_000_000
+"""Samples closer than 100 ms hold the same figures (nvml.h); with some room."""
+
+
+class PipeReader:
+    """Takes a sample at each reading, and reads what lies between the last two."""
+
+    def __init__(self, library: Any, handle: Any, ask: Callable[..., Any]) -> None:
+        """Prepare; `ask` makes a call and returns None where it fails, having noted that."""
+        self._library = library
+        self._handle = handle
+        self._ask = ask
+        self._is_supported: bool | None = None
+        self._spare: list[Any] = []
+        self._last: tuple[Any, int, int | None] | None = None
+
+    def read(self, clock_mhz: int | None, at_ns: int) -> Activity | None:
+        """Return the activity since the last sample; None where there is none, or it is too early for one."""
+        library, ask = self._library, self._ask
+        if self._is_supported is None:
+            support = ask("GPM", lambda: library.nvmlGpmQueryDeviceSupport(self._handle), is_noted=False)
+            self._is_supported = bool(support is not None and support.isSupportedDevice)
+        if not self._is_supported or (self._last is not None and at_ns - self._last[1] < LEAST_NS):
+            return None
+        sample = self._spare.pop() if self._spare else ask("GPM", library.nvmlGpmSampleAlloc)
+        if sample is None:
+            return None
+        if ask("pipe activity", lambda: library.nvmlGpmSampleGet(self._handle, sample)) is None:
+            self._spare.append(sample)
+            self._forget()
+            return None
+        before, self._last = self._last, (sample, at_ns, clock_mhz)
+        if before is None:
+            return None
+        then, then_ns, then_mhz = before
+        shares = self._compare(then, sample)
+        self._spare.append(then)
+        if not shares or clock_mhz is None or then_mhz is None:
+            return None
+        cycles = Fraction((clock_mhz + then_mhz) * (at_ns - then_ns), 2 * MHZ_NS_PER_CYCLE)
+        return Activity({name: round(share * cycles / 100) for name, share in shares.items()}, at_ns - then_ns)
+
+    def release(self) -> None:
+        """Give the samples back to the driver."""
+        self._forget()
+        for sample in self._spare:
+            self._ask("GPM", lambda sample=sample: self._library.nvmlGpmSampleFree(sample), is_noted=False)
+        self._spare.clear()
+
+    def _forget(self) -> None:
+        if self._last is not None:
+            self._spare.append(self._last[0])
+        self._last = None
+
+    def _compare(self, then: Any, now: Any) -> dict[str, Fraction]:
+        library = self._library
+        metrics = library.c_nvmlGpmMetricsGet_t()
+        metrics.version = library.NVML_GPM_METRICS_GET_VERSION
+        metrics.numMetrics, metrics.sample1, metrics.sample2 = len(PIPES), then, now
+        for place, number in enumerate(PIPES):
+            metrics.metrics[place].metricId = number
+        if self._ask("pipe activity", lambda: library.nvmlGpmMetricsGet(metrics)) is None:
+            return {}
+        found = {}
+        for place, name in enumerate(PIPES.values()):
+            metric = metrics.metrics[place]
+            if metric.nvmlReturn == library.NVML_SUCCESS and math.isfinite(metric.value) and metric.value >= 0:
+                found[name] = Fraction(metric.value)
+        return found

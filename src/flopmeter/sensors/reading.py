@@ -1,0 +1,162 @@
+"""Readings of a device's counters, and what it spent between two of them.
+
+Counters lose nothing between readings, however far apart; but they restart, freeze and jump, and what they say then is
+no figure: it is missing for that time, with a note. Pure arithmetic, no NVML.
+Not here: how a device is read (`device.py`).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from flopmeter.units import NS_PER_S
+from flopmeter.usage import DeviceUsage
+
+PJ_PER_MJ = 10**9
+"""A milliwatt for a nanosecond is a picojoule."""
+MHZ_NS_PER_CYCLE = 1000
+SUSPECT = (6, 5)
+"""More than this share of the enforced power limit, over a second or longer, is no energy that a device can draw."""
+RESET = "the energy counter went backwards (driver reloaded or device reset)"
+STUCK = "the energy counter stood still while the device drew power"
+IMPOSSIBLE = "the energy counter rose by more than the power limit allows"
+SILENT = "the device did not answer for a while"
+CAUSES = {
+    1 << 2: "power cap",
+    1 << 3: "hardware slowdown",
+    1 << 4: "sync boost",
+    1 << 5: "thermal",
+    1 << 6: "hardware thermal",
+    1 << 7: "power brake",
+}
+"""Why a clock is held down, by the bits of nvml.h; those of idling and of clocks that somebody set are none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Activity:
+    """Cycles in which each pipe was active, mean over the SMs, since the activity before; `ns` is how long that is."""
+
+    pipes: Mapping[str, int]
+    ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a device said at one time; None and a note where it did not.
+
+    Units: `at_ns` nanoseconds of the sampler's clock, `energy_mj` millijoules since the driver was loaded, `power_mw`
+    milliwatts, `busy_percent` of the last second or less, `sm_mhz` megahertz, `slowed_ns` nanoseconds by reason since
+    the driver was loaded; where those are not told, `reasons` are the bits that hold now.
+    """
+
+    at_ns: int
+    has_answered: bool = True
+    energy_mj: int | None = None
+    power_mw: int | None = None
+    busy_percent: int | None = None
+    sm_mhz: int | None = None
+    limit_mw: int | None = None
+    slowed_ns: Mapping[str, int] = field(default_factory=dict)
+    reasons: int | None = None
+    activity: Activity | None = None
+    notes: frozenset[str] = frozenset()
+
+
+class Spending:
+    """Turns the readings of one device into what it spent from each to the next."""
+
+    def __init__(self, uuid: str) -> None:
+        """Start without a reading."""
+        self.uuid = uuid
+        self.name = "unknown"
+        self._before: Reading | None = None
+        self._is_stuck = False
+        self._rest_pj = 0
+
+    @property
+    def since_ns(self) -> int | None:
+        """When the last reading was taken."""
+        return None if self._before is None else self._before.at_ns
+
+    def take(self, reading: Reading) -> DeviceUsage | None:
+        """Return what was spent since the reading before; None for a first one."""
+        before, self._before = self._before, reading
+        if before is None:
+            return None
+        ns = max(0, reading.at_ns - before.at_ns)
+        if not (before.has_answered and reading.has_answered):
+            self._is_stuck = False
+            return self.unseen(ns, reading.notes)
+        notes = set(reading.notes)
+        missing: dict[str, int] = {}
+        energy_mj = self._energy(before, reading, ns, notes)
+        activity = reading.activity
+        if activity is not None and activity.ns < ns:
+            missing["pipes"] = ns - activity.ns
+        return DeviceUsage(
+            uuid=self.uuid,
+            name=self.name,
+            held_ns=ns,
+            busy_ns=None if reading.busy_percent is None else ns * reading.busy_percent // 100,
+            energy_mj=energy_mj,
+            power_mj=self._integrate(reading.power_mw, ns),
+            sm_cycles=_cycles(before.sm_mhz, reading.sm_mhz, ns),
+            pipes=None if activity is None else activity.pipes,
+            throttled=_slowed(before, reading, ns),
+            missing=missing,
+            note="; ".join(sorted(notes)),
+        )
+
+    def unseen(self, ns: int, notes: frozenset[str] = frozenset()) -> DeviceUsage:
+        """Return a stretch of which nothing is known but its length.
+
+        Units: nanoseconds.
+        """
+        return DeviceUsage(
+            uuid=self.uuid, name=self.name, held_ns=0, unseen_ns=ns, note="; ".join(sorted({SILENT, *notes}))
+        )
+
+    def _energy(self, before: Reading, reading: Reading, ns: int, notes: set[str]) -> int | None:
+        if before.energy_mj is None or reading.energy_mj is None:
+            return None
+        spent, was_stuck = reading.energy_mj - before.energy_mj, self._is_stuck
+        is_long = ns >= NS_PER_S * 9 // 10
+        self._is_stuck = spent == 0 and reading.power_mw != 0 and (is_long or was_stuck)
+        if spent < 0:
+            notes.add(RESET)
+            return None
+        if self._is_stuck or was_stuck:  # when it moves again, it may make up for the time or not
+            notes.add(STUCK)
+            return None
+        most, least = SUSPECT
+        if reading.limit_mw and is_long and spent * PJ_PER_MJ * least > reading.limit_mw * ns * most:
+            notes.add(IMPOSSIBLE)
+            return None
+        return spent
+
+    def _integrate(self, power_mw: int | None, ns: int) -> int | None:
+        """Take a reading for the mean since the one before, as NVML's readings are over the last second."""
+        if power_mw is None:
+            return None
+        whole, self._rest_pj = divmod(power_mw * ns + self._rest_pj, PJ_PER_MJ)
+        return whole
+
+
+def _cycles(then_mhz: int | None, now_mhz: int | None, ns: int) -> int | None:
+    if then_mhz is None or now_mhz is None:
+        return None
+    return (then_mhz + now_mhz) * ns // (2 * MHZ_NS_PER_CYCLE)
+
+
+def _slowed(before: Reading, reading: Reading, ns: int) -> dict[str, int] | None:
+    """Return for how long the clock was held down, by reason: by the counters, or else by what is said now."""
+    if not reading.slowed_ns:
+        if reading.reasons is None:
+            return None
+        return {name: ns for bit, name in CAUSES.items() if reading.reasons & bit}
+    found = {}
+    for name, now_ns in reading.slowed_ns.items():
+        if name not in before.slowed_ns or now_ns < before.slowed_ns[name]:
+            return None
+        if now_ns > before.slowed_ns[name]:
+            found[name] = now_ns - before.slowed_ns[name]
+    return found
