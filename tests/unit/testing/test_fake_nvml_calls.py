@@ -82,6 +82,20 @@ def test_what_a_device_does_not_have_is_not_supported(enter, code_of):
     assert [value.nvmlReturn for value in pynvml.nvmlDeviceGetFieldValues(handle, [83, 191])] == [3, 3]
 
 
+def test_what_other_tools_ask_for_is_there_and_not_supported(enter, code_of):
+    """Else a tool beside ours stumbles over a missing symbol, which no driver of this age would lack."""
+    _, handle = enter()
+    for call in (
+        pynvml.nvmlDeviceGetFanSpeed,
+        pynvml.nvmlDeviceGetBAR1MemoryInfo,
+        lambda h: pynvml.nvmlDeviceGetPcieThroughput(h, 0),
+        lambda h: pynvml.nvmlDeviceGetViolationStatus(h, 0),
+        lambda h: pynvml.nvmlDeviceGetAccountingStats(h, 1),
+    ):
+        assert code_of(lambda call=call: call(handle)) == pynvml.NVML_ERROR_NOT_SUPPORTED
+    assert pynvml.nvmlDeviceGetEncoderUtilization(handle) == [0, 167_000]
+
+
 # ── power, load, clocks ──
 
 
