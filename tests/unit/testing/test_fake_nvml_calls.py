@@ -231,6 +231,16 @@ def test_processes_come_and_go_with_the_hosts_numbers(enter):
     assert [one.pid for one in pynvml.nvmlDeviceGetMPSComputeRunningProcesses(handle)] == [8]
 
 
+def test_an_early_driver_of_r535_gives_garbage_for_processes(enter):
+    """Else a sampler that believes every number in a list passes here."""
+    processes = tuple(FakeProcess(pid=pid) for pid in (11, 12, 13))
+    _, handle = enter(replace(h100(), processes=processes), FakeDriver(driver="535.43.02", has_wide_processes=True))
+    listed = [one.pid for one in pynvml.nvmlDeviceGetComputeRunningProcesses(handle)]
+    assert len(listed) == 3
+    assert listed[0] == 11
+    assert listed[1] != 12
+
+
 def test_the_size_of_a_list_is_asked_first(enter):
     _, handle = enter(replace(h100(), processes=tuple(FakeProcess(pid=pid) for pid in (1, 2, 3))))
     ask = pynvml.nvmlLib.nvmlDeviceGetComputeRunningProcesses_v3
