@@ -205,7 +205,8 @@ class FakeDriver:
     `code_after_fork` is what calls in a forked child return until it initialises the library itself.
     `empty_is_success`: a list of samples that is empty comes as success, and not as NOT_FOUND. Who `is_privileged`
     sees the processes of all MIG instances of a device at once. With `search_stops_at_lost` a device cannot be found by
-    its UUID while one before it is lost.
+    its UUID while one before it is lost; with `has_wide_processes` lists of processes have the longer entries of the
+    first drivers of R535, from which newer bindings read garbage.
     """
 
     driver: str = "580.95.05"
@@ -221,6 +222,7 @@ class FakeDriver:
     empty_is_success: bool = False
     is_privileged: bool = False
     search_stops_at_lost: bool = False
+    has_wide_processes: bool = False
 
 
 @dataclass(frozen=True, slots=True)

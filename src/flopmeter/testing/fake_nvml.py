@@ -66,7 +66,12 @@ def compile_library(missing: Sequence[str] = (), *, cache: Path | None = None) -
     library = folder / SONAME
     if library.exists():
         return library
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SensorError(
+            f"the fake NVML library cannot be kept: {error.strerror}", where=str(folder), hint="set XDG_CACHE_HOME"
+        ) from error
     # Renaming is atomic: of two that compile at once, one wins and both have a whole file.
     with tempfile.TemporaryDirectory(dir=folder) as work:
         made = Path(work) / SONAME

@@ -74,6 +74,13 @@ def test_a_compiler_that_fails_says_what_it_said(tmp_path, monkeypatch):
         compile_library(cache=tmp_path)
 
 
+def test_a_cache_that_cannot_be_written_is_one_sentence(tmp_path, monkeypatch):
+    (tmp_path / "flopmeter").write_text("a file in the way", encoding="utf-8")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.raises(SensorError, match=r"cannot be kept: .* \(set XDG_CACHE_HOME\)$"):
+        compile_library()
+
+
 def test_the_source_compiles_without_a_warning(tmp_path):
     units = sorted(str(path) for path in fake_nvml.SOURCES.glob("*.c"))
     strict = ["-Wall", "-Wextra", "-Werror", "-Wno-unknown-warning-option"]

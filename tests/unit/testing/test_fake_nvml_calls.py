@@ -82,6 +82,20 @@ def test_what_a_device_does_not_have_is_not_supported(enter, code_of):
     assert [value.nvmlReturn for value in pynvml.nvmlDeviceGetFieldValues(handle, [83, 191])] == [3, 3]
 
 
+def test_what_other_tools_ask_for_is_there_and_not_supported(enter, code_of):
+    """Else a tool beside ours stumbles over a missing symbol, which no driver of this age would lack."""
+    _, handle = enter()
+    for call in (
+        pynvml.nvmlDeviceGetFanSpeed,
+        pynvml.nvmlDeviceGetBAR1MemoryInfo,
+        lambda h: pynvml.nvmlDeviceGetPcieThroughput(h, 0),
+        lambda h: pynvml.nvmlDeviceGetViolationStatus(h, 0),
+        lambda h: pynvml.nvmlDeviceGetAccountingStats(h, 1),
+    ):
+        assert code_of(lambda call=call: call(handle)) == pynvml.NVML_ERROR_NOT_SUPPORTED
+    assert pynvml.nvmlDeviceGetEncoderUtilization(handle) == [0, 167_000]
+
+
 # ── power, load, clocks ──
 
 
@@ -215,6 +229,16 @@ def test_processes_come_and_go_with_the_hosts_numbers(enter):
     assert [one.pid for one in pynvml.nvmlDeviceGetComputeRunningProcesses_v2(handle)] == [4_000_001]
     assert [one.pid for one in pynvml.nvmlDeviceGetGraphicsRunningProcesses(handle)] == [7]
     assert [one.pid for one in pynvml.nvmlDeviceGetMPSComputeRunningProcesses(handle)] == [8]
+
+
+def test_an_early_driver_of_r535_gives_garbage_for_processes(enter):
+    """Else a sampler that believes every number in a list passes here."""
+    processes = tuple(FakeProcess(pid=pid) for pid in (11, 12, 13))
+    _, handle = enter(replace(h100(), processes=processes), FakeDriver(driver="535.43.02", has_wide_processes=True))
+    listed = [one.pid for one in pynvml.nvmlDeviceGetComputeRunningProcesses(handle)]
+    assert len(listed) == 3
+    assert listed[0] == 11
+    assert listed[1] != 12
 
 
 def test_the_size_of_a_list_is_asked_first(enter):

@@ -5,6 +5,21 @@
 
 static int is_there(const Process *one, int64_t t) { return one->from <= t && t < one->until; }
 
+/* Entries of the first drivers of R535, longer by a field that was taken back: who reads them by the right layout
+ * gets garbage from the second one on. Never past what the caller's own layout gave room for. */
+typedef struct WideProcessInfo {
+    ProcessInfo info;
+    unsigned long long protected_used;
+} WideProcessInfo;
+
+static void put_process(ProcessInfo *out, unsigned i, unsigned room, const Process *one) {
+    ProcessInfo info = {one->pid, one->used, one->gi, one->ci};
+    if (!number(&machine->system, "has_wide_processes", 0))
+        out[i] = info;
+    else if ((i + 1) * sizeof(WideProcessInfo) <= room * sizeof(ProcessInfo))
+        ((WideProcessInfo *)out)[i] = (WideProcessInfo){info, 0};
+}
+
 /* A size probe with a null array answers INSUFFICIENT_SIZE and the count, or success where there is none. */
 static int list(const Node *node, char kind, unsigned *count, ProcessInfo *out) {
     if (!count) return INVALID_ARGUMENT;
@@ -14,7 +29,7 @@ static int list(const Node *node, char kind, unsigned *count, ProcessInfo *out) 
     for (int i = 0; i < node->process_count; i++) {
         const Process *one = &node->processes[i];
         if (one->kind != kind || !is_there(one, t)) continue;
-        if (found < room) out[found] = (ProcessInfo){one->pid, one->used, one->gi, one->ci};
+        if (found < room) put_process(out, found, room, one);
         found++;
     }
     *count = found;

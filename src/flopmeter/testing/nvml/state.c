@@ -184,7 +184,7 @@ API int nvmlShutdown(void) {
     int code = enter("nvmlShutdown", NULL);
     if (code) return code;
     pthread_mutex_lock(&lock);
-    if (users && !--users) load++; /* every handle is stale now */
+    if (users) users--; /* the next init reads the script anew, and every handle of now is stale then */
     pthread_mutex_unlock(&lock);
     return OK;
 }
