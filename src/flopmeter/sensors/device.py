@@ -16,6 +16,7 @@ RENUMBERED = (580, 82)
 
 Source: nvidia-ml-py 13.580.65 and 13.580.82. The number is all that the driver is asked by: a wrong one answers, too.
 """
+OF_CARD = "NVML tells energy, power and utilisation of the whole card, not of this slice of it"
 _ENERGY, _POWER, _RECOVERY, _UNCORRECTED = 83, 185, 230, 4
 _ACTIONS = {1: "reset", 2: "reboot", 3: "drain of peer-to-peer traffic", 4: "drain and reset"}
 
@@ -35,7 +36,7 @@ class Device:
         self._handle: Any = None
         self._parent: Any = None
         self._notes: set[str] = set()
-        self._has_answered = False
+        self._has_answered, self._why = False, ""
         self._gpm: PipeReader | None = None
         self._limit_mw: int | None = None
         self._uncorrected: int | None = None
@@ -70,24 +71,27 @@ class Device:
     def read(self, clock_ns: Callable[[], int]) -> Reading:
         """Ask for all that changes; what fails is noted, and the rest is asked nevertheless."""
         library = self._library
-        self._notes, self._has_answered = set(), False
+        self._notes, self._has_answered, self._why = set(), False, ""
         handle, at_ns = self._find(), clock_ns()
         if handle is None:
-            return Reading(at_ns, has_answered=False, notes=frozenset(self._notes))
+            return self._silent(at_ns)
         parent = self._parent
         fields = self._read_fields(parent)
         at_ns = clock_ns()
-        energy, power = fields.get(_ENERGY), fields.get(_POWER)
-        if energy is None:
+        is_slice = parent is not handle
+        energy, power = (None, None) if is_slice else (fields.get(_ENERGY), fields.get(_POWER))
+        if is_slice:
+            self._notes.add(OF_CARD)
+        elif energy is None:
             energy = self._ask("energy", lambda: library.nvmlDeviceGetTotalEnergyConsumption(parent))
-        if power is None:
+        if power is None and not is_slice:
             power = self._ask("power", lambda: library.nvmlDeviceGetPowerUsage(parent))
         if self._limit_mw is None:
             self._limit_mw = self._ask(
                 "power limit", lambda: library.nvmlDeviceGetEnforcedPowerLimit(parent), is_noted=False
             )
         busy = None
-        if parent is handle:  # of a slice NVML does not tell it
+        if not is_slice:  # of one NVML does not tell it
             busy = self._ask("utilisation", lambda: library.nvmlDeviceGetUtilizationRates(handle).gpu)
         clock = self._ask("SM clock", lambda: library.nvmlDeviceGetClockInfo(parent, library.NVML_CLOCK_SM))
         slowed = {name: fields[number] for number, name in self._slowdowns.items() if number in fields}
@@ -96,9 +100,9 @@ class Device:
         self._look_at_health(fields)
         if not self._has_answered:
             self._handle = None  # it may come back under another handle
+            return self._silent(at_ns)
         return Reading(
             at_ns,
-            has_answered=self._has_answered,
             energy_mj=energy,
             power_mw=power,
             busy_percent=busy if busy is None or 0 <= busy <= 100 else None,
@@ -109,6 +113,9 @@ class Device:
             activity=activity,
             notes=frozenset(self._notes),
         )
+
+    def _silent(self, at_ns: int) -> Reading:
+        return Reading(at_ns, has_answered=False, notes=frozenset({f"the device did not answer: {self._why}"}))
 
     def release(self) -> None:
         """Give back what is kept in the driver."""
@@ -162,6 +169,7 @@ class Device:
         try:
             said = read()
         except Exception as error:  # noqa: BLE001  # a binding that fails in its own way is no reason to end
+            self._why = self._why or words_of(error)
             if is_noted:
                 self._notes.add(f"{what} could not be read: {words_of(error)}")
             return None

@@ -28,6 +28,7 @@ class PipeReader:
         self._ask = ask
         self._is_supported: bool | None = None
         self._spare: list[Any] = []
+        self._told: set[str] = set()
         self._last: tuple[Any, int, int | None] | None = None
 
     def read(self, clock_mhz: int | None, at_ns: int) -> Activity | None:
@@ -82,4 +83,5 @@ class PipeReader:
             metric = metrics.metrics[place]
             if metric.nvmlReturn == library.NVML_SUCCESS and math.isfinite(metric.value) and metric.value >= 0:
                 found[name] = Fraction(metric.value)
-        return found
+        self._told |= set(found)
+        return found if set(found) == self._told else {}  # a sum over times when one was not told would be too little

@@ -63,8 +63,9 @@ class NvmlSampler:
         self._devices: dict[str, Device] = {}
         self._identity: dict[str, dict[str, str]] = {}
         self._open: Any = None  # the library, while it is initialised
-        self._tried_ns: int | None = None
-        self._idle = 0
+        self._failed_ns: int | None = None
+        self._silent_since_ns: int | None = None
+        self._has_looked, self._idle = False, 0
         self._call, self._called_ns = "", 0
         self._pid = 0
 
@@ -114,18 +115,27 @@ class NvmlSampler:
         """Read every device once."""
         uuids = list(self._find_uuids())
         self._idle = 0 if uuids else self._idle + 1
-        if self._idle > IDLE_SAMPLES or not (uuids or self._spendings or self._tried_ns is None):
-            self._release()
-        elif self._initialise():
+        if (uuids or not self._has_looked) and self._initialise():
+            answers = [self._read_device(uuid) for uuid in uuids]
+            self._watch_driver(is_silent=bool(answers) and not any(answers))
+        else:
             for uuid in uuids:
-                self._read_device(uuid)
-        if uuids and self._open is None:
-            now = self._clock_ns()
-            for uuid in uuids:
-                self._add_unseen(uuid, now)
+                self._add_unseen(uuid)
         for uuid in [uuid for uuid in self._spendings if uuid not in uuids]:
             del self._spendings[uuid]  # its memory was given back; what comes later is another stretch
-            self._devices.pop(uuid, None)
+        if self._idle == IDLE_SAMPLES:
+            self._release()
+
+    def _watch_driver(self, *, is_silent: bool) -> None:
+        """Let go of a driver of which no device has answered for a while, so that it is initialised anew."""
+        now = self._clock_ns()
+        if not is_silent:
+            self._silent_since_ns = None
+        elif self._silent_since_ns is None:
+            self._silent_since_ns = now
+        elif now - self._silent_since_ns >= RETRY_NS:
+            self._silent_since_ns = None
+            self._release()
 
     @guarded
     def _sample_until_halt(self) -> None:
@@ -140,10 +150,10 @@ class NvmlSampler:
 
     def _initialise(self) -> bool:
         """Initialise the library, unless it is or failed a moment ago."""
-        now = self._clock_ns()
-        if self._open is not None or (self._tried_ns is not None and now - self._tried_ns < RETRY_NS):
+        now, self._has_looked = self._clock_ns(), True
+        if self._open is not None or (self._failed_ns is not None and now - self._failed_ns < RETRY_NS):
             return self._open is not None
-        self._tried_ns = now
+        self._failed_ns = now
         try:
             library = self._library if self._library is not None else import_module("pynvml")
         except ImportError as error:
@@ -158,7 +168,7 @@ class NvmlSampler:
         finally:
             self._note_call("")
         self._say(NO_DEVICE)
-        self._open = library
+        self._open, self._failed_ns = library, None
         return True
 
     def _release(self) -> None:
@@ -169,9 +179,8 @@ class NvmlSampler:
         library, self._open = self._open, None
         if library is not None:
             _quiet(library.nvmlShutdown)
-            self._tried_ns = None
 
-    def _read_device(self, uuid: str) -> None:
+    def _read_device(self, uuid: str) -> bool:
         device = self._devices.get(uuid)
         if device is None:
             driver = str(_quiet(self._open.nvmlSystemGetDriverVersion) or "")
@@ -184,11 +193,12 @@ class NvmlSampler:
         self._add(spending.take(reading))
         with self._lock:
             self._has_sampled = True
+        return reading.has_answered
 
-    def _add_unseen(self, uuid: str, now_ns: int) -> None:
+    def _add_unseen(self, uuid: str) -> None:
         """Note that a device is held and nothing is known of it."""
         spending = self._spendings.setdefault(uuid, Spending(uuid))
-        self._add(spending.take(Reading(now_ns, has_answered=False, notes=frozenset({self._status}))))
+        self._add(spending.take(Reading(self._clock_ns(), has_answered=False, notes=frozenset({self._status}))))
 
     def _add(self, usage: DeviceUsage | None) -> None:
         if usage is not None:

@@ -112,7 +112,7 @@ class Spending:
         Units: nanoseconds.
         """
         return DeviceUsage(
-            uuid=self.uuid, name=self.name, held_ns=0, unseen_ns=ns, note="; ".join(sorted({SILENT, *notes}))
+            uuid=self.uuid, name=self.name, held_ns=0, unseen_ns=ns, note="; ".join(sorted(notes or {SILENT}))
         )
 
     def _energy(self, before: Reading, reading: Reading, ns: int, notes: set[str]) -> int | None:

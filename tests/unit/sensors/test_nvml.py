@@ -1,162 +1,237 @@
-"""NVML through a fake library: scripted answers, no driver, no GPU. What a real driver says is for tests/gpu."""
+"""The sampler on a fake NVML library, through the real bindings. What a real driver says is for tests/gpu."""
 
 import os
 import threading
+import time
+from dataclasses import replace
 
+import pynvml
 import pytest
 
+from flopmeter.sensors import nvml
 from flopmeter.sensors.nvml import NO_DEVICE, NvmlSampler, find_cuda_uuids
+from flopmeter.testing import fake_truth
+from flopmeter.testing.fake_clusters import bad_hour, h100, sliced_h100
+from flopmeter.testing.fake_devices import FakeDriver, FakeMachine, Fault, Series
+from flopmeter.testing.fake_nvml import FakeNvml
+from flopmeter.usage import FIGURES, Usage
 
 SECOND = 1_000_000_000
 
 
-class FakeError(Exception):
-    """Stands for pynvml.NVMLError."""
+def sampled(machine, *, seconds=6, uuids=None, period_s=1):
+    """Sample a machine for so many seconds of its own clock; return the usage, the sampler and its calls."""
+    with FakeNvml(machine) as fake:
+        held = uuids if uuids is not None else [device.uuid for device in machine.devices]
+        sampler = NvmlSampler(lambda: held, clock_ns=fake.clock_ns)
+        total = Usage()
+        for _ in range(int(seconds / period_s)):
+            sampler.sample()
+            total += sampler.read()
+            fake.advance(period_s)
+        sampler.sample()
+        total += sampler.read()
+        sampler._release()
+        return total, sampler, fake.calls()
 
 
-class FakeNvml:
-    """A scripted fake of pynvml: `energy` is a list of readings or errors, the last one repeated."""
-
-    NVMLError = FakeError
-
-    def __init__(self, *, energy=(0,), init=None, name="Fake GPU"):
-        self.energy, self.init, self.name = list(energy), init, name
-        self.shut = 0
-
-    def nvmlInit(self):
-        if self.init:
-            raise self.init
-
-    def nvmlShutdown(self):
-        self.shut += 1
-
-    def nvmlDeviceGetHandleByUUID(self, uuid):
-        return uuid
-
-    def nvmlDeviceGetTotalEnergyConsumption(self, _handle):
-        reading = self.energy.pop(0) if len(self.energy) > 1 else self.energy[0]
-        if isinstance(reading, Exception):
-            raise reading
-        return reading
-
-    def nvmlDeviceGetName(self, _handle):
-        return self.name
-
-    def nvmlDeviceGetSerial(self, _handle):
-        raise FakeError("Not Supported")
-
-    def nvmlDeviceGetPciInfo(self, _handle):
-        raise FakeError("Not Supported")
-
-    def nvmlSystemGetDriverVersion(self):
-        return b"999.1"
+def one(**fields):
+    return FakeMachine((replace(h100(), **fields),))
 
 
-class Clock:
-    """A clock that moves on by one second at each look."""
+def test_a_bad_hour_of_eight_devices_is_recovered_to_the_millijoule_and_the_second():
+    """One is lost halfway, one's counter restarts, one is held down: what is known is exact, the rest is named."""
+    machine, hour_ns = bad_hour(), 3600 * SECOND
+    usage, _, _ = sampled(machine, seconds=3600)
+    found = {device.uuid: device for device in usage.devices}
+    assert len(found) == 8
+    for index, device in enumerate(machine.devices):
+        ours = found[device.uuid]
+        seen_ns = fake_truth.seen_ns(machine, index, 0, hour_ns)
+        assert ours.held_ns + ours.unseen_ns == hour_ns
+        assert seen_ns - SECOND <= ours.held_ns <= seen_ns
+        assert ours.power_mj == fake_truth.energy_mj(device, 0, ours.held_ns)
+        if ours.basis("energy_mj") == "measured":
+            assert ours.energy_mj == fake_truth.energy_mj(device, 0, hour_ns)
+    lost, restarted, slowed = (found[machine.devices[index].uuid] for index in (3, 5, 6))
+    assert (lost.basis("energy_mj"), lost.unseen_ns) == ("partial", hour_ns - lost.held_ns)
+    assert lost.energy_mj == fake_truth.energy_mj(machine.devices[3], 0, lost.held_ns)
+    assert lost.note == "the device did not answer: GPU is lost"
+    assert restarted.missing == {"energy_mj": SECOND}
+    restarted_at_s = 1200
+    known = [(0, restarted_at_s * SECOND), ((restarted_at_s + 1) * SECOND, hour_ns)]
+    around = [((restarted_at_s - 1) * SECOND, restarted_at_s * SECOND)]
+    device = machine.devices[5]
+    whole = fake_truth.energy_mj(device, 0, hour_ns)
+    assert restarted.energy_mj in {
+        whole - fake_truth.energy_mj(device, *span) for span in [(known[0][1], known[1][0]), *around]
+    }  # the second in which it restarted
+    assert slowed.throttled == {"power cap": 900 * SECOND, "thermal": 900 * SECOND}
+    assert usage.total("energy_mj") is None, "no total where a part is unknown"
 
-    def __init__(self):
-        self.now = 0
 
-    def __call__(self):
-        self.now += SECOND
-        return self.now
-
-
-def sampled(library, *, uuids=("GPU-fake",), samples: int = 3):
-    """Take some samples on this thread, without waiting."""
-    sampler = NvmlSampler(lambda: list(uuids), library=library, clock_ns=Clock())
-    opened = sampler._open()
-    if opened is not None:
-        for _ in range(samples):
-            sampler._sample(opened)
-    return sampler
-
-
-def test_held_time_and_energy_are_differences_between_readings():
-    usage = sampled(FakeNvml(energy=[1000, 1400, 1900])).read()
+def test_activity_is_cycles_of_the_measured_clock():
+    machine = one(gpm={5: Series.steps({0: 50, 30: 20}), 7: 40}, sm_clock=1500)
+    usage, sampler, _ = sampled(machine, seconds=60)
     (device,) = usage.devices
-    assert (device.uuid, device.name) == ("GPU-fake", "Fake GPU")
-    assert (device.held_ns, device.energy_mj) == (2 * SECOND, 900)
-    assert device.busy_ns is None
-    assert usage.notes == ()
+    assert device.sm_cycles == 60 * 1_500_000_000
+    mean = fake_truth.gpm_mean(machine.devices[0], 5, 0, 60 * SECOND)
+    assert device.pipes["tensor"] == pytest.approx(float(mean) / 100 * device.sm_cycles, rel=1e-9)
+    assert device.pipes["hmma"] == pytest.approx(0.4 * device.sm_cycles, rel=1e-9)
+    assert device.basis("pipes") == "measured"
+    (fields,) = sampler.identities().values()
+    assert fields["name"] == "NVIDIA H100 80GB HBM3"
+    assert fields["pci"] == "0x233010de"
 
 
 def test_a_second_read_does_not_count_twice():
-    sampler = sampled(FakeNvml(energy=[0, 500]))
-    assert sampler.read().total("energy_mj") == 500
-    assert sampler.read().devices == ()
+    with FakeNvml(one()) as fake:
+        sampler = NvmlSampler(lambda: [h100().uuid], clock_ns=fake.clock_ns)
+        sampler.sample()
+        fake.advance(1)
+        sampler.sample()
+        assert sampler.read().total("held_ns") == SECOND
+        assert sampler.read().devices == ()
 
 
-def test_energy_that_goes_backwards_is_missing_and_said():
-    """A driver reload resets the counter: a negative or wrapped energy in a signed claim would be absurd."""
-    usage = sampled(FakeNvml(energy=[1000, 1500, 20])).read()
+def test_a_counter_that_stands_still_under_load_is_missing_energy():
+    """Else an hour of a stuck counter is an hour at no watts."""
+    usage, _, _ = sampled(one(frozen_s=((10, 20),)), seconds=40)
     (device,) = usage.devices
-    assert device.energy_mj is None
-    assert "backwards" in device.note
-    assert device.held_ns == 2 * SECOND
+    assert device.basis("energy_mj") == "partial"
+    assert 9 * SECOND <= device.missing["energy_mj"] <= 12 * SECOND
+    assert "stood still" in device.note
+    assert device.power_mj == fake_truth.energy_mj(h100(), 0, 40 * SECOND)
 
 
-def test_a_device_lost_in_the_middle_is_missing_energy_and_no_crash():
-    usage = sampled(FakeNvml(energy=[1000, 1500, FakeError("GPU is lost")]), samples=4).read()
+def test_a_counter_that_jumps_is_not_believed():
+    usage, _, _ = sampled(one(energy_offset=Series.steps({0: 0, 10: 10**9})), seconds=20)
     (device,) = usage.devices
-    assert device.energy_mj is None
-    assert "GPU is lost" in device.note
+    assert device.energy_mj < 10**9
+    assert "more than the power limit" in device.note
 
 
-def test_energy_before_and_after_a_failed_reading_is_not_bridged():
-    """The difference across a hole could be another process's life of the counter."""
-    sampler = sampled(FakeNvml(energy=[1000, FakeError("timeout"), 9000, 9100]), samples=4)
-    (device,) = sampler.read().devices
-    assert device.energy_mj is None
+def test_a_device_that_comes_back_goes_on_and_the_hole_is_a_gap():
+    fault = Fault("*", code=pynvml.NVML_ERROR_UNKNOWN, from_s=10, until_s=30)
+    usage, _, _ = sampled(FakeMachine((h100(),), faults=(fault,)), seconds=60)
+    (device,) = usage.devices
+    assert device.held_ns + device.unseen_ns == 60 * SECOND
+    assert 20 * SECOND <= device.unseen_ns <= 45 * SECOND, "looked for again every ten seconds"
+    assert "did not answer" in device.note
+    assert device.basis("energy_mj") == "partial"
+
+
+CODES = [*range(1, 30), 999]
+SITES = sorted(
+    {
+        *("nvmlInitWithFlags", "nvmlDeviceGetHandleByUUID", "nvmlDeviceGetFieldValues", "nvmlDeviceGetPowerUsage"),
+        *("nvmlDeviceGetTotalEnergyConsumption", "nvmlDeviceGetEnforcedPowerLimit", "nvmlDeviceGetUtilizationRates"),
+        *("nvmlDeviceGetClockInfo", "nvmlDeviceGetCurrentClocksEventReasons", "nvmlGpmQueryDeviceSupport"),
+        *("nvmlGpmSampleAlloc", "nvmlGpmSampleGet", "nvmlGpmMetricsGet", "nvmlGpmSampleFree", "nvmlShutdown"),
+        *("nvmlDeviceGetName", "nvmlDeviceGetSerial", "nvmlDeviceGetBoardPartNumber", "nvmlDeviceGetPciInfo_v3"),
+        *("nvmlDeviceGetVbiosVersion", "nvmlDeviceGetCudaComputeCapability", "nvmlSystemGetDriverVersion"),
+        *("nvmlSystemGetCudaDriverVersion", "field:83", "field:185", "field:74", "field:269", "metric:5"),
+    }
+)
+
+
+def test_the_sweep_knows_every_call_of_the_sampler():
+    """Else a new call is one that nobody has seen fail."""
+    old = FakeDriver(missing=("nvmlDeviceGetFieldValues",))
+    made = sampled(one())[2] | sampled(FakeMachine((h100(),), driver=old))[2]
+    assert set(made) <= set(SITES)
+    assert {site for site in SITES if site.startswith("nvml")} <= set(made)
+
+
+@pytest.mark.parametrize("site", SITES)
+def test_whatever_a_call_answers_the_sampling_goes_on_and_says_what_was_lost(site):
+    """A figure that differs from an undisturbed run's without a word is one that somebody signs."""
+    clean, _, _ = sampled(one())
+    (whole,) = clean.devices
+    for code in CODES:
+        for from_call, calls in ((1, 0), (3, 2)):
+            fault = Fault(site, code=code, from_call=from_call, calls=calls)
+            usage, _, _ = sampled(FakeMachine((h100(),), faults=(fault,)))
+            if not usage.devices:
+                assert usage.notes
+                continue
+            (device,) = usage.devices
+            assert device.held_ns + device.unseen_ns == whole.held_ns, (site, code)
+            if device.pipes and device.basis("pipes") == "measured":  # one that was never told is not there
+                assert {name: whole.pipes[name] for name in device.pipes} == device.pipes
+            for figure in (figure for figure in FIGURES if figure != "pipes"):
+                if getattr(device, figure) != getattr(whole, figure):
+                    assert device.basis(figure) != "measured", (site, code, figure)
+                    assert device.note, (site, code, figure)
+
+
+def test_a_slice_has_its_own_activity_and_the_energy_of_its_card():
+    machine = sliced_h100()
+    slices = [mig.uuid for mig in machine.devices[0].migs]
+    usage, sampler, _ = sampled(machine, uuids=slices[:1])
+    (device,) = usage.devices
+    assert device.uuid == slices[0]
+    assert (device.busy_ns, device.energy_mj, device.power_mj) == (None, None, None)
+    assert device.pipes["tensor"] > 0
+    fields = sampler.identities()[slices[0]]
+    assert fields["mig_parent"] == machine.devices[0].uuid
+    assert int(fields["sms"]) == machine.devices[0].migs[0].sms
+    assert "whole card" in device.note
 
 
 def test_no_driver_is_said_and_is_not_zero():
-    usage = sampled(FakeNvml(init=FakeError("Driver Not Loaded"))).read()
+    fault = Fault("nvmlInitWithFlags", code=pynvml.NVML_ERROR_DRIVER_NOT_LOADED)
+    usage, _, _ = sampled(FakeMachine((h100(),), faults=(fault,)), uuids=[])
     assert usage.devices == ()
     assert usage.notes == ("no NVIDIA driver: Driver Not Loaded",)
     assert usage.total("held_ns") is None
 
 
-def test_a_driver_without_a_device_of_ours_is_said():
-    usage = sampled(FakeNvml(), uuids=()).read()
+def test_a_driver_without_a_device_of_ours_is_said_and_let_go():
+    usage, _, calls = sampled(one(), uuids=[], seconds=nvml.IDLE_SAMPLES + 5)
     assert (usage.devices, usage.notes) == ((), (NO_DEVICE,))
-
-
-def test_a_device_says_who_it_is_as_far_as_it_can():
-    sampler = sampled(FakeNvml())
-    assert sampler.identities() == {"GPU-fake": {"name": "Fake GPU", "driver": "999.1"}}
-
-
-def test_two_devices_are_kept_apart():
-    usage = sampled(FakeNvml(energy=[10, 20, 15, 40, 30, 60]), uuids=("GPU-a", "GPU-b")).read()
-    assert {device.uuid: device.energy_mj for device in usage.devices} == {"GPU-a": 20, "GPU-b": 40}
+    assert (calls["nvmlInitWithFlags"], calls["nvmlShutdown"]) == (1, 1)
 
 
 def test_the_thread_takes_a_last_sample_and_shuts_the_library_down():
-    library = FakeNvml(energy=[100, 350])
-    sampler = NvmlSampler(lambda: ["GPU-fake"], library=library, period_s=0.001)
-    sampler.start()
-    while not sampler.identities():
-        pass
-    sampler.stop()
-    sampler.stop()
-    assert sampler.read().total("energy_mj") == 250
-    assert library.shut == 1
+    with FakeNvml(one(), speed=1) as fake:
+        sampler = NvmlSampler(lambda: [h100().uuid], period_s=0.2, clock_ns=fake.clock_ns)
+        sampler.start()
+        time.sleep(0.5)
+        sampler.stop()
+        sampler.stop()
+        (device,) = sampler.read().devices
+        assert device.held_ns > SECOND // 2
+        assert device.basis("pipes") == "measured"
+        assert fake.calls()["nvmlShutdown"] == 1
     assert all(thread.name != "flopmeter-nvml" for thread in threading.enumerate())
 
 
-def test_a_driver_that_hangs_delays_neither_start_nor_read(monkeypatch):
+@pytest.mark.parametrize("site", ["nvmlInitWithFlags", "nvmlDeviceGetHandleByUUID", "nvmlDeviceGetClockInfo"])
+def test_a_driver_that_hangs_delays_neither_start_nor_read_and_stop_no_longer_than_it_must(monkeypatch, site):
     """A wedged GPU must not freeze the training that the meter watches."""
-    monkeypatch.setattr("flopmeter.sensors.nvml.JOIN_S", 0.05)
-    release = threading.Event()
-    library = FakeNvml()
-    library.nvmlInit = release.wait
-    sampler = NvmlSampler(lambda: ["GPU-fake"], library=library, period_s=0.001)
-    sampler.start()
-    assert sampler.read().notes == ("NVML has not answered yet",)
-    sampler.stop()
-    release.set()
+    monkeypatch.setattr("flopmeter.sensors.nvml.JOIN_S", 0.2)
+    fault = Fault(site, hangs=True, from_call=2 if site.endswith("Info") else 1)
+    with FakeNvml(FakeMachine((h100(),), faults=(fault,)), speed=1) as fake:
+        sampler = NvmlSampler(lambda: [h100().uuid], period_s=0.05, watchdog_s=0.1, clock_ns=fake.clock_ns)
+        begun = time.monotonic()
+        sampler.start()
+        sampler.read()
+        assert time.monotonic() - begun < 1
+        time.sleep(0.4)
+        notes = sampler.read().notes
+        sampler.stop()
+        assert time.monotonic() - begun < 2
+        usage = sampler.read()
+        assert any("does not come back" in note for note in notes)
+        assert any("did not come back" in note for note in usage.notes)
+        if site.endswith("Info"):
+            (device,) = usage.devices
+            assert device.unseen_ns > 0
+        fake.release()
+        sampler_thread = [thread for thread in threading.enumerate() if thread.name == "flopmeter-nvml"]
+        for thread in sampler_thread:
+            thread.join(5)
 
 
 def test_whatever_else_fails_ends_the_sampling_with_a_word():
@@ -165,7 +240,7 @@ def test_whatever_else_fails_ends_the_sampling_with_a_word():
     def crash():
         raise RuntimeError("CUDA error: device-side assert triggered")
 
-    sampler = NvmlSampler(crash, library=FakeNvml(), period_s=0.001)
+    sampler = NvmlSampler(crash, period_s=0.001)
     sampler.start()
     sampler._thread.join(5)
     assert any("device-side assert" in note for note in sampler.read().notes)
@@ -173,7 +248,7 @@ def test_whatever_else_fails_ends_the_sampling_with_a_word():
 
 
 def test_a_forked_child_does_not_wait_for_a_thread_that_it_has_not():
-    sampler = NvmlSampler(list, library=FakeNvml(), period_s=0.001)
+    sampler = NvmlSampler(list, period_s=0.001)
     sampler.start()
     sampler._pid = os.getpid() + 1
     sampler.stop()
