@@ -16,8 +16,9 @@ from flopmeter.estimate.estimate import Estimate
 from flopmeter.formulas.book import FormulaBook
 from flopmeter.reconciliation import Reconciliation
 from flopmeter.regimes.regime import Finding
+from flopmeter.report.devices import render_usage
 from flopmeter.tally import BASES, KINDS, PHASES, Tally
-from flopmeter.units import print_duration, print_energy, print_flop, print_ratio
+from flopmeter.units import print_flop, print_ratio
 
 MAX_LISTED = 10
 WORDS = {"modelled": "assumed"}
@@ -32,7 +33,7 @@ def print_account(account: Account, console: Console, *, name: str, findings: Se
         _split(account.tally, "phase", PHASES),
         _split(account.tally, "kind", KINDS),
         *_estimates(account, reconciliation),
-        *_devices(account),
+        *render_usage(account.usage),
         *_findings(account, findings),
         *_ranks(account),
         *_unknowns(account),
@@ -154,20 +155,6 @@ def _origin(estimate: Estimate) -> str:
     if estimate.method == "6nd":
         return f"6 × {int(estimate.inputs['parameters']):,} parameters × {int(estimate.inputs['tokens']):,} tokens"
     return "operators that ran"
-
-
-def _devices(account: Account) -> Iterable[RenderableType]:
-    yield Text()
-    for note in account.usage.notes:
-        yield Text(f"NVIDIA devices: {note}; device time and energy are unknown, not zero")
-    if not account.usage.devices:
-        return
-    table = _table("device", "held", "busy", "energy", "")
-    for device in account.usage.devices:
-        name = f"{device.name} {device.uuid[:12]}"
-        figures = (print_duration(device.held_ns), print_duration(device.busy_ns), print_energy(device.energy_mj))
-        table.add_row(name, *figures, device.note)
-    yield table
 
 
 def _findings(account: Account, findings: Sequence[Finding]) -> Iterable[RenderableType]:
