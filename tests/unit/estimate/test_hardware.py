@@ -236,3 +236,9 @@ def test_it_travels_as_an_estimate():
     found = estimate_hardware([h100()], precisions=["bf16"])
     assert found.to_wire()["upper"] == str(3600 * BF16)
     assert found.to_wire()["method"] == "hardware"
+
+
+def test_a_capability_that_nobody_knows_bounds_nothing():
+    """A new generation may be faster than all before it."""
+    device = DeviceTime(uuid="GPU-1", name="NVIDIA X9", held_ns=HOUR, sms=1, capability="99.0", max_clock_mhz=1)
+    assert estimate_hardware([device]).bound_upper_flop is None
