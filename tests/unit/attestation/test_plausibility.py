@@ -1,0 +1,174 @@
+"""What physics allows: `no` only of what no program could have done."""
+
+import pytest
+
+from flopmeter.attestation.plausibility import (
+    KINDS,
+    TILE_WASTE,
+    VERDICTS,
+    Activity,
+    Limit,
+    check_activity,
+    check_ceiling,
+    check_energy,
+    check_unmetered,
+)
+from flopmeter.devices.peaks import find_peak, most_flop_per_s
+from flopmeter.devices.table import PeakTable
+from flopmeter.tally import CONTRACTIONS
+from flopmeter.units import NS_PER_S
+
+HOUR = 3600 * NS_PER_S
+NAME = "NVIDIA H100 80GB HBM3"
+STATED = find_peak(NAME, "bf16").flop_per_s
+MOST = most_flop_per_s(PeakTable.standard().find_name(NAME))
+
+
+def limit(**given):
+    return Limit(**{"uuid": "GPU-1", "held_ns": HOUR, "stated_flop_per_s": STATED, "most_flop_per_s": MOST, **given})
+
+
+@pytest.mark.parametrize(
+    ("flop", "verdict", "words"),
+    [
+        (0, "yes", "possible: 0 FLOP of products in 16.0 h of devices"),
+        (16 * 3600 * STATED, "yes", "by their makers' peaks"),
+        (16 * 3600 * STATED + 1, "yes", "above their makers' peaks"),
+        (16 * 3600 * MOST, "yes", "above their makers' peaks"),
+        (16 * 3600 * MOST + 1, "no", "impossible"),
+        (10**30, "no", "no program could do in less than 7.75e+09 times that time"),
+    ],
+)
+def test_a_count_above_every_pipe_at_its_highest_clock_is_impossible(flop, verdict, words):
+    """A fabricated ledger claims more than its GPUs could do; an honest one at a high clock is not called so."""
+    found = check_ceiling(flop, [limit()] * 16)
+    assert found.verdict == verdict
+    assert words in found.detail
+    assert found.numbers["counted_flop"] == str(flop)
+    assert found.numbers["most_flop"] == str(16 * 3600 * MOST)
+
+
+def test_a_datasheets_peak_alone_never_says_impossible():
+    """H100 NVL measured above theirs."""
+    limits = [limit(most_flop_per_s=None)]
+    assert check_ceiling(3600 * STATED, limits).verdict == "yes"
+    above = check_ceiling(3600 * STATED + 1, limits)
+    assert above.verdict == "cannot-tell"
+    assert "how high clocks go is unknown" in above.detail
+
+
+def test_the_highest_clock_alone_is_enough_for_both_answers():
+    limits = [limit(stated_flop_per_s=None)]
+    assert check_ceiling(1, limits).verdict == "yes"
+    assert "no peak is stated" in check_ceiling(1, limits).detail
+    assert check_ceiling(3600 * MOST + 1, limits).verdict == "no"
+
+
+@pytest.mark.parametrize(
+    ("limits", "words"),
+    [
+        ([], "no device time was measured"),
+        ([limit(held_ns=None)], "the time of a device is unknown"),
+        ([limit(), limit(held_ns=None)], "the time of a device is unknown"),
+        ([limit(), limit(stated_flop_per_s=None, most_flop_per_s=None)], "no peak of a device is known"),
+    ],
+)
+def test_without_time_or_peak_of_every_device_nothing_can_be_told(limits, words):
+    """An unknown device among eight could have done all of it."""
+    found = check_ceiling(10**40, limits)
+    assert found.verdict == "cannot-tell"
+    assert words in found.detail
+
+
+def test_no_time_at_all_makes_any_work_impossible():
+    assert check_ceiling(1, [limit(held_ns=0)]).verdict == "no"
+    assert check_ceiling(0, [limit(held_ns=0)]).verdict == "yes"
+
+
+def test_work_that_the_least_power_leaves_no_time_for_is_impossible():
+    """Time can be made up in a ledger; the energy of a provider's bill bounds it from outside."""
+    limits = [limit(energy_mj=70_000 * 100, floor_mw=70_000, floor_source="the lowest that the sampler saw")] * 2
+    assert check_energy(200 * MOST, limits).verdict == "yes"
+    found = check_energy(200 * MOST + 1, limits)
+    assert found.verdict == "no"
+    assert "by the lowest that the sampler saw" in found.detail
+    assert found.numbers["energy_mj"] == str(2 * 70_000 * 100)
+
+
+@pytest.mark.parametrize(
+    ("limits", "words"),
+    [
+        ([], "no device was measured"),
+        ([limit(energy_mj=None, floor_mw=70_000)], "the energy of a device is unknown"),
+        ([limit(energy_mj=1000)], "nothing bounds FLOP per joule"),
+        ([limit(energy_mj=1000, floor_mw=0)], "nothing bounds FLOP per joule"),
+        ([limit(energy_mj=1000, floor_mw=70_000, most_flop_per_s=None)], "nothing bounds FLOP per joule"),
+    ],
+)
+def test_without_a_least_power_energy_bounds_nothing(limits, words):
+    """A typical FLOP per joule is no bound, and would call a better kernel a lie."""
+    found = check_energy(10**40, limits)
+    assert found.verdict == "cannot-tell"
+    assert words in found.detail
+
+
+@pytest.mark.parametrize(
+    ("flop", "activity", "verdict"),
+    [
+        (100, Activity(most_flop=100, beside_flop=5), "yes"),
+        (105, Activity(most_flop=100, beside_flop=5), "yes"),
+        (106, Activity(most_flop=100, beside_flop=5), "no"),
+        (100, Activity(most_flop=100), "yes"),
+        (101, Activity(most_flop=100), "cannot-tell"),
+        (0, Activity(), "cannot-tell"),
+        (0, Activity(beside_flop=5), "cannot-tell"),
+    ],
+)
+def test_pipes_that_were_idle_did_no_products(flop, activity, verdict):
+    """A count that a ledger makes up leaves no trace in the cycle counters."""
+    assert check_activity(flop, activity).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("counted", "verdict"),
+    [(1000, "yes"), (999, "cannot-tell"), (100, "cannot-tell"), (10, "no"), (0, "no")],
+)
+def test_pipes_that_did_far_more_than_was_counted_ran_something_unmetered(counted, verdict):
+    """A second training beside the metered one is what an auditor looks for."""
+    found = check_unmetered(counted, Activity(least_flop=1000), waste=64)
+    assert found.verdict == verdict
+    assert ("unmetered" in found.detail) is (verdict != "yes")
+    assert found.numbers["waste"] == "64"
+
+
+def test_whoever_knows_the_kernels_may_ask_more_sharply():
+    assert check_unmetered(400, Activity(least_flop=1000)).verdict == "cannot-tell"
+    assert check_unmetered(400, Activity(least_flop=1000), waste=2).verdict == "no"
+    assert TILE_WASTE == 64
+
+
+def test_no_activity_tells_nothing_of_unmetered_work():
+    assert check_unmetered(0, Activity()).verdict == "cannot-tell"
+
+
+def test_idle_pipes_and_no_products_are_possible():
+    assert check_unmetered(0, Activity(least_flop=0)).verdict == "yes"
+
+
+def test_convolutions_are_not_compared():
+    """Winograd does a convolution in fewer operations than it nominally has; a count of them can be above any pipe."""
+    assert set(KINDS) == set(CONTRACTIONS) - {"convolution"}
+
+
+def test_every_answer_travels_with_its_numbers():
+    for found in (
+        check_ceiling(1, [limit()]),
+        check_energy(1, [limit()]),
+        check_activity(1, Activity(most_flop=1)),
+        check_unmetered(1, Activity(least_flop=1)),
+    ):
+        assert found.verdict in VERDICTS
+        travelled = found.to_wire()
+        assert travelled["name"] == found.name
+        assert all(type(value) is str for value in travelled["numbers"].values())
+        assert found.detail.count("\n") == 0
