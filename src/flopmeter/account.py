@@ -35,7 +35,8 @@ class Account:
     are what the run was told to count within: `exact` for everything, else the share of time, of each life of its own.
 
     `logical` is the same with work that several ranks did alike taken once, `coordinates` says where each rank stands,
-    and `contradictions` are ranks that must have run the same products and say that they did not.
+    and `contradictions` are ranks that must have run the same products and say that they did not. `devices` is what
+    each device says it is, by its UUID.
 
     Units: `flop`, `int_op`, `lower`, `upper` operations; `steps` optimizer updates of the rank that made most;
     `tokens` and `samples` summed over ranks that have examples of their own; `passages` by basis; `foreign_formulas`
@@ -64,6 +65,7 @@ class Account:
     coordinates: Mapping[int, Coordinates] = field(default_factory=dict)
     contradictions: tuple[Contradiction, ...] = ()
     subjects: Mapping[str, str] = field(default_factory=dict)
+    devices: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     budgets: tuple[str, ...] = ()
     books: tuple[str, ...] = ()
     foreign_formulas: Mapping[str, str] = field(default_factory=dict)

@@ -124,6 +124,7 @@ class Sums:
         self.passages: Counter[str] = Counter()
         self.models: dict[int, Model] = {}
         self.subjects: dict[str, str] = {}
+        self.devices: dict[str, dict[str, str]] = {}
         self.world = 1
         self.told_world = 0
         self.coordinates: dict[int, Coordinates] = {}
@@ -256,6 +257,9 @@ class Sums:
             self.models[segment.rank] = Model.from_wire(body)
         elif entry.kind == "coordinates":
             self.coordinates[segment.rank] = Coordinates.from_wire(body)
+        elif entry.kind == "device":
+            said = {name: wire.parse_text(value, name=name) for name, value in body.items()}
+            self.devices[said.pop("uuid", "")] = said
         elif entry.kind == "self-test":
             self.self_tests.append(body.get("passed") is True)
         elif entry.kind == "checkpoint":
@@ -355,6 +359,7 @@ class Sums:
             "own_ns": self.own_ns,
             "metered_ns": self.metered_ns,
             "subjects": self.subjects,
+            "devices": self.devices,
             "self_tests": tuple(self.self_tests),
             "warned": tuple(self.warned),
             "attestations": tuple(self.attestations),

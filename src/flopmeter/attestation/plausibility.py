@@ -13,7 +13,14 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 
 from flopmeter import wire
+from flopmeter.account import Account
+from flopmeter.devices.peaks import find_columns, identify, most_flop_per_s
+from flopmeter.devices.table import Part
+from flopmeter.estimate.hardware import DeviceTime, estimate_hardware
+from flopmeter.reconciliation import device_times, precisions_of
+from flopmeter.tally import CONTRACTIONS
 from flopmeter.units import NS_PER_S, print_duration, print_energy, print_flop
+from flopmeter.usage import DeviceUsage
 
 VERDICTS = ("yes", "no", "cannot-tell")
 KINDS = ("matmul", "attention", "recurrent")
@@ -67,6 +74,47 @@ class Activity:
     least_flop: int | None = None
     most_flop: int | None = None
     beside_flop: int | None = None
+
+
+def check_physics(account: Account) -> tuple[Plausibility, ...]:
+    """Put all four questions to what one run counted and its devices measured; none where no device was.
+
+    Time in which a device was not seen counts as time in which it did all that it can.
+    """
+    devices = device_times(account)
+    if not devices:
+        return ()
+    counts = account.tally.counts
+    products = sum(count.flop for count in counts if count.kind in KINDS)
+    contractions = sum(count.flop for count in counts if count.kind in CONTRACTIONS)
+    precisions = precisions_of(account)
+    limits = [_limit(time, usage, precisions) for time, usage in zip(devices, account.usage.devices, strict=True)]
+    seen = estimate_hardware(devices, precisions=precisions)
+    widest = estimate_hardware(devices)
+    activity = Activity(least_flop=seen.tensor_lower_flop, most_flop=widest.tensor_upper_flop)
+    return (
+        check_ceiling(products, limits),
+        check_energy(products, limits),
+        check_activity(products, activity),
+        check_unmetered(contractions, activity),
+    )
+
+
+def _limit(time: DeviceTime, usage: DeviceUsage, precisions: Sequence[str]) -> Limit:
+    part = identify(device_id=time.device_id, name=time.name).part
+    rates = [] if part is None else [_stated(part, precision) for precision in precisions]
+    return Limit(
+        uuid=time.uuid,
+        held_ns=time.held_ns,
+        stated_flop_per_s=max(rate for rate in rates if rate is not None) if rates and None not in rates else None,
+        most_flop_per_s=None if part is None else most_flop_per_s(part),
+        energy_mj=usage.energy_mj if usage.basis("energy_mj") == "measured" else None,
+    )
+
+
+def _stated(part: Part, precision: str) -> int | None:
+    columns = find_columns(part, precision)
+    return None if columns is None else min(int(part.dense[column]) for column in columns)
 
 
 def check_ceiling(product_flop: int, limits: Sequence[Limit]) -> Plausibility:

@@ -10,6 +10,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from flopmeter.attestation.plausibility import Plausibility
 from flopmeter.units import MJ_PER_J, NS_PER_S, print_ratio
 from flopmeter.usage import DeviceUsage, Usage
 
@@ -44,6 +45,12 @@ def render_usage(usage: Usage) -> Iterator[RenderableType]:
     yield table
     for device in usage.devices:
         yield from (Text(f"{device.uuid[:12]}: {sentence}") for sentence in describe_device(device))
+
+
+def render_physics(answers: Iterable[Plausibility]) -> Iterator[RenderableType]:
+    """Yield what physics says of the count: impossible in red."""
+    for answer in answers:
+        yield Text(f"physics, {answer.name}: {answer.detail}", style="red" if answer.verdict == "no" else "")
 
 
 def describe_device(device: DeviceUsage) -> Iterator[str]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from flopmeter import wire
 from flopmeter.account import Account
+from flopmeter.attestation.plausibility import check_physics
 from flopmeter.formulas.book import FormulaBook
 from flopmeter.reconciliation import Reconciliation
 from flopmeter.tally import Tally
@@ -52,6 +53,7 @@ def summarize(account: Account, *, name: str, findings: Iterable[Mapping[str, wi
             "overhead_fraction": account.overhead_fraction,
         },
         "usage": _usage(account),
+        "plausibility": [answer.to_wire() for answer in check_physics(account)],
         "model": None if account.model is None else account.model.to_wire(),
         "estimates": [estimate.to_wire() for estimate in reconciliation.estimates],
         "differences": [term.to_wire() for term in reconciliation.terms],
@@ -93,6 +95,9 @@ def _usage(account: Account) -> dict[str, object]:
         "held_s": None if held is None else held / NS_PER_S,
         "busy_s": None if busy is None else busy / NS_PER_S,
         "energy_mj": None if energy is None else str(energy),
-        "devices": [device.to_wire() for device in account.usage.devices],
+        "devices": [
+            {**device.to_wire(), "identity": dict(account.devices.get(device.uuid, {}))}
+            for device in account.usage.devices
+        ],
         "notes": list(account.usage.notes),
     }

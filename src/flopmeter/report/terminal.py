@@ -12,11 +12,12 @@ from rich.table import Table
 from rich.text import Text
 
 from flopmeter.account import Account
+from flopmeter.attestation.plausibility import check_physics
 from flopmeter.estimate.estimate import Estimate
 from flopmeter.formulas.book import FormulaBook
 from flopmeter.reconciliation import Reconciliation
 from flopmeter.regimes.regime import Finding
-from flopmeter.report.devices import render_usage
+from flopmeter.report.devices import render_physics, render_usage
 from flopmeter.tally import BASES, KINDS, PHASES, Tally
 from flopmeter.units import print_flop, print_ratio
 
@@ -34,6 +35,7 @@ def print_account(account: Account, console: Console, *, name: str, findings: Se
         _split(account.tally, "kind", KINDS),
         *_estimates(account, reconciliation),
         *render_usage(account.usage),
+        *render_physics(check_physics(account)),
         *_findings(account, findings),
         *_ranks(account),
         *_unknowns(account),

@@ -59,6 +59,7 @@ class Device:
             "cuda": lambda: _cuda_version(library.nvmlSystemGetCudaDriverVersion()),
         }
         if self._parent is not handle:
+            asked["parent_name"] = lambda: library.nvmlDeviceGetName(parent)
             asked["mig_parent"] = lambda: library.nvmlDeviceGetUUID(parent)
             asked["sms"] = lambda: library.nvmlDeviceGetAttributes_v2(handle).multiprocessorCount
         found = {}
