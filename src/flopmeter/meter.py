@@ -131,8 +131,8 @@ class Meter:
 
     @guarded
     def _start(self) -> None:
-        from flopmeter.sensors.nvml import NvmlSampler, find_cuda_uuids  # torch comes in here
-        from flopmeter.sensors.passage import TorchSensor
+        from flopmeter.sensors.nvml import NvmlSampler
+        from flopmeter.sensors.passage import TorchSensor  # torch comes in here
         from flopmeter.sensors.ranks import find_rank, is_cuda_build
         from flopmeter.sensors.registered import with_registered
         from flopmeter.sensors.self_test import run_self_test
@@ -151,7 +151,7 @@ class Meter:
         self._journal.note("self-test", test.to_wire())
         if not test.has_passed:
             self._gap("self-test", "the counter gave a wrong answer to a known question on this torch build", None)
-        self._nvml = NvmlSampler(find_cuda_uuids)
+        self._nvml = NvmlSampler()
         self._nvml.start()
         exact, budget = self._settings.exact, self._settings.overhead_budget
         self._sensor = TorchSensor(self, book=self._book, exact=exact, budget=budget, seed=self._journal.seed)

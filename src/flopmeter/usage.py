@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Self
 
 from flopmeter import wire
+from flopmeter.host import HostUsage
 
 BASES = ("measured", "partial", "missing")
 FIGURES = ("busy_ns", "energy_mj", "power_mj", "sm_cycles", "pipes", "throttled")
@@ -124,26 +125,30 @@ class DeviceUsage:
 class Usage:
     """What all devices spent over an interval, and what could not be measured at all.
 
-    `notes` are plain sentences such as `no NVIDIA driver: …`; they make an empty list of devices say why.
+    `notes` are plain sentences such as `no NVIDIA driver: …`; they make an empty list of devices say why. `host` is the
+    side of the machine itself, None where nobody looked.
     """
 
     devices: tuple[DeviceUsage, ...] = ()
     notes: tuple[str, ...] = field(default=())
+    host: HostUsage | None = None
 
     @classmethod
-    def of(cls, devices: Iterable[DeviceUsage], notes: Iterable[str] = ()) -> Self:
+    def of(cls, devices: Iterable[DeviceUsage], notes: Iterable[str] = (), *, host: HostUsage | None = None) -> Self:
         """Sum stretches that may share devices."""
         summed: dict[str, DeviceUsage] = {}
         for device in devices:
             held = summed.get(device.uuid)
             summed[device.uuid] = device if held is None else held + device
-        return cls(tuple(summed[uuid] for uuid in sorted(summed)), tuple(sorted(set(notes))))
+        return cls(tuple(summed[uuid] for uuid in sorted(summed)), tuple(sorted(set(notes))), host)
 
     def __add__(self, other: object) -> "Usage":
         """Return the sum over both intervals."""
         if not isinstance(other, Usage):
             return NotImplemented
-        return Usage.of((*self.devices, *other.devices), (*self.notes, *other.notes))
+        hosts = [usage.host for usage in (self, other) if usage.host is not None]
+        host = hosts[0] + hosts[1] if len(hosts) == 2 else next(iter(hosts), None)
+        return Usage.of((*self.devices, *other.devices), (*self.notes, *other.notes), host=host)
 
     def total(self, figure: str) -> int | None:
         """Sum one figure over the devices; None where there is no device or one of them lacks it for some of the time.
@@ -158,7 +163,8 @@ class Usage:
 
     def to_wire(self) -> dict[str, wire.Wire]:
         """Return the usage as it travels."""
-        return {"devices": [device.to_wire() for device in self.devices], "notes": list(self.notes)}
+        host: dict[str, wire.Wire] = {} if self.host is None else {"host": self.host.to_wire()}
+        return {"devices": [device.to_wire() for device in self.devices], "notes": list(self.notes), **host}
 
     @classmethod
     def from_wire(cls, value: wire.Wire) -> Self:
@@ -167,6 +173,7 @@ class Usage:
         return cls.of(
             (DeviceUsage.from_wire(item) for item in wire.parse_list(fields.get("devices"), name="devices")),
             (wire.parse_text(item, name="note") for item in wire.parse_list(fields.get("notes"), name="notes")),
+            host=HostUsage.from_wire(fields["host"]) if "host" in fields else None,
         )
 
 

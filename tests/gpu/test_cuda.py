@@ -14,7 +14,8 @@ from torch.utils.checkpoint import checkpoint
 
 from flopmeter.account import Account
 from flopmeter.meter import Meter
-from flopmeter.sensors.nvml import NvmlSampler, find_cuda_uuids
+from flopmeter.sensors.nvml import NvmlSampler
+from flopmeter.sensors.visible import find_held_uuids
 
 pytestmark = [
     pytest.mark.gpu,
@@ -177,7 +178,7 @@ def test_device_time_and_energy_are_read_from_the_device(tmp_path, findings):
 
 def test_the_uuid_of_torch_is_the_uuid_of_nvml(findings):
     torch.zeros(1, device="cuda")
-    uuids = find_cuda_uuids()
+    uuids = find_held_uuids()
     sampler = NvmlSampler(lambda: uuids, period_s=0.05)
     sampler.start()
     time.sleep(0.5)

@@ -127,14 +127,18 @@ class Device:
     def _find(self) -> Any:
         if self._handle is None:
             library = self._library
-            handle = self._ask("the device", lambda: library.nvmlDeviceGetHandleByUUID(self.uuid))
+            handle = self._ask("the device", lambda: _find_handle(library, self.uuid))
             if handle is None:
                 return None
             parent = handle
-            if self.uuid.startswith("MIG-"):
+            if self._is_slice(handle):
                 parent = self._ask("its card", lambda: library.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(handle))
             self._handle, self._parent, self._gpm = handle, parent if parent is not None else handle, None
         return self._handle
+
+    def _is_slice(self, handle: Any) -> bool:
+        said = self._ask("MIG", lambda: self._library.nvmlDeviceIsMigDeviceHandle(handle), is_noted=False)
+        return self.uuid.startswith("MIG-") if said is None else bool(said)
 
     def _read_fields(self, handle: Any) -> dict[int, int]:
         """Read the counters in one call; each has a state of its own."""
@@ -178,6 +182,16 @@ class Device:
             self._note_call("")
         self._has_answered |= is_answer
         return said
+
+
+def _find_handle(library: Any, uuid: str) -> Any:
+    """Find a device; what CUDA gives as the UUID of a MIG slice comes without saying that it is one."""
+    try:
+        return library.nvmlDeviceGetHandleByUUID(uuid)
+    except library.NVMLError as error:
+        if getattr(error, "value", None) != library.NVML_ERROR_NOT_FOUND or not uuid.startswith("GPU-"):
+            raise
+    return library.nvmlDeviceGetHandleByUUID(f"MIG-{uuid.removeprefix('GPU-')}")
 
 
 def words_of(error: Exception) -> str:

@@ -16,7 +16,9 @@ from typing import Any
 from flopmeter.sensors.device import Device, words_of
 from flopmeter.sensors.gpm import LEAST_NS
 from flopmeter.sensors.guard import guarded
+from flopmeter.sensors.host import HostSampler
 from flopmeter.sensors.reading import Reading, Spending
+from flopmeter.sensors.visible import find_held_uuids
 from flopmeter.units import NS_PER_S
 from flopmeter.usage import DeviceUsage, Usage
 
@@ -40,7 +42,7 @@ class NvmlSampler:
 
     def __init__(
         self,
-        find_uuids: Callable[[], Sequence[str]],
+        find_uuids: Callable[[], Sequence[str]] = find_held_uuids,
         *,
         library: Any = None,
         period_s: float = PERIOD_S,
@@ -67,6 +69,7 @@ class NvmlSampler:
         self._silent_since_ns: int | None = None
         self._has_looked, self._idle = False, 0
         self._call, self._called_ns = "", 0
+        self._host, self._has_host = HostSampler(clock_ns=clock_ns), False
         self._pid = 0
 
     def start(self) -> None:
@@ -87,7 +90,7 @@ class NvmlSampler:
             notes = [] if self._has_sampled and not self._has_ended else [self._status]
             if self._is_hanging():
                 notes.append(f"NVML does not come back from reading {self._call}")
-            return Usage.of(pending, notes)
+            return Usage.of(pending, notes, host=self._host.read() if self._has_host else None)
 
     def identities(self) -> dict[str, dict[str, str]]:
         """Return what each device says it is, by UUID: name, serial, PCI id, driver, where NVML tells."""
@@ -140,9 +143,13 @@ class NvmlSampler:
     @guarded
     def _sample_until_halt(self) -> None:
         try:
+            self._host.start()
+            self._has_host = True
             self.sample()
             while not self._halt.wait(self._period_s):
+                self._host.sample()
                 self.sample()
+            self._host.sample()
             time.sleep(LEAST_NS / NS_PER_S if self._spendings else 0)  # the last samples of pipes must lie apart
             self.sample()
         finally:
@@ -249,16 +256,6 @@ def probe_driver() -> dict[str, Any]:
         return {"driver": None, "devices": [], "note": f"NVML does not answer: {words_of(error)}"}
     finally:
         _quiet(pynvml.nvmlShutdown)
-
-
-def find_cuda_uuids() -> list[str]:
-    """Return the UUIDs of the CUDA devices on which this process has reserved memory; initialises nothing."""
-    import torch  # so that the sampler itself can be tried without torch
-
-    if not torch.cuda.is_initialized():
-        return []
-    held = [index for index in range(torch.cuda.device_count()) if torch.cuda.memory_reserved(index) > 0]
-    return [f"GPU-{torch.cuda.get_device_properties(index).uuid}" for index in held]
 
 
 def _quiet(read: Callable[[], Any]) -> Any:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+HELD = "FLOPMETER_DEVICES"
 VARIABLE = "CUDA_VISIBLE_DEVICES"
 ORDER = "CUDA_DEVICE_ORDER"
 BY_BUS = "PCI_BUS_ID"
@@ -98,6 +99,18 @@ def find_held() -> tuple[str, ...] | None:
     held = [index for index in indices if torch.cuda.memory_reserved(index) > 0]
     held = held or [index for index in indices if torch._C._cuda_hasPrimaryContext(index)]  # noqa: SLF001
     return tuple([str(torch.cuda.get_device_properties(index).uuid) for index in held])
+
+
+def find_held_uuids() -> list[str]:
+    """Return the UUIDs, as NVML writes them, of the devices that this process holds.
+
+    Where `FLOPMETER_DEVICES` names them, with commas between, torch is not asked: for programs whose work on devices
+    does not go through torch.
+    """
+    named = os.environ.get(HELD, "")
+    if named.strip():
+        return [name.strip() for name in named.split(",") if name.strip()]
+    return [uuid if uuid.startswith(("GPU-", "MIG-")) else f"GPU-{uuid}" for uuid in find_held() or ()]
 
 
 def name_held(held: Sequence[str], inventory: Inventory) -> Visible:

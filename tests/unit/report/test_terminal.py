@@ -86,7 +86,7 @@ def test_devices_stand_with_what_was_measured_and_what_was_not(tmp_path: Path) -
         segment.end()
     text = render_account(Account.of(tmp_path), name="tiny")
     (line,) = [line for line in text.splitlines() if "GPU-1" in line]
-    assert line.split() == ["H100", "GPU-1", "2", "s", "unknown", "5", "J"]
+    assert line.split() == ["H100", "GPU-1", "2", "s", "unknown", "5.000", "J", "unknown", "unknown"]
 
 
 def test_a_long_list_is_cut_and_says_so(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pynvml
 import pytest
 
 from flopmeter.sensors import nvml
-from flopmeter.sensors.nvml import NO_DEVICE, NvmlSampler, find_cuda_uuids
+from flopmeter.sensors.nvml import NO_DEVICE, NvmlSampler
 from flopmeter.testing import fake_truth
 from flopmeter.testing.fake_clusters import bad_hour, h100, sliced_h100
 from flopmeter.testing.fake_devices import FakeDriver, FakeMachine, Fault, Series
@@ -125,6 +125,7 @@ CODES = [*range(1, 30), 999]
 SITES = sorted(
     {
         *("nvmlInitWithFlags", "nvmlDeviceGetHandleByUUID", "nvmlDeviceGetFieldValues", "nvmlDeviceGetPowerUsage"),
+        "nvmlDeviceIsMigDeviceHandle",
         *("nvmlDeviceGetTotalEnergyConsumption", "nvmlDeviceGetEnforcedPowerLimit", "nvmlDeviceGetUtilizationRates"),
         *("nvmlDeviceGetClockInfo", "nvmlDeviceGetCurrentClocksEventReasons", "nvmlGpmQueryDeviceSupport"),
         *("nvmlGpmSampleAlloc", "nvmlGpmSampleGet", "nvmlGpmMetricsGet", "nvmlGpmSampleFree", "nvmlShutdown"),
@@ -253,8 +254,3 @@ def test_a_forked_child_does_not_wait_for_a_thread_that_it_has_not():
     sampler._pid = os.getpid() + 1
     sampler.stop()
     sampler._halt.set()
-
-
-def test_without_cuda_no_device_is_held():
-    pytest.importorskip("torch")
-    assert find_cuda_uuids() == []
