@@ -40,7 +40,7 @@ def apart(program, *args):
 def _tell(parent, program, args):
     try:
         told = program(*args), ""
-    except BaseException:  # whatever it is, the parent is to say it
+    except BaseException:  # noqa: BLE001  # whatever it is, the parent is to say it
         told = None, traceback.format_exc()
     parent.send(told)
 
