@@ -15,6 +15,7 @@ from importlib import import_module
 from typing import Any
 
 from flopmeter.host import HostUsage
+from flopmeter.sensors.guard import guarded
 from flopmeter.units import NS_PER_S
 
 WALK_NS = 5 * NS_PER_S
@@ -23,6 +24,7 @@ WALK_SHARE = 1000
 NOT_STARTED = "the host's usage is not read"
 UNREADABLE = "some child processes cannot be read: their processor time and memory are not in it"
 
+LATE = "the first reading failed: what was used before the next one is not in it"
 FORKED = "this process was forked from the one that is read"
 
 Key = tuple[int, float]
@@ -55,6 +57,7 @@ class HostSampler:
         self._notes: set[str] = set()
         self._failure = NOT_STARTED
 
+    @guarded
     def start(self) -> None:
         """Take the first reading, from which later ones differ; a forked child that goes on has to start again."""
         self._forget()
@@ -66,20 +69,18 @@ class HostSampler:
             self._library = None
         self.sample()
 
+    @guarded
     def sample(self) -> None:
         """Take a reading."""
         if self._library is None or self._pid != os.getpid():
             return
         with self._sampling:
             notes: set[str] = set()
-            try:
-                self._walk()
-                seen, resident = self._look(notes)
-            except (self._library.Error, OSError) as error:
-                words = " ".join(str(error).split()) or type(error).__name__
-                self._failure = f"the host's usage could not be read: {words}"
-                return
+            self._walk()
+            seen, resident = self._look(notes)
             spent = _spent(self._times, seen) if self._times else 0
+            if not self._times and self._failure != NOT_STARTED:
+                notes.add(LATE)
             self._times = seen
         with self._handover:
             self._failure = ""
@@ -87,6 +88,11 @@ class HostSampler:
             self._now_bytes = resident
             self._peak_bytes = max(self._peak_bytes, resident)
             self._notes |= notes
+
+    def on_failure(self, error: Exception) -> None:
+        """Say why the last reading is missing; the next one makes up for it."""
+        words = " ".join(str(error).split()) or type(error).__name__
+        self._failure = f"the host's usage could not be read: {words}"
 
     def read(self) -> HostUsage:
         """Return what was used between the last reading before the last `read` and the last reading of all.
@@ -116,8 +122,11 @@ class HostSampler:
         if began < self._walk_after_ns:
             return
         own = self._library.Process()
-        found = {(one.pid, one.create_time()): one for one in (own, *own.children(recursive=True))}
-        self._processes = {key: self._processes.get(key, one) for key, one in found.items()}
+        found = {}
+        for process in (own, *own.children(recursive=True)):
+            with contextlib.suppress(self._library.NoSuchProcess):  # it may end meanwhile
+                found[process.pid, process.create_time()] = process
+        self._processes = found
         now = self._clock_ns()
         self._walk_after_ns = now + max(WALK_NS, WALK_SHARE * (now - began))
 

@@ -158,7 +158,7 @@ def parse_visible(
         chosen, by_number, note = _parse_entries(value, counted)
     if not is_complete and (by_number or ((value or "").strip() and note)):
         return Visible(None, _joined(note, "but NVML cannot tell of all devices: which ones these are is not known"))
-    if not by_number or is_ordered or len(counted) <= 1:
+    if not by_number or is_ordered:
         return _as_cuda_shows(chosen, note)
     if len(chosen) not in {0, len(counted)}:
         return Visible(None, f"{UNORDERED}: numbers cannot be mapped without CUDA")

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from flopmeter.host import HostUsage
-from flopmeter.sensors.host import FORKED, UNREADABLE, WALK_NS, HostSampler
+from flopmeter.sensors.host import FORKED, LATE, UNREADABLE, WALK_NS, HostSampler
 
 SECOND = 1_000_000_000
 TICK = SECOND // 100
@@ -40,6 +40,8 @@ class ScriptedProcess:
         self.pid, self.own, self.ended, self.rss, self.began = pid, own, ended, rss, began
 
     def create_time(self):
+        if isinstance(self.began, Exception):
+            raise self.began
         return self.began
 
     def cpu_times(self):
@@ -258,7 +260,8 @@ def test_another_process_with_a_number_that_was_used_before_is_a_new_one(started
 def test_between_walks_another_process_with_a_known_number_is_left_out(started):
     library, sampler = started(ScriptedProcess(2, own=50.0))
     library.children[0].own = 0.5
-    assert after(library, sampler, seconds=1).cpu_ns == 0
+    library.own.own = 10.0
+    assert after(library, sampler, seconds=1).cpu_ns == 10 * SECOND
 
 
 def test_the_most_memory_of_all_together_is_kept_until_it_is_read(started):
@@ -290,6 +293,31 @@ def test_a_reading_that_fails_is_missing_and_the_next_one_makes_up_for_it(starte
     library.failure = None
     library.own.own = 3.0
     assert after(library, sampler) == HostUsage(cpu_ns=3 * SECOND, peak_bytes=100, cores=len(os.sched_getaffinity(0)))
+
+
+def test_a_child_that_ends_during_the_walk_does_not_spoil_the_reading(started):
+    library, sampler = started()
+    library.children.append(ScriptedProcess(2, began=GoneError()))
+    library.own.own = 1.0
+    assert after(library, sampler).cpu_ns == SECOND
+
+
+def test_whatever_else_psutil_raises_stays_with_us(started):
+    library, sampler = started()
+    library.own.own = ValueError("a line of /proc that nobody expected")
+    assert "nobody expected" in after(library, sampler).note
+
+
+def test_a_first_reading_that_fails_is_said():
+    """What was used until the second one is lost, and must not pass for nothing."""
+    library = Scripted()
+    library.failure = OSError("Too many open files")
+    sampler = HostSampler(library=library, clock_ns=lambda: library.now_ns)
+    sampler.start()
+    library.failure = None
+    library.own.own = 5.0
+    usage = after(library, sampler)
+    assert (usage.cpu_ns, usage.note) == (0, LATE)
 
 
 def test_all_processes_are_walked_over_rarely(started):
