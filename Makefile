@@ -17,7 +17,7 @@ BARE_TESTS := $(wildcard tests/unit tests/laws tests/house/test_bare.py tests/ho
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help python demo test test-bare test-all sweep test-torch lint clean
+.PHONY: help python demo demo-gpu test test-bare test-all sweep test-torch lint clean
 
 help:
 	@echo "make demo              train a small model with the meter on; ends with a verified attestation"
@@ -70,6 +70,10 @@ $(BARE)/.ready: $(PINS) | python
 
 demo: $(VENV)/.ready-demo
 	@$(VENV)/bin/python examples/demo.py
+
+# Eight H100s that a script plays; needs a C compiler.
+demo-gpu: $(VENV)/.ready-demo
+	@$(VENV)/bin/python examples/demo_gpu.py
 
 # pytest comes last, so that its closing line is the last thing printed.
 test: test-bare lint test-all

@@ -159,7 +159,7 @@ def _check_model(statement: Statement) -> None:
     usage = statement.part("usage")
     devices = _objects(usage["devices"])
     for name in ("heldNs", "busyNs", "energyMj"):
-        values = [_known(device, name) for device in devices]
+        values = [_whole(device, name) for device in devices]
         total = sum(value or 0 for value in values) if values and None not in values else None
         _agree(f"usage.{name}", _known(usage, name), "the sum over its devices", total)
 
@@ -233,6 +233,14 @@ def _count(fields: Fields, name: str) -> int:
 
 def _known(fields: Fields, name: str) -> int | None:
     return None if fields.get(name) is None else _count(fields, name)
+
+
+def _whole(device: Fields, name: str) -> int | None:
+    """Return a figure of a device that was measured for all the time that it was held; else None."""
+    missing = wire.parse_object(device.get("missingNs", {}), name="missingNs")
+    if (_known(device, "unseenNs") or 0) or (_known(missing, name) or 0):
+        return None
+    return _known(device, name)
 
 
 def _objects(value: wire.Wire) -> list[Fields]:

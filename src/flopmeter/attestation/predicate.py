@@ -293,8 +293,14 @@ def _describe_device(device: DeviceUsage) -> dict[str, wire.Wire]:
         "name": device.name,
         "note": device.note,
         "heldNs": print_known(device.held_ns),
+        "unseenNs": wire.print_count(device.unseen_ns),
         "busyNs": print_known(device.busy_ns),
         "energyMj": print_known(device.energy_mj),
+        "missingNs": {
+            name: wire.print_count(device.missing[figure])
+            for figure, name in (("busy_ns", "busyNs"), ("energy_mj", "energyMj"))
+            if figure in device.missing
+        },
     }
 
 
