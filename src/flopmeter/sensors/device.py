@@ -6,6 +6,7 @@ only a GPU can settle is in `tests/gpu`. Not here: when devices are read (`nvml.
 """
 
 from collections.abc import Callable, Mapping
+from ctypes import ArgumentError
 from typing import Any
 
 from flopmeter.sensors.gpm import PipeReader
@@ -16,6 +17,8 @@ RENUMBERED = (580, 82)
 
 Source: nvidia-ml-py 13.580.65 and 13.580.82. The number is all that the driver is asked by: a wrong one answers, too.
 """
+BINDING_FAILURES = (OSError, ValueError, AttributeError, TypeError, ArgumentError)
+"""What else a call may raise: a symbol or a structure that this driver and this binding see differently."""
 OF_CARD = "NVML tells energy, power and utilisation of the whole card, not of this slice of it"
 _ENERGY, _POWER, _RECOVERY, _UNCORRECTED = 83, 185, 230, 4
 _ACTIONS = {1: "reset", 2: "reboot", 3: "drain of peer-to-peer traffic", 4: "drain and reset"}
@@ -173,7 +176,7 @@ class Device:
         self._note_call(what)
         try:
             said = read()
-        except Exception as error:  # noqa: BLE001  # a binding that fails in its own way is no reason to end
+        except (self._library.NVMLError, *BINDING_FAILURES) as error:
             self._why = self._why or words_of(error)
             if is_noted:
                 self._notes.add(f"{what} could not be read: {words_of(error)}")

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 
-from flopmeter.sensors.device import Device, words_of
+from flopmeter.sensors.device import BINDING_FAILURES, Device, words_of
 from flopmeter.sensors.gpm import LEAST_NS
 from flopmeter.sensors.guard import guarded
 from flopmeter.sensors.host import HostSampler
@@ -169,7 +169,7 @@ class NvmlSampler:
         self._note_call("the driver")
         try:
             library.nvmlInit()
-        except Exception as error:  # noqa: BLE001  # the binding's own, or whatever loading a library raises
+        except (library.NVMLError, *BINDING_FAILURES) as error:
             self._say(f"no NVIDIA driver: {words_of(error)}")
             return False
         finally:
@@ -185,12 +185,12 @@ class NvmlSampler:
         self._devices.clear()
         library, self._open = self._open, None
         if library is not None:
-            _quiet(library.nvmlShutdown)
+            _quiet(library, library.nvmlShutdown)
 
     def _read_device(self, uuid: str) -> bool:
         device = self._devices.get(uuid)
         if device is None:
-            driver = str(_quiet(self._open.nvmlSystemGetDriverVersion) or "")
+            driver = str(_quiet(self._open, self._open.nvmlSystemGetDriverVersion) or "")
             device = self._devices[uuid] = Device(self._open, uuid, driver=driver, note_call=self._note_call)
         spending = self._spendings.setdefault(uuid, Spending(uuid))
         reading = device.read(self._clock_ns)
@@ -255,12 +255,12 @@ def probe_driver() -> dict[str, Any]:
     except pynvml.NVMLError as error:
         return {"driver": None, "devices": [], "note": f"NVML does not answer: {words_of(error)}"}
     finally:
-        _quiet(pynvml.nvmlShutdown)
+        _quiet(pynvml, pynvml.nvmlShutdown)
 
 
-def _quiet(read: Callable[[], Any]) -> Any:
+def _quiet(library: Any, read: Callable[[], Any]) -> Any:
     """Return what a call says, or None where NVML cannot tell."""
     try:
         return read()
-    except Exception:  # noqa: BLE001  # asked for when nobody would hear of it
+    except (library.NVMLError, *BINDING_FAILURES):
         return None

@@ -74,7 +74,10 @@ class Spending:
 
     @property
     def since_ns(self) -> int | None:
-        """When the last reading was taken."""
+        """When the last reading was taken.
+
+        Units: nanoseconds of the sampler's clock.
+        """
         return None if self._before is None else self._before.at_ns
 
     def take(self, reading: Reading) -> DeviceUsage | None:

@@ -1,0 +1,57 @@
+"""The table of devices, and the sentences about what in it is not whole."""
+
+from io import StringIO
+
+from rich.console import Console
+
+from flopmeter.report.devices import describe_device, render_usage
+from flopmeter.usage import DeviceUsage, Usage
+
+HOUR = 3600 * 1_000_000_000
+
+
+def text_of(usage):
+    console = Console(file=StringIO(), width=100)
+    for part in render_usage(usage):
+        console.print(part)
+    return console.file.getvalue()
+
+
+def test_a_whole_device_is_a_row_to_the_second_and_the_millijoule():
+    device = DeviceUsage(
+        uuid="GPU-12345678-9", name="NVIDIA H100 80GB HBM3", held_ns=HOUR, busy_ns=HOUR // 2, energy_mj=2_260_200_001,
+        power_mj=2_260_200_000, sm_cycles=1755 * HOUR // 1000, pipes={"tensor": 1755 * HOUR // 4000}, throttled={},
+    )  # fmt: skip
+    (line,) = [line for line in text_of(Usage.of([device])).splitlines() if "GPU-" in line]
+    figures = "3,600 s 50 % 2,260,200.001 J 1,755 MHz 25 %"
+    assert " ".join(line.split()).endswith(figures)
+    assert list(describe_device(device)) == []
+
+
+def test_what_is_not_whole_is_marked_and_said():
+    """Else half an hour of a lost device reads as half an hour of rest."""
+    device = DeviceUsage(
+        uuid="GPU-1", name="x", held_ns=HOUR // 2, unseen_ns=HOUR // 2, energy_mj=5000, missing={"energy_mj": 10**9},
+        throttled={"thermal": HOUR // 4}, note="GPU is lost; b",
+    )  # fmt: skip
+    assert "5.000 J+" in text_of(Usage.of([device]))
+    said = list(describe_device(device))
+    assert said[:2] == ["GPU is lost", "b"]
+    assert said[2].startswith("of 1,800 s nothing is known")
+    assert said[3] == "energy was not measured for 1 s of the time held"
+    assert said[4] == "its clock was held down: thermal 900 s"
+
+
+def test_two_ways_to_measure_energy_that_disagree_are_said():
+    device = DeviceUsage(uuid="GPU-1", name="x", held_ns=HOUR, energy_mj=327_000, power_mj=187_000)
+    assert list(describe_device(device)) == [
+        "its power readings add up to 187.000 J, its energy counter says 327.000 J"
+    ]
+    near = DeviceUsage(uuid="GPU-1", name="x", held_ns=HOUR, energy_mj=100_000, power_mj=96_000)
+    assert list(describe_device(near)) == []
+
+
+def test_unknown_is_a_word():
+    text = text_of(Usage.of([DeviceUsage(uuid="GPU-1", name="x")], ["no driver"]))
+    assert text.count("unknown") == 6, "five figures, and the sentence about the driver"
+    assert "not zero" in text

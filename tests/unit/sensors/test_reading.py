@@ -1,0 +1,99 @@
+"""What a device spent between two readings, where its counters may restart, freeze, jump or be silent."""
+
+import pytest
+
+from flopmeter.sensors.reading import IMPOSSIBLE, RESET, SILENT, STUCK, Activity, Reading, Spending
+
+SECOND = 1_000_000_000
+
+
+def spent(*readings):
+    """Return what was spent from each reading to the next."""
+    spending = Spending("GPU-1")
+    assert spending.take(readings[0]) is None
+    return [spending.take(reading) for reading in readings[1:]]
+
+
+def at(second, **fields):
+    return Reading(second * SECOND, **fields)
+
+
+def test_a_first_reading_says_nothing():
+    spending = Spending("GPU-1")
+    assert spending.since_ns is None
+    assert spending.take(at(3, energy_mj=5)) is None
+    assert spending.since_ns == 3 * SECOND
+
+
+def test_energy_is_the_difference_whatever_lies_between():
+    (one,) = spent(at(0, energy_mj=100), at(3600, energy_mj=2_000_100, power_mw=600, limit_mw=700_000))
+    assert (one.held_ns, one.energy_mj, one.power_mj) == (3600 * SECOND, 2_000_000, 600 * 3600)
+
+
+def test_a_counter_that_restarts_is_missing_for_that_stretch_only():
+    before, reset, after = spent(at(0, energy_mj=10), at(1, energy_mj=20), at(2, energy_mj=3), at(3, energy_mj=9))
+    assert (before.energy_mj, reset.energy_mj, after.energy_mj) == (10, None, 6)
+    assert reset.note == RESET
+    whole = before + reset + after
+    assert (whole.energy_mj, whole.lacks("energy_mj")) == (16, SECOND)
+
+
+def test_a_counter_that_stands_still_is_missing_until_it_has_moved_once():
+    """When it moves again, it may have made up for the time or not: nobody knows which."""
+    readings = [at(second, energy_mj=mj, power_mw=500) for second, mj in enumerate([0, 1, 1, 1, 4, 5])]
+    found = spent(*readings)
+    assert [one.energy_mj for one in found] == [1, None, None, None, 1]
+    assert found[1].note == STUCK
+
+
+def test_no_energy_at_no_power_or_in_no_time_is_none_spent():
+    (one,) = spent(at(0, energy_mj=5), at(1, energy_mj=5, power_mw=0))
+    assert one.energy_mj == 0
+    (short,) = spent(Reading(0, energy_mj=5), Reading(SECOND // 100, energy_mj=5, power_mw=500))
+    assert short.energy_mj == 0, "counters move every 20 to 100 ms"
+
+
+@pytest.mark.parametrize(("mj", "is_known"), [(840, True), (841, False)])
+def test_more_than_the_power_limit_allows_is_no_energy(mj, is_known):
+    (one,) = spent(at(0, energy_mj=0), at(1, energy_mj=mj, limit_mw=700))
+    assert (one.energy_mj is not None) is is_known
+    assert (one.note == IMPOSSIBLE) is not is_known
+
+
+def test_silence_is_not_held_time():
+    """Else a lost device is one that did nothing for an hour."""
+    gap, back, known = spent(at(0, energy_mj=0), at(5, has_answered=False), at(9, energy_mj=50), at(10, energy_mj=60))
+    assert [(one.held_ns, one.unseen_ns) for one in (gap, back, known)] == [
+        (0, 5 * SECOND), (0, 4 * SECOND), (SECOND, 0)
+    ]  # fmt: skip
+    assert gap.note == SILENT
+    assert (gap.energy_mj, back.energy_mj, known.energy_mj) == (None, None, 10)
+
+
+def test_power_loses_nothing_to_rounding():
+    """Else ten thousand short stretches each lose up to a millijoule."""
+    readings = [Reading(index * 1_234_567, power_mw=333) for index in range(1001)]
+    assert sum(one.power_mj for one in spent(*readings)) == 333 * 1_234_567 * 1000 // 10**9
+
+
+def test_clocks_are_cycles_of_the_mean_of_both_ends():
+    (one,) = spent(at(0, sm_mhz=1000), at(2, sm_mhz=2000))
+    assert one.sm_cycles == 3 * 10**9
+    (unknown,) = spent(at(0, sm_mhz=1000), at(2))
+    assert unknown.sm_cycles is None
+
+
+def test_activity_of_a_part_of_the_time_says_so():
+    (one,) = spent(at(0), at(4, activity=Activity({"tensor": 7}, 3 * SECOND)))
+    assert (one.pipes, one.lacks("pipes")) == ({"tensor": 7}, SECOND)
+
+
+def test_throttling_is_told_by_counters_or_by_what_holds_now():
+    (counted,) = spent(at(0, slowed_ns={"thermal": 5, "power cap": 1}), at(1, slowed_ns={"thermal": 9, "power cap": 1}))
+    assert counted.throttled == {"thermal": 4}
+    (restarted,) = spent(at(0, slowed_ns={"thermal": 5}), at(1, slowed_ns={"thermal": 2}))
+    assert restarted.throttled is None
+    (said,) = spent(at(0), at(1, reasons=0x4 | 0x1))
+    assert said.throttled == {"power cap": SECOND}
+    (neither,) = spent(at(0), at(1))
+    assert neither.throttled is None
