@@ -100,4 +100,5 @@ def _usage(account: Account) -> dict[str, object]:
             for device in account.usage.devices
         ],
         "notes": list(account.usage.notes),
+        "host": None if account.usage.host is None else account.usage.host.to_wire(),
     }
