@@ -1,8 +1,8 @@
 """Run the demo as if on a node of eight H100s, one of which is lost halfway: a laptop will do.
 
-The devices are a script, played by a fake NVML library through the real bindings (`flopmeter.testing.fake_nvml`). A fake
-proves our handling, not the hardware: the training is the small one of `demo.py`, on this machine's processor, and what
-the report says of devices is what the script says. The two have nothing to do with each other, and the report notices.
+The devices are a script, played by a fake NVML library through the real bindings (`flopmeter.testing.fake_nvml`).
+A fake proves our handling, not the hardware: the training is the small one of `demo.py`, on this machine's processor,
+and what the report says of devices is what the script says. The two have nothing to do with each other.
 """
 
 import argparse
