@@ -36,6 +36,8 @@ class Device:
         self._library = library
         self._note_call = note_call
         self._slowdowns = _slowdown_fields(driver)
+        self._fields = [_ENERGY, _POWER, _RECOVERY, _UNCORRECTED, *self._slowdowns]
+        self._value_names = _names_of_values(library)
         self._handle: Any = None
         self._parent: Any = None
         self._notes: set[str] = set()
@@ -146,16 +148,20 @@ class Device:
     def _read_fields(self, handle: Any) -> dict[int, int]:
         """Read the counters in one call; each has a state of its own."""
         library = self._library
-        numbers = [_ENERGY, _POWER, _RECOVERY, _UNCORRECTED, *self._slowdowns]
         values = self._ask(
-            "fields", lambda: library.nvmlDeviceGetFieldValues(handle, numbers), is_noted=False, is_answer=False
+            "fields",
+            lambda: library.nvmlDeviceGetFieldValues(handle, self._fields),
+            is_noted=False,
+            is_answer=False,
         )
         found = {}
-        for value in values or ():
-            if value.nvmlReturn == library.NVML_SUCCESS:
+        for number, value in zip(self._fields, values or (), strict=False):
+            if value.nvmlReturn == 0:
                 self._has_answered = True
-                found[int(value.fieldId)] = _value_of(library, value)
-        return {number: value for number, value in found.items() if value is not None}
+                name = self._value_names.get(value.valueType)
+                if name is not None:
+                    found[number] = getattr(value.value, name)
+        return found
 
     def _read_pipes(self, handle: Any, clock_mhz: int | None, at_ns: int) -> Activity | None:
         if self._gpm is None:
@@ -211,16 +217,15 @@ def _slowdown_fields(driver: str) -> dict[int, str]:
     return known | {first: "thermal", first + 1: "hardware thermal", first + 2: "power brake"}
 
 
-def _value_of(library: Any, value: Any) -> int | None:
-    names = {
+def _names_of_values(library: Any) -> dict[int, str]:
+    """Return which member of its union a field's value is in, by type; floats are no counters."""
+    return {
         library.NVML_VALUE_TYPE_UNSIGNED_INT: "uiVal",
         library.NVML_VALUE_TYPE_UNSIGNED_LONG: "ulVal",
         library.NVML_VALUE_TYPE_UNSIGNED_LONG_LONG: "ullVal",
         library.NVML_VALUE_TYPE_SIGNED_LONG_LONG: "sllVal",
         library.NVML_VALUE_TYPE_SIGNED_INT: "siVal",
     }
-    name = names.get(value.valueType)
-    return None if name is None else int(getattr(value.value, name))
 
 
 def _reasons(library: Any, handle: Any) -> int:

@@ -7,7 +7,6 @@ only. Not here: what cycles are worth (`estimate/hardware.py`), the raw cycle co
 
 import math
 from collections.abc import Callable
-from fractions import Fraction
 from typing import Any
 
 from flopmeter.sensors.reading import MHZ_NS_PER_CYCLE, Activity
@@ -29,6 +28,8 @@ class PipeReader:
         self._is_supported: bool | None = None
         self._spare: list[Any] = []
         self._told: set[str] = set()
+        self._metrics: Any = None
+        self._slots: list[tuple[str, Any]] = []
         self._last: tuple[Any, int, int | None] | None = None
 
     def read(self, clock_mhz: int | None, at_ns: int) -> Activity | None:
@@ -54,8 +55,14 @@ class PipeReader:
         self._spare.append(then)
         if not shares or clock_mhz is None or then_mhz is None:
             return None
-        cycles = Fraction((clock_mhz + then_mhz) * (at_ns - then_ns), 2 * MHZ_NS_PER_CYCLE)
-        return Activity({name: round(share * cycles / 100) for name, share in shares.items()}, at_ns - then_ns)
+        ns = at_ns - then_ns
+        twice = (clock_mhz + then_mhz) * ns  # MHz × ns of both ends of the stretch
+        parts = 2 * MHZ_NS_PER_CYCLE * 100
+        pipes = {}
+        for name, share in shares.items():
+            above, below = share.as_integer_ratio()
+            pipes[name] = above * twice // (below * parts)
+        return Activity(pipes, ns)
 
     def release(self) -> None:
         """Give the samples back to the driver."""
@@ -69,19 +76,24 @@ class PipeReader:
             self._spare.append(self._last[0])
         self._last = None
 
-    def _compare(self, then: Any, now: Any) -> dict[str, Fraction]:
+    def _compare(self, then: Any, now: Any) -> dict[str, float]:
+        """Return what was told of each pipe between two samples, in percent of the cycles."""
         library = self._library
-        metrics = library.c_nvmlGpmMetricsGet_t()
-        metrics.version = library.NVML_GPM_METRICS_GET_VERSION
-        metrics.numMetrics, metrics.sample1, metrics.sample2 = len(PIPES), then, now
-        for place, number in enumerate(PIPES):
-            metrics.metrics[place].metricId = number
+        if self._metrics is None:  # kept: its array has room for every metric there is
+            metrics = self._metrics = library.c_nvmlGpmMetricsGet_t()
+            metrics.version, metrics.numMetrics = library.NVML_GPM_METRICS_GET_VERSION, len(PIPES)
+            for place, number in enumerate(PIPES):
+                metrics.metrics[place].metricId = number
+            self._slots = [(name, metrics.metrics[place]) for place, name in enumerate(PIPES.values())]
+        metrics = self._metrics
+        metrics.sample1, metrics.sample2 = then, now
         if self._ask("pipe activity", lambda: library.nvmlGpmMetricsGet(metrics)) is None:
             return {}
         found = {}
-        for place, name in enumerate(PIPES.values()):
-            metric = metrics.metrics[place]
-            if metric.nvmlReturn == library.NVML_SUCCESS and math.isfinite(metric.value) and metric.value >= 0:
-                found[name] = Fraction(metric.value)
+        for name, metric in self._slots:
+            if metric.nvmlReturn == 0 and 0 <= (value := metric.value) < math.inf:  # NaN is neither
+                found[name] = value
+        if len(found) < len(self._told):
+            return {}  # a sum over times when one was not told would be too little
         self._told |= set(found)
-        return found if set(found) == self._told else {}  # a sum over times when one was not told would be too little
+        return found if len(found) == len(self._told) else {}
