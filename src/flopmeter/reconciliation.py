@@ -89,8 +89,8 @@ def _device_time(device: DeviceUsage, says: Mapping[str, str]) -> DeviceTime:
         name=says.get("parent_name", device.name),
         device_id="" if (pci := _number(says.get("pci", ""), 16)) is None else print_device_id(pci),
         held_ns=None if device.held_ns is None else held_ns + device.unseen_ns,
-        clock=_cycles(device.sm_cycles, held_ns - device.lacks("sm_cycles")),
-        tensor=_cycles(tensor, held_ns - device.lacks("pipes")),
+        clock=_cycles(device.sm_cycles, max(0, held_ns - device.lacks("sm_cycles"))),
+        tensor=_cycles(tensor, max(0, held_ns - device.lacks("pipes"))),
         slice_sms=_number(says.get("sms", ""), 10),
         capability=says.get("capability", ""),
     )
@@ -99,9 +99,10 @@ def _device_time(device: DeviceUsage, says: Mapping[str, str]) -> DeviceTime:
 def _number(text: str, base: int) -> int | None:
     """Return the number that a device gave; None where what stands there is none."""
     try:
-        return int(text, base)
+        number = int(text, base)
     except ValueError:
         return None
+    return number if 0 < number < 2**32 else None
 
 
 def _cycles(cycles: int | None, covered_ns: int) -> Cycles | None:

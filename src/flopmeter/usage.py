@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Self
 
 from flopmeter import wire
+from flopmeter.errors import MalformedError
 from flopmeter.host import HostUsage
 
 BASES = ("measured", "partial", "missing")
@@ -62,17 +63,14 @@ class DeviceUsage:
             throttled=_joined(self.throttled, other.throttled),
             note="; ".join(sorted(notes)),
         )
-        known = {name: ns for name, ns in missing.items() if ns and getattr(whole, name) is not None}
-        return replace(whole, missing=known)
+        return replace(whole, missing={name: ns for name, ns in missing.items() if ns != whole.lacks(name)})
 
     def lacks(self, figure: str) -> int:
         """Return for how much of the held time a figure was not measured.
 
         Units: nanoseconds.
         """
-        if getattr(self, figure) is None:
-            return self.held_ns or 0
-        return self.missing.get(figure, 0)
+        return self.missing.get(figure, (self.held_ns or 0) if getattr(self, figure) is None else 0)
 
     def basis(self, figure: str) -> str:
         """Return how a figure came to be: `measured`, `partial` (not all of the time), or `missing`."""
@@ -116,7 +114,7 @@ class DeviceUsage:
             sm_cycles=count("sm_cycles"),
             pipes=_parse_counts(fields.get("pipes"), name="pipes"),
             throttled=_parse_counts(fields.get("throttled"), name="throttled"),
-            missing=_parse_counts(fields.get("missing"), name="missing") or {},
+            missing=_parse_missing(fields.get("missing"), held_ns=count("held_ns")),
             note=wire.parse_text(fields.get("note"), name="note"),
         )
 
@@ -199,3 +197,12 @@ def _parse_counts(value: wire.Wire, *, name: str) -> dict[str, int] | None:
         return None
     fields = wire.parse_object(value, name=name)
     return {key: wire.parse_count(count, name=f"{name}.{key}") for key, count in fields.items()}
+
+
+def _parse_missing(value: wire.Wire, *, held_ns: int | None) -> dict[str, int]:
+    found = _parse_counts(value, name="missing") or {}
+    for name, ns in found.items():
+        if name not in FIGURES or (held_ns is not None and ns > held_ns):
+            msg = f"missing: {name!r} for {ns} ns, of a device that was held for {held_ns} ns"
+            raise MalformedError(msg)
+    return found

@@ -41,7 +41,8 @@ def render_usage(usage: Usage) -> Iterator[RenderableType]:
     for title in ("held", "not seen", "busy", "energy", "SM clock", "tensor"):
         table.add_column(title, justify="right")
     for device in usage.devices:
-        table.add_row(f"{device.name.removeprefix('NVIDIA ')} {device.uuid[:12]}", *_figures(device))
+        name = f"{device.name.removeprefix('NVIDIA ')} {device.uuid[:12]}"
+        table.add_row(Text("".join(filter(str.isprintable, name))), *_figures(device))  # not markup, whatever it says
     yield table
     for device in usage.devices:
         yield from (Text(f"{device.uuid[:12]}: {sentence}") for sentence in describe_device(device))
@@ -59,6 +60,8 @@ def describe_device(device: DeviceUsage) -> Iterator[str]:
     if device.unseen_ns:
         yield f"of {_seconds(device.unseen_ns)} nothing is known: it may have done nothing, or all that it can"
     for figure, ns in device.missing.items():
+        if getattr(device, figure) is None:
+            continue  # its row says unknown
         yield f"{WORDS.get(figure, figure)} was not measured for {_seconds(ns)} of the time held"
     if device.throttled:
         said = ", ".join(f"{name} {_seconds(ns)}" for name, ns in device.throttled.items())

@@ -19,6 +19,8 @@ Source: nvidia-ml-py 13.580.65 and 13.580.82. The number is all that the driver 
 """
 BINDING_FAILURES = (OSError, ValueError, AttributeError, TypeError, ArgumentError)
 """What else a call may raise: a symbol or a structure that this driver and this binding see differently."""
+NOT_TOLD = 2**32 - 1, 2**64 - 1
+"""All ones: what drivers give for what they cannot tell."""
 OF_CARD = "NVML tells energy, power and utilisation of the whole card, not of this slice of it"
 _ENERGY, _POWER, _RECOVERY, _UNCORRECTED = 83, 185, 230, 4
 _ACTIONS = {1: "reset", 2: "reboot", 3: "drain of peer-to-peer traffic", 4: "drain and reset"}
@@ -159,8 +161,8 @@ class Device:
             if value.nvmlReturn == 0:
                 self._has_answered = True
                 name = self._value_names.get(value.valueType)
-                if name is not None:
-                    found[number] = getattr(value.value, name)
+                if name is not None and _is_told(told := getattr(value.value, name)):
+                    found[number] = told
         return found
 
     def _read_pipes(self, handle: Any, clock_mhz: int | None, at_ns: int) -> Activity | None:
@@ -190,6 +192,9 @@ class Device:
         finally:
             self._note_call("")
         self._has_answered |= is_answer
+        if isinstance(said, int) and not _is_told(said):
+            self._notes.add(f"{what} was told as {said}, which is none")
+            return None
         return said
 
 
@@ -201,6 +206,11 @@ def _find_handle(library: Any, uuid: str) -> Any:
         if getattr(error, "value", None) != library.NVML_ERROR_NOT_FOUND or not uuid.startswith("GPU-"):
             raise
     return library.nvmlDeviceGetHandleByUUID(f"MIG-{uuid.removeprefix('GPU-')}")
+
+
+def _is_told(said: int) -> bool:
+    """Say whether a number is one that a device can mean; no counter of theirs gets to 2⁶² in centuries."""
+    return 0 <= said < 2**62 and said not in NOT_TOLD
 
 
 def words_of(error: Exception) -> str:

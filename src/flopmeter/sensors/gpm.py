@@ -5,7 +5,6 @@ the clock that was measured. Which precision a tensor pipe worked in, they do no
 only. Not here: what cycles are worth (`estimate/hardware.py`), the raw cycle counters of driver R595 and newer.
 """
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +12,8 @@ from flopmeter.sensors.reading import MHZ_NS_PER_CYCLE, Activity
 
 PIPES = {5: "tensor", 7: "hmma", 8: "dmma", 9: "imma", 4: "integer", 11: "fp64", 12: "fp32", 13: "fp16"}
 """Metrics by their number in nvml.h; `tensor` is any tensor pipe, `hmma` 16 and 8 bits, `dmma` fp64, `imma` int8."""
+MOST_PERCENT = 101
+"""More than all cycles is no share of them; a little more is rounding."""
 LEAST_NS = 150_000_000
 """Samples closer than 100 ms hold the same figures (nvml.h); with some room."""
 
@@ -91,7 +92,7 @@ class PipeReader:
             return {}
         found = {}
         for name, metric in self._slots:
-            if metric.nvmlReturn == 0 and 0 <= (value := metric.value) < math.inf:  # NaN is neither
+            if metric.nvmlReturn == 0 and 0 <= (value := metric.value) <= MOST_PERCENT:  # NaN is neither
                 found[name] = value
         if len(found) < len(self._told):
             return {}  # a sum over times when one was not told would be too little

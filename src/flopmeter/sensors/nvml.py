@@ -30,6 +30,7 @@ RETRY_NS = 10 * NS_PER_S
 """How long a driver that failed as a whole is left alone."""
 IDLE_SAMPLES = 30
 """After so many samples without a device the driver is let go."""
+FORKED = "a forked child does not sample devices"
 NO_DEVICE = "no CUDA device was used by this process"
 
 
@@ -59,7 +60,7 @@ class NvmlSampler:
         self._halt = threading.Event()
         self._thread: threading.Thread | None = None
         self._status = "NVML has not answered yet"
-        self._has_ended = self._has_sampled = False
+        self._has_failed = self._has_ended = self._has_sampled = self._has_finished = self._is_abandoned = False
         self._pending: list[DeviceUsage] = []
         self._spendings: dict[str, Spending] = {}
         self._devices: dict[str, Device] = {}
@@ -68,15 +69,20 @@ class NvmlSampler:
         self._failed_ns: int | None = None
         self._silent_since_ns: int | None = None
         self._has_looked, self._idle = False, 0
-        self._call, self._called_ns = "", 0
+        self._called = "", 0
         self._host, self._has_host = HostSampler(clock_ns=clock_ns), False
         self._pid = 0
 
     def start(self) -> None:
         """Start the thread; the driver is looked for there, because looking can take long."""
         self._pid = os.getpid()
-        self._thread = threading.Thread(target=self._sample_until_halt, name="flopmeter-nvml", daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=self._sample_until_halt, name="flopmeter-nvml", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:  # no room for another
+            self._say(f"devices are not sampled: {words_of(error)}")
+            return
+        self._thread = thread
 
     def read(self) -> Usage:
         """Return what was spent since the last read.
@@ -85,15 +91,20 @@ class NvmlSampler:
         Basis: `measured`; `partial` or `missing` where the driver did not tell.
         Is not: energy of the host, or the share of other processes on a shared device.
         """
+        if self._is_forked():  # first: the fork may have copied a lock that is taken
+            return Usage((), (FORKED,))
         with self._lock:
             pending, self._pending = self._pending, []
-            notes = [] if self._has_sampled and not self._has_ended else [self._status]
+            is_told = self._has_ended or not self._has_sampled
+            notes = [self._status] if is_told and (self._has_failed or self._halt.is_set()) else []
             if self._is_hanging():
-                notes.append(f"NVML does not come back from reading {self._call}")
+                notes.append(f"NVML does not come back from reading {self._called[0]}")
             return Usage.of(pending, notes, host=self._host.read() if self._has_host else None)
 
     def identities(self) -> dict[str, dict[str, str]]:
         """Return what each device says it is, by UUID: name, serial, PCI id, driver, where NVML tells."""
+        if self._is_forked():
+            return {}
         with self._lock:
             return {uuid: dict(fields) for uuid, fields in self._identity.items()}
 
@@ -102,12 +113,16 @@ class NvmlSampler:
 
         A thread that hangs in the driver is left behind, as a daemon; what it did not read is a gap.
         """
+        if self._pid in {0, os.getpid()}:
+            self._halt.set()  # from now on it is said if there never was a device
         if self._thread is not None and self._pid == os.getpid():
-            self._halt.set()
             self._thread.join(JOIN_S)
             if self._thread.is_alive():
                 self._give_up()
         self._thread = None
+
+    def _is_forked(self) -> bool:
+        return self._pid not in {0, os.getpid()}
 
     def on_failure(self, error: Exception) -> None:
         """Say why no more is measured; what was measured before stands."""
@@ -116,9 +131,9 @@ class NvmlSampler:
 
     def sample(self) -> None:
         """Read every device once."""
-        uuids = list(self._find_uuids())
+        uuids, is_found = self._find()
         self._idle = 0 if uuids else self._idle + 1
-        if (uuids or not self._has_looked) and self._initialise():
+        if is_found and (uuids or not self._has_looked) and self._initialise():
             answers = [self._read_device(uuid) for uuid in uuids]
             self._watch_driver(is_silent=bool(answers) and not any(answers))
         else:
@@ -128,6 +143,15 @@ class NvmlSampler:
             del self._spendings[uuid]  # its memory was given back; what comes later is another stretch
         if self._idle == IDLE_SAMPLES:
             self._release()
+
+    def _find(self) -> tuple[list[str], bool]:
+        """Return which devices are held; where nobody can say, those of before, of which nothing is known then."""
+        try:
+            found = [uuid.encode(errors="replace").decode() for uuid in self._find_uuids()]
+        except (RuntimeError, *BINDING_FAILURES) as error:  # torch, a broken device, somebody's allocator
+            self._say(f"which devices are held could not be told: {words_of(error)}")
+            return list(self._spendings), False
+        return found, True
 
     def _watch_driver(self, *, is_silent: bool) -> None:
         """Let go of a driver of which no device has answered for a while, so that it is initialised anew."""
@@ -152,6 +176,7 @@ class NvmlSampler:
             self._host.sample()
             time.sleep(LEAST_NS / NS_PER_S if self._spendings else 0)  # the last samples of pipes must lie apart
             self.sample()
+            self._has_finished = True
         finally:
             self._release()
 
@@ -174,7 +199,7 @@ class NvmlSampler:
             return False
         finally:
             self._note_call("")
-        self._say(NO_DEVICE)
+        self._say(NO_DEVICE, is_failure=False)
         self._open, self._failed_ns = library, None
         return True
 
@@ -210,15 +235,20 @@ class NvmlSampler:
     def _add(self, usage: DeviceUsage | None) -> None:
         if usage is not None:
             with self._lock:
-                self._pending.append(usage)
+                if not self._is_abandoned:
+                    self._pending.append(usage)
 
     def _give_up(self) -> None:
         """Take it that the thread will not come back."""
-        now, call = self._clock_ns(), self._call or "a device"
-        for spending in self._spendings.values():
+        now, call = self._clock_ns(), self._called[0] or "a device"
+        if self._has_finished:  # all is read; letting the driver go is what takes so long
+            return
+        for spending in list(self._spendings.values()):
             since_ns = spending.since_ns
             if since_ns is not None:
                 self._add(spending.unseen(max(0, now - since_ns)))
+        with self._lock:
+            self._is_abandoned = True
         self._say(f"sampling ended: NVML did not come back from reading {call}")
         self._has_ended = True
 
@@ -228,14 +258,15 @@ class NvmlSampler:
             self._identity[uuid] = fields
 
     def _note_call(self, what: str) -> None:
-        self._call, self._called_ns = what, time.monotonic_ns()
+        self._called = what, time.monotonic_ns()
 
     def _is_hanging(self) -> bool:
-        return bool(self._call) and time.monotonic_ns() - self._called_ns > self._watchdog_ns
+        call, since_ns = self._called
+        return bool(call) and time.monotonic_ns() - since_ns > self._watchdog_ns
 
-    def _say(self, status: str) -> None:
+    def _say(self, status: str, *, is_failure: bool = True) -> None:
         with self._lock:
-            self._status = status
+            self._status, self._has_failed = status, is_failure
 
 
 def probe_driver() -> dict[str, Any]:

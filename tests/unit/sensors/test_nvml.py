@@ -30,6 +30,7 @@ def sampled(machine, *, seconds=6, uuids=None, period_s=1):
             total += sampler.read()
             fake.advance(period_s)
         sampler.sample()
+        sampler.stop()
         total += sampler.read()
         sampler._release()
         return total, sampler, fake.calls()
@@ -235,7 +236,7 @@ def test_a_driver_that_hangs_delays_neither_start_nor_read_and_stop_no_longer_th
             thread.join(5)
 
 
-def test_whatever_else_fails_ends_the_sampling_with_a_word():
+def test_whatever_else_fails_is_a_word():
     """Else the thread dies, its traceback lands in the middle of the training's output, and the figures just stop."""
 
     def crash():
@@ -243,9 +244,47 @@ def test_whatever_else_fails_ends_the_sampling_with_a_word():
 
     sampler = NvmlSampler(crash, period_s=0.001)
     sampler.start()
-    sampler._thread.join(5)
+    time.sleep(0.2)
     assert any("device-side assert" in note for note in sampler.read().notes)
     sampler.stop()
+
+
+def test_devices_that_cannot_be_told_for_a_while_are_those_of_before_and_not_seen():
+    """Else a torch that fails once ends the sampling, and two seconds pass for the whole of a run."""
+    with FakeNvml(one()) as fake:
+        answers = iter([[h100().uuid], [h100().uuid], None, [h100().uuid], [h100().uuid]])
+
+        def find():
+            found = next(answers)
+            if found is None:
+                raise RuntimeError("CUDA error")
+            return found
+
+        sampler = NvmlSampler(find, clock_ns=fake.clock_ns)
+        for _ in range(5):
+            sampler.sample()
+            fake.advance(1)
+        (device,) = sampler.read().devices
+        assert (device.held_ns, device.unseen_ns) == (2 * SECOND, 2 * SECOND)
+
+
+def test_without_room_for_a_thread_nothing_is_sampled_and_that_is_said(monkeypatch):
+    def refuse(_):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    sampler = NvmlSampler(list)
+    sampler.start()
+    sampler.stop()
+    assert sampler.read().notes == ("devices are not sampled: can't start new thread",)
+
+
+def test_a_forked_child_reads_nothing_and_waits_for_no_lock():
+    sampler = NvmlSampler(list)
+    sampler._pid = os.getpid() + 1
+    sampler._lock.acquire()
+    assert sampler.read().notes == (nvml.FORKED,)
+    assert sampler.identities() == {}
 
 
 def test_a_forked_child_does_not_wait_for_a_thread_that_it_has_not():
