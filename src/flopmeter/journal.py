@@ -120,7 +120,7 @@ class Journal:
             self._is_flushing = False
 
     def _flush(self, usage: Usage, own_ns: int, ceiling: int | None) -> None:
-        self.recording.add_usage(usage)
+        self.recording.add_usage(self._encodable(usage))
         self.recording.close_record(own_ns=own_ns, ceiling=ceiling)
         try:
             self._settle()
@@ -172,6 +172,16 @@ class Journal:
             self._alarm.start(former, own_file=ledger.path)
         self._ledger = ledger
         return ledger
+
+    def _encodable(self, usage: Usage) -> Usage:
+        """Return usage that a line can hold: what a driver says must not keep what ran from being written."""
+        try:
+            wire.encode(usage.to_wire())
+        except (TypeError, ValueError) as error:
+            detail = f"what the devices spent could not be encoded: {error!r}"
+            self.note_gap("record", detail[:300], ns=0, ceiling=0)
+            return Usage((), ("what the devices spent could not be encoded for a while",))
+        return usage
 
     def _write_events(self, ledger: LedgerFile) -> None:
         while self._events:

@@ -62,7 +62,7 @@ class Reconciliation:
 
 
 def device_times(account: Account) -> tuple[DeviceTime, ...]:
-    """Return what was measured of each device, as the hardware's figure takes it; time not seen is time held."""
+    """Return what was measured of each device, as the hardware's figure takes it; time not seen and edges are held."""
     return tuple(_device_time(device, account.devices.get(device.uuid, {})) for device in account.usage.devices)
 
 
@@ -88,7 +88,7 @@ def _device_time(device: DeviceUsage, says: Mapping[str, str]) -> DeviceTime:
         uuid=device.uuid,
         name=says.get("parent_name", device.name),
         device_id="" if (pci := _number(says.get("pci", ""), 16)) is None else print_device_id(pci),
-        held_ns=None if device.held_ns is None else held_ns + device.unseen_ns,
+        held_ns=None if device.held_ns is None else held_ns + device.unseen_ns + device.edge_ns,
         clock=_cycles(device.sm_cycles, max(0, held_ns - device.lacks("sm_cycles"))),
         tensor=_cycles(tensor, max(0, held_ns - device.lacks("pipes"))),
         slice_sms=_number(says.get("sms", ""), 10),

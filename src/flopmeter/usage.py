@@ -21,10 +21,11 @@ class DeviceUsage:
     """What one device spent while this run held it.
 
     Units: `held_ns` nanoseconds that the run had the device and NVML answered; `unseen_ns` those that it may have had
-    it and NVML did not answer, a gap between nothing and all that the device can do. `busy_ns` of the held ones a
-    kernel ran (NVML's utilisation, read once a second); `energy_mj` millijoules from the device's own counter,
-    `power_mj` the same from its power readings, integrated; `sm_cycles` cycles of the SM clock; `pipes` cycles in which
-    each pipe was active, mean over the SMs; `throttled` nanoseconds by reason. None means that it was never measured;
+    it and NVML did not answer, a gap between nothing and all that the device can do; `edge_ns` those between a sample
+    that found it free and one that found it held: held time is no more than `held_ns + edge_ns`. `busy_ns` of the held
+    ones a kernel ran (NVML's utilisation, read once a second); `energy_mj` millijoules from the device's own counter,
+    `power_mj` the same from its power readings, integrated; `sm_cycles` cycles of the SM clock; `pipes` cycles in
+    which each pipe was active, mean over the SMs; `throttled` nanoseconds by reason. None: it was never measured;
     `missing` says for how many of the held nanoseconds a figure was not, and `note` why.
     """
 
@@ -32,6 +33,7 @@ class DeviceUsage:
     name: str
     held_ns: int | None = None
     unseen_ns: int = 0
+    edge_ns: int = 0
     busy_ns: int | None = None
     energy_mj: int | None = None
     power_mj: int | None = None
@@ -55,6 +57,7 @@ class DeviceUsage:
             name=self.name if self.name != "unknown" else other.name,
             held_ns=None if self.held_ns is None or other.held_ns is None else self.held_ns + other.held_ns,
             unseen_ns=self.unseen_ns + other.unseen_ns,
+            edge_ns=self.edge_ns + other.edge_ns,
             busy_ns=_added(self.busy_ns, other.busy_ns),
             energy_mj=_added(self.energy_mj, other.energy_mj),
             power_mj=_added(self.power_mj, other.power_mj),
@@ -85,6 +88,7 @@ class DeviceUsage:
             "name": self.name,
             "held_ns": wire.print_known(self.held_ns),
             "unseen_ns": wire.print_count(self.unseen_ns),
+            "edge_ns": wire.print_count(self.edge_ns),
             "busy_ns": wire.print_known(self.busy_ns),
             "energy_mj": wire.print_known(self.energy_mj),
             "power_mj": wire.print_known(self.power_mj),
@@ -108,6 +112,7 @@ class DeviceUsage:
             name=wire.parse_text(fields.get("name"), name="name"),
             held_ns=count("held_ns"),
             unseen_ns=count("unseen_ns") or 0,
+            edge_ns=count("edge_ns") or 0,
             busy_ns=count("busy_ns"),
             energy_mj=count("energy_mj"),
             power_mj=count("power_mj"),

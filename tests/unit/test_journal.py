@@ -12,7 +12,7 @@ from flopmeter.journal import Circumstances, Journal
 from flopmeter.ledger.file import LedgerFile
 from flopmeter.ledger.merge import read_run
 from flopmeter.testing.ledgers import product_table
-from flopmeter.usage import Usage
+from flopmeter.usage import DeviceUsage, Usage
 
 HEADER = {"book": "made-up", "convention": "fm-1"}
 NOTHING: Circumstances = {"usage": Usage(), "own_ns": 0, "ceiling": 1000}
@@ -163,6 +163,21 @@ def test_a_line_that_cannot_be_encoded_is_a_gap_and_not_the_end(tmp_path: Path) 
     account = Account.of(tmp_path)
     assert account.flop == 60
     assert [(gap.reason, gap.upper_flop) for gap in account.gaps] == [("record", 0)]
+
+
+def test_what_devices_spent_and_no_line_can_hold_is_a_gap_and_what_ran_is_written(tmp_path: Path) -> None:
+    """If this failed, one absurd value of a driver would keep a whole run out of its ledger."""
+    journal = Journal(tmp_path, rank=0, header=HEADER)
+    journal.open()
+    run(journal)
+    absurd = Usage.of([DeviceUsage(uuid="GPU-1", name="x", held_ns=1, energy_mj=-5)])
+    journal.flush(usage=absurd, own_ns=0, ceiling=1000)
+    run(journal)
+    journal.close(reason="end", **NOTHING)
+    account = Account.of(tmp_path)
+    assert (account.steps, account.usage.devices) == (2, ())
+    assert any("devices spent" in gap.detail for gap in account.gaps)
+    assert account.usage.notes
 
 
 def test_a_deleted_file_is_noticed_and_another_begun(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

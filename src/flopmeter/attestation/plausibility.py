@@ -9,8 +9,9 @@ elements, of which a device may do several nominal operations in one.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from math import ceil
 
 from flopmeter import wire
 from flopmeter.account import Account
@@ -92,24 +93,39 @@ def check_physics(account: Account) -> tuple[Plausibility, ...]:
     seen = estimate_hardware(devices, precisions=precisions)
     widest = estimate_hardware(devices)
     activity = Activity(least_flop=seen.tensor_lower_flop, most_flop=widest.tensor_upper_flop)
-    return (
-        check_ceiling(products, limits),
-        check_energy(products, limits),
-        check_activity(products, activity),
-        check_unmetered(contractions, activity),
-    )
+    answers = [check_ceiling(products, limits), check_energy(products, limits), check_activity(products, activity)]
+    if account.usage.notes or account.gaps:
+        answers = [_without_no(answer) for answer in answers]
+    return (*answers, check_unmetered(contractions, activity))
+
+
+def _without_no(answer: Plausibility) -> Plausibility:
+    """Take back what was called impossible: devices that were not sampled may have done it."""
+    if answer.verdict != "no":
+        return answer
+    why = f"cannot tell: a part of the run was not sampled or is a gap; else {answer.detail}"
+    return replace(answer, verdict="cannot-tell", detail=why)
 
 
 def _limit(time: DeviceTime, usage: DeviceUsage, precisions: Sequence[str]) -> Limit:
     part = identify(device_id=time.device_id, name=time.name).part
+    share = Fraction(1)
+    if part is not None and part.sms and time.slice_sms is not None:
+        share = Fraction(min(time.slice_sms, part.sms), part.sms)
     rates = [] if part is None else [_stated(part, precision) for precision in precisions]
     return Limit(
         uuid=time.uuid,
         held_ns=time.held_ns,
-        stated_flop_per_s=max(rate for rate in rates if rate is not None) if rates and None not in rates else None,
-        most_flop_per_s=None if part is None else most_flop_per_s(part),
+        stated_flop_per_s=_part_of(
+            max(rate for rate in rates if rate is not None) if rates and None not in rates else None, share
+        ),
+        most_flop_per_s=_part_of(None if part is None else most_flop_per_s(part), share),
         energy_mj=usage.energy_mj if usage.basis("energy_mj") == "measured" else None,
     )
+
+
+def _part_of(rate: int | None, share: Fraction) -> int | None:
+    return None if rate is None else ceil(rate * share)
 
 
 def _stated(part: Part, precision: str) -> int | None:

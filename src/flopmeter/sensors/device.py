@@ -140,6 +140,8 @@ class Device:
             parent = handle
             if self._is_slice(handle):
                 parent = self._ask("its card", lambda: library.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(handle))
+            if self._gpm is not None:
+                self._gpm.release()
             self._handle, self._parent, self._gpm = handle, parent if parent is not None else handle, None
         return self._handle
 

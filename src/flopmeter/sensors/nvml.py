@@ -68,6 +68,7 @@ class NvmlSampler:
         self._open: Any = None  # the library, while it is initialised
         self._failed_ns: int | None = None
         self._silent_since_ns: int | None = None
+        self._sampled_ns: int | None = None  # when sampling began, then when it last looked which devices are held
         self._has_looked, self._idle = False, 0
         self._called = "", 0
         self._host, self._has_host = HostSampler(clock_ns=clock_ns), False
@@ -75,7 +76,7 @@ class NvmlSampler:
 
     def start(self) -> None:
         """Start the thread; the driver is looked for there, because looking can take long."""
-        self._pid = os.getpid()
+        self._pid, self._sampled_ns = os.getpid(), self._clock_ns()
         thread = threading.Thread(target=self._sample_until_halt, name="flopmeter-nvml", daemon=True)
         try:
             thread.start()
@@ -139,8 +140,11 @@ class NvmlSampler:
         else:
             for uuid in uuids:
                 self._add_unseen(uuid)
+        self._sampled_ns = now = self._clock_ns()
         for uuid in [uuid for uuid in self._spendings if uuid not in uuids]:
-            del self._spendings[uuid]  # its memory was given back; what comes later is another stretch
+            spending = self._spendings.pop(uuid)  # its memory was given back; what comes later is another stretch
+            if spending.since_ns is not None:
+                self._add(spending.edge(now - spending.since_ns))
         if self._idle == IDLE_SAMPLES:
             self._release()
 
@@ -217,19 +221,24 @@ class NvmlSampler:
         if device is None:
             driver = str(_quiet(self._open, self._open.nvmlSystemGetDriverVersion) or "")
             device = self._devices[uuid] = Device(self._open, uuid, driver=driver, note_call=self._note_call)
-        spending = self._spendings.setdefault(uuid, Spending(uuid))
+        spending = self._spending(uuid)
         reading = device.read(self._clock_ns)
-        if reading.has_answered and uuid not in self._identity:
+        if reading.has_answered and "name" not in self._identity.get(uuid, {}):
             self._identify(device, uuid)
         spending.name = self._identity.get(uuid, {}).get("name", "unknown")
+        if spending.since_ns is None and self._sampled_ns is not None:
+            self._add(spending.edge(reading.at_ns - self._sampled_ns))
         self._add(spending.take(reading))
         with self._lock:
             self._has_sampled = True
         return reading.has_answered
 
+    def _spending(self, uuid: str) -> Spending:
+        return self._spendings.setdefault(uuid, Spending(uuid))
+
     def _add_unseen(self, uuid: str) -> None:
         """Note that a device is held and nothing is known of it."""
-        spending = self._spendings.setdefault(uuid, Spending(uuid))
+        spending = self._spending(uuid)
         self._add(spending.take(Reading(self._clock_ns(), has_answered=False, notes=frozenset({self._status}))))
 
     def _add(self, usage: DeviceUsage | None) -> None:

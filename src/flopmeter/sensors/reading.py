@@ -16,6 +16,9 @@ PJ_PER_MJ = 10**9
 MHZ_NS_PER_CYCLE = 1000
 SUSPECT = (6, 5)
 """More than this share of the enforced power limit, over a second or longer, is no energy that a device can draw."""
+NEAR_NS = 5 * NS_PER_S
+"""What is read at one time stands for no longer than that: after a hole only counters know what was in it."""
+HOLE = "readings lay so far apart that only counters tell what was between"
 RESET = "the energy counter went backwards (driver reloaded or device reset)"
 STUCK = "the energy counter stood still while the device drew power"
 IMPOSSIBLE = "the energy counter rose by more than the power limit allows"
@@ -93,16 +96,21 @@ class Spending:
         missing: dict[str, int] = {}
         energy_mj = self._energy(before, reading, ns, notes)
         activity = reading.activity
+        if is_near := ns <= NEAR_NS:
+            sm_cycles = _cycles(before.sm_mhz, reading.sm_mhz, ns)
+        else:
+            sm_cycles, activity = None, None  # shares of cycles are worth no more than the clock
+            notes.add(HOLE)
         if activity is not None and activity.ns < ns:
             missing["pipes"] = ns - activity.ns
         return DeviceUsage(
             uuid=self.uuid,
             name=self.name,
             held_ns=ns,
-            busy_ns=None if reading.busy_percent is None else ns * reading.busy_percent // 100,
+            busy_ns=None if reading.busy_percent is None or not is_near else ns * reading.busy_percent // 100,
             energy_mj=energy_mj,
-            power_mj=self._integrate(reading.power_mw, ns),
-            sm_cycles=_cycles(before.sm_mhz, reading.sm_mhz, ns),
+            power_mj=self._integrate(reading.power_mw, ns) if is_near else None,
+            sm_cycles=sm_cycles,
             pipes=None if activity is None else activity.pipes,
             throttled=_slowed(before, reading, ns),
             missing=missing,
@@ -117,6 +125,13 @@ class Spending:
         return DeviceUsage(
             uuid=self.uuid, name=self.name, held_ns=0, unseen_ns=ns, note="; ".join(sorted(notes or {SILENT}))
         )
+
+    def edge(self, ns: int) -> DeviceUsage:
+        """Return a stretch at whose one end the device was held, and at the other not.
+
+        Units: nanoseconds.
+        """
+        return DeviceUsage(uuid=self.uuid, name=self.name, held_ns=0, edge_ns=max(0, ns))
 
     def _energy(self, before: Reading, reading: Reading, ns: int, notes: set[str]) -> int | None:
         if before.energy_mj is None or reading.energy_mj is None:
@@ -153,12 +168,14 @@ def _cycles(then_mhz: int | None, now_mhz: int | None, ns: int) -> int | None:
 def _slowed(before: Reading, reading: Reading, ns: int) -> dict[str, int] | None:
     """Return for how long the clock was held down, by reason: by the counters, or else by what is said now."""
     if not reading.slowed_ns:
-        if reading.reasons is None:
+        if reading.reasons is None or ns > NEAR_NS:
             return None
         return {name: ns for bit, name in CAUSES.items() if reading.reasons & bit}
+    if set(reading.slowed_ns) != set(before.slowed_ns):
+        return None  # a reason that was not told would look like none
     found = {}
     for name, now_ns in reading.slowed_ns.items():
-        if name not in before.slowed_ns or now_ns < before.slowed_ns[name]:
+        if now_ns < before.slowed_ns[name]:
             return None
         if now_ns > before.slowed_ns[name]:
             found[name] = now_ns - before.slowed_ns[name]

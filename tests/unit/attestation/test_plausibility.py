@@ -2,6 +2,7 @@
 
 import pytest
 
+from flopmeter.account import Account
 from flopmeter.attestation.plausibility import (
     KINDS,
     TILE_WASTE,
@@ -11,12 +12,15 @@ from flopmeter.attestation.plausibility import (
     check_activity,
     check_ceiling,
     check_energy,
+    check_physics,
     check_unmetered,
 )
 from flopmeter.devices.peaks import find_peak, most_flop_per_s
 from flopmeter.devices.table import PeakTable
 from flopmeter.tally import CONTRACTIONS
+from flopmeter.testing.ledgers import ScriptedSegment, product_table
 from flopmeter.units import NS_PER_S
+from flopmeter.usage import DeviceUsage, Usage
 
 HOUR = 3600 * NS_PER_S
 NAME = "NVIDIA H100 80GB HBM3"
@@ -172,3 +176,31 @@ def test_every_answer_travels_with_its_numbers():
         assert travelled["name"] == found.name
         assert all(type(value) is str for value in travelled["numbers"].values())
         assert found.detail.count("\n") == 0
+
+
+def device_of_a_moment(**fields):
+    return DeviceUsage(**{"uuid": "GPU-1", "name": "NVIDIA H100 80GB HBM3", "held_ns": 1, "edge_ns": 0, **fields})
+
+
+def ceiling_of(tmp_path, usage):
+    with ScriptedSegment(tmp_path) as segment:
+        segment.note("device", {"uuid": "GPU-1", "name": "NVIDIA H100 80GB HBM3", "pci": "0x233010de"})
+        segment.run(product_table(), times=10**6, usage=usage)
+        segment.end()
+    return check_physics(Account.of(tmp_path))[0].verdict
+
+
+def test_a_run_is_held_against_all_the_time_in_which_it_may_have_had_its_devices(tmp_path):
+    """Else what ran before the first sample, or on a rank that nobody sampled, is called impossible."""
+    moment = device_of_a_moment()
+    assert ceiling_of(tmp_path / "a", Usage.of([moment])) == "no"
+    assert ceiling_of(tmp_path / "b", Usage.of([device_of_a_moment(edge_ns=10**9)])) == "yes"
+    assert ceiling_of(tmp_path / "c", Usage.of([device_of_a_moment(unseen_ns=10**9)])) == "yes"
+    assert ceiling_of(tmp_path / "d", Usage.of([moment], ["no NVIDIA driver: elsewhere"])) == "cannot-tell"
+
+
+def test_without_devices_nothing_is_asked(tmp_path):
+    with ScriptedSegment(tmp_path) as segment:
+        segment.run(product_table())
+        segment.end()
+    assert check_physics(Account.of(tmp_path)) == ()

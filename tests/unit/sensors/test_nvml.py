@@ -268,6 +268,19 @@ def test_devices_that_cannot_be_told_for_a_while_are_those_of_before_and_not_see
         assert (device.held_ns, device.unseen_ns) == (2 * SECOND, 2 * SECOND)
 
 
+def test_the_edges_of_holding_are_told_apart():
+    """Else what runs between two samples has no time at all, and physics calls it impossible."""
+    with FakeNvml(one()) as fake:
+        held = []
+        sampler = NvmlSampler(lambda: held, clock_ns=fake.clock_ns)
+        for now_held in ([], [h100().uuid], [h100().uuid], []):
+            held[:] = now_held
+            sampler.sample()
+            fake.advance(1)
+        (device,) = sampler.read().devices
+        assert (device.held_ns, device.edge_ns, device.unseen_ns) == (SECOND, 2 * SECOND, 0)
+
+
 def test_without_room_for_a_thread_nothing_is_sampled_and_that_is_said(monkeypatch):
     def refuse(_):
         raise RuntimeError("can't start new thread")

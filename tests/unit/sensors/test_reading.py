@@ -2,7 +2,7 @@
 
 import pytest
 
-from flopmeter.sensors.reading import IMPOSSIBLE, RESET, SILENT, STUCK, Activity, Reading, Spending
+from flopmeter.sensors.reading import HOLE, IMPOSSIBLE, RESET, SILENT, STUCK, Activity, Reading, Spending
 
 SECOND = 1_000_000_000
 
@@ -27,7 +27,22 @@ def test_a_first_reading_says_nothing():
 
 def test_energy_is_the_difference_whatever_lies_between():
     (one,) = spent(at(0, energy_mj=100), at(3600, energy_mj=2_000_100, power_mw=600, limit_mw=700_000))
-    assert (one.held_ns, one.energy_mj, one.power_mj) == (3600 * SECOND, 2_000_000, 600 * 3600)
+    assert (one.held_ns, one.energy_mj) == (3600 * SECOND, 2_000_000)
+
+
+def test_what_was_read_at_one_time_is_not_stretched_over_a_hole():
+    """Else a minute in which the process was stopped is a minute at full load, because the next second was."""
+    later = at(60, energy_mj=5, power_mw=9000, busy_percent=100, sm_mhz=1000, reasons=4, limit_mw=700_000)
+    (one,) = spent(at(0, energy_mj=0, sm_mhz=1000), later)
+    assert (one.energy_mj, one.busy_ns, one.power_mj, one.sm_cycles, one.throttled) == (5, None, None, None, None)
+    assert one.note == HOLE
+
+
+def test_an_edge_is_neither_held_nor_unseen():
+    edge = Spending("GPU-1").edge(SECOND)
+    assert (edge.held_ns, edge.unseen_ns, edge.edge_ns) == (0, 0, SECOND)
+    (known,) = spent(at(0, energy_mj=0), at(1, energy_mj=5))
+    assert (known + edge).basis("energy_mj") == "measured"
 
 
 def test_a_counter_that_restarts_is_missing_for_that_stretch_only():
@@ -95,5 +110,7 @@ def test_throttling_is_told_by_counters_or_by_what_holds_now():
     assert restarted.throttled is None
     (said,) = spent(at(0), at(1, reasons=0x4 | 0x1))
     assert said.throttled == {"power cap": SECOND}
+    (one_lost,) = spent(at(0, slowed_ns={"thermal": 5, "power cap": 1}), at(1, slowed_ns={"thermal": 5}))
+    assert one_lost.throttled is None
     (neither,) = spent(at(0), at(1))
     assert neither.throttled is None
