@@ -10,6 +10,7 @@ from ctypes import ArgumentError
 from typing import Any
 
 from flopmeter.sensors.gpm import PipeReader
+from flopmeter.sensors.guard import words_of
 from flopmeter.sensors.reading import Activity, Reading
 
 RENUMBERED = (580, 82)
@@ -213,11 +214,6 @@ def _find_handle(library: Any, uuid: str) -> Any:
 def _is_told(said: int) -> bool:
     """Say whether a number is one that a device can mean; no counter of theirs gets to 2⁶² in centuries."""
     return 0 <= said < 2**62 and said not in NOT_TOLD
-
-
-def words_of(error: Exception) -> str:
-    """Return what an error says, in one line."""
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _slowdown_fields(driver: str) -> dict[int, str]:

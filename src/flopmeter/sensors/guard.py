@@ -29,3 +29,8 @@ def guarded(method: Callable[Concatenate[S, P], None]) -> Callable[Concatenate[S
             self.on_failure(error)
 
     return functools.update_wrapper(wrapper, method)
+
+
+def words_of(error: Exception) -> str:
+    """Return what an error says, in one line."""
+    return " ".join(str(error).split()) or type(error).__name__

@@ -13,9 +13,9 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 
-from flopmeter.sensors.device import BINDING_FAILURES, Device, words_of
+from flopmeter.sensors.device import BINDING_FAILURES, Device
 from flopmeter.sensors.gpm import LEAST_NS
-from flopmeter.sensors.guard import guarded
+from flopmeter.sensors.guard import guarded, words_of
 from flopmeter.sensors.host import HostSampler
 from flopmeter.sensors.reading import Reading, Spending
 from flopmeter.sensors.visible import find_held_uuids

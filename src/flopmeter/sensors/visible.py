@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flopmeter.sensors.guard import words_of
+
 HELD = "FLOPMETER_DEVICES"
 VARIABLE = "CUDA_VISIBLE_DEVICES"
 ORDER = "CUDA_DEVICE_ORDER"
@@ -233,7 +235,7 @@ def read_inventory(library: Any, *, nodes: Path = Path("/dev")) -> Inventory:
     try:
         count = library.nvmlDeviceGetCount()
     except library.NVMLError as error:
-        return Inventory(is_complete=False, note=f"NVML cannot count devices: {_words(error)}")
+        return Inventory(is_complete=False, note=f"NVML cannot count devices: {words_of(error)}")
     minors = {int(path.name[6:]) for path in nodes.glob("nvidia*") if path.name[6:].isdigit()}
     devices, notes, is_complete = [], [], True
     for index in range(count):
@@ -243,7 +245,7 @@ def read_inventory(library: Any, *, nodes: Path = Path("/dev")) -> Inventory:
         except library.NVMLError as error:
             if error.value != library.NVML_ERROR_NO_PERMISSION:
                 is_complete = False
-                notes.append(f"device {index} of NVML cannot be told of: {_words(error)}")
+                notes.append(f"device {index} of NVML cannot be told of: {words_of(error)}")
             continue
         minor = _ask(library, library.nvmlDeviceGetMinorNumber, handle)
         if minors and minor is not None and minor not in minors:
@@ -289,10 +291,6 @@ def _ask(library: Any, call: Any, *args: Any) -> Any:
 
 def _text(said: str | bytes) -> str:
     return said.decode() if isinstance(said, bytes) else said
-
-
-def _words(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _joined(*notes: str) -> str:
