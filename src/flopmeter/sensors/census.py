@@ -5,6 +5,9 @@ device. Some of the passages that are counted run within it; kernels that it fin
 uncounted there, and in all passages of that situation that are counted later, so that replayed ones carry them too.
 What cannot be judged is left out: a kernel of which no launch was seen, graphs that are replayed, copies, collectives,
 and other threads than this one and autograd's. Written without a GPU, and not run on one yet.
+A record that ends in another session of the profiler than it began in is written to memory that is free by then, which
+ends the process; torch's own label around an optimizer's step does so. Hence labels are not recorded, and whoever
+meets another such record takes no census any more.
 Not here: when a passage is counted (`replay.py`), who notes launches that are known by name (`launches.py`).
 """
 
@@ -32,8 +35,9 @@ Unowned: TypeAlias = dict[tuple[str, bool], int]
 EVERY_NS, FIRST_NS = 600_000_000_000, 2_000_000_000
 """So long there is no other census of a situation; what the first of all is held to take."""
 MAX_SITUATIONS, MAX_NAMES, MAX_LENGTH = 64, 64, 80
-NOTED = "flopmeter::noted"
+NOTED, LAST = "flopmeter::noted", "flopmeter::last"
 OTHERS = "cuda::other_kernels"
+STRADDLED = "a census of launches would end within a record of torch's profiler: from then on there was none"
 YIELDED = "a profiler of the program's own was started: from then on there was no census of launches"
 BLIND = "the census of launches was told of no kernel: another program's profiler may hold CUPTI"
 _OPERATOR = re.compile(r"(\w+)::[\w.]+")
@@ -47,6 +51,8 @@ _OWN = frozenset(
 """Torch's own namespaces; of another, an operator was counted only if the recorder was asked for it."""
 
 _CPU = torch._C._autograd.DeviceType.CPU  # noqa: SLF001
+_SCOPES = {torch._C._profiler.RecordScope.FUNCTION}  # noqa: SLF001
+"""What is recorded: all calls, which end within each other, but no labels (`record_function`), which need not."""
 
 
 class _Spans:
@@ -112,6 +118,15 @@ def name_kernel(name: str) -> str:
     return "cuda::" + (re.sub(r"[^\w.]+", "_", plain.strip().replace("::", "."))[:MAX_LENGTH] or "kernel")
 
 
+def has_straddled(events: Collection[Any]) -> bool:
+    """Say whether a record had not ended when the last one of this census, `LAST`, was written."""
+    host = [event for event in events if event.device_type() == _CPU and not event.name().startswith(("cu", "hip"))]
+    last = max((event.start_ns() for event in host if event.name() == LAST), default=None)
+    return last is not None and any(
+        event.name() != LAST and event.start_ns() <= last < event.start_ns() + event.duration_ns() for event in host
+    )
+
+
 def _make_profiler() -> Any:
     return torch.autograd.profiler.profile(use_device="cuda", use_kineto=True)
 
@@ -136,8 +151,8 @@ class Census:
     def start(self) -> None:
         """Take a census from now on, on this thread, until somebody else starts a profiler."""
         self._is_on, self._thread = True, threading.get_ident()
-        for name in ("_prepare_profiler", "_enable_profiler"):
-            self._patches.put(torch.autograd.profiler, name, self._stand_in)
+        self._patches.put(torch.autograd.profiler, "_prepare_profiler", self._stand_in)
+        self._patches.put(torch.autograd.profiler, "_enable_profiler", lambda of: self._stand_in(of, scopes=_SCOPES))
 
     def on_failure(self, error: Exception) -> None:
         """Hear of a failure of ours: there is no census any more, and all else goes on."""
@@ -147,10 +162,10 @@ class Census:
     @guarded
     def begin(self, situation: Situation) -> None:
         """Hear that a passage begins that is counted: it may be one to look at."""
-        if not self._is_on:
-            return
         if self._profiler is not None:  # something kept its passage from its end
             self._finish()
+        if not self._is_on:
+            return
         self._phase, now = self._phase_now(), time.perf_counter_ns()
         if not self._is_due(situation, now):
             return
@@ -197,9 +212,14 @@ class Census:
         profiler, launched.span = self._profiler, nullcontext
         if not (self._is_on and _is_usable()):
             profiler.use_device = None  # it would wait for the device, which ends a capture
+        with _note(LAST):
+            pass
         profiler.__exit__(None, None, None)
         self._profiler = None
         events: Collection[Any] = profiler.kineto_results.events()
+        if self._is_on and has_straddled(events):
+            self._is_on = False
+            self._sink.passage_lost(reason=STRADDLED, ns=0)
         return events
 
     def _let_go(self) -> None:
@@ -212,9 +232,13 @@ class Census:
             with suppress(AttributeError):  # if it failed at its start, torch takes it to be on
                 torch.autograd.profiler._run_on_profiler_stop()  # noqa: SLF001
 
-    def _stand_in(self, original: Callable[..., Any]) -> Callable[..., Any]:
+    def _stand_in(self, original: Callable[..., Any], **ours: Any) -> Callable[..., Any]:
+        """Stand for one that starts a profiler: it gets `ours` too if it is this one, which else gives way."""
+
         def start_profiler(*args: Any, **kwargs: Any) -> Any:
-            if not self._is_starting and threading.get_ident() == self._thread:
+            if threading.get_ident() == self._thread:
+                if self._is_starting:
+                    return original(*args, **kwargs, **ours)
                 self._yield()
             return original(*args, **kwargs)
 
@@ -231,5 +255,5 @@ def _is_usable() -> bool:
     return torch.cuda.is_initialized() and not torch.cuda.is_current_stream_capturing()
 
 
-def _note() -> Any:
-    return torch._C._profiler._RecordFunctionFast(NOTED)  # noqa: SLF001
+def _note(name: str = NOTED) -> Any:
+    return torch._C._profiler._RecordFunctionFast(name)  # noqa: SLF001

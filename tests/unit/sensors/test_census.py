@@ -307,8 +307,9 @@ def test_launches_that_others_note_are_marked_only_meanwhile(taken):
         torch.ones(2)
     one.census.end(("forward", 1), OpRecorder(one.phase.now, pytest.fail))
     assert launched.span is plain
-    first, marked, *within = profiler.kineto_results.events()
+    first, marked, *within, last = profiler.kineto_results.events()
     assert (first.name(), marked.name(), marked.scope()) == (census.NOTED, census.NOTED, 0)
+    assert last.name() == census.LAST
     assert within
     assert all(marked.start_ns() <= event.start_ns() <= marked.end_ns() for event in within)
 
@@ -435,6 +436,57 @@ def test_a_real_profiler_changes_no_bit_and_no_count(tmp_path, usable, monkeypat
     assert all(map(torch.equal, bits, again))
     assert (looked.tally.contraction_flop, looked.tally.uncounted) == (plain.tally.contraction_flop, ())
     assert [gap.detail for gap in looked.gaps] == [census.BLIND]
+
+
+def test_a_label_around_an_optimizer_step_straddles_no_session(tmp_path, usable, monkeypatch):
+    """If this failed, the label's end would be written to memory that is free by then, which ends the process."""
+    names = []
+
+    class Told(profile):
+        def __exit__(self, *args):
+            super().__exit__(*args)
+            names.append({event.name() for event in self.kineto_results.events()})
+
+    monkeypatch.setattr(census, "_make_profiler", lambda: Told(use_kineto=True))
+    train(tmp_path / "census", census=True)
+    assert len(names) >= 2  # a forward with its backward, and a step of the optimizer
+    assert all(census.LAST in told for told in names)
+    assert any("aten::addmm" in told for told in names)
+    assert [name for told in names for name in told if name.startswith("Optimizer.step")] == []
+
+
+@pytest.mark.parametrize(
+    ("records", "expected"),
+    [
+        ([], False),
+        ([Event("aten::mm", 40, 60)], False),
+        ([Event("aten::mm", 40, 700), Event("cudaLaunchKernel", 40, 700)], True),
+        ([Event("cudaLaunchKernel", 40, 700), Event("kernel", 40, 700, device=CUDA)], False),  # these are no records
+        ([Event("aten::mm", 40, 700, thread=ENGINE)], True),
+    ],
+)
+def test_a_record_that_outlives_its_census_is_found(records, expected):
+    last = Event(census.LAST, 600, 601)
+    assert census.has_straddled([KNOWN, *records, last]) is expected
+    assert census.has_straddled([KNOWN, *records]) is False
+
+
+def test_after_a_record_that_straddles_there_is_no_census_any_more(tmp_path, usable, monkeypatch):
+    """If this failed, the next census would have the record's end written where the last one's memory was."""
+    monkeypatch.setattr(census, "_make_profiler", lambda: profile(use_kineto=True))
+    sink, phase = Sink(), PhaseTracker()
+    one = Census(sink, phase.now, Budget(0.01, itertools.count().__next__))
+    one.start()
+    recorder = OpRecorder(phase.now, pytest.fail)
+    one.begin(("forward", 1))
+    record = torch._C._profiler._RecordFunctionFast("straddles")
+    record.__enter__()
+    one.end(("forward", 1), recorder)
+    one.begin(("forward", 2))
+    assert not torch._C._autograd._profiler_enabled()
+    record.__exit__(None, None, None)
+    one.stop()
+    assert sink.lost == [(census.STRADDLED, 0)]
 
 
 def test_nobody_profiles_who_was_not_asked_to(tmp_path, usable, monkeypatch):
