@@ -151,7 +151,7 @@ class Meter:
         self._journal.note("self-test", test.to_wire())
         if not test.has_passed:
             self._gap("self-test", "the counter gave a wrong answer to a known question on this torch build", None)
-        self._nvml = NvmlSampler()
+        self._nvml = NvmlSampler(run=f"{self._journal.seed:x}")
         self._nvml.start()
         exact, budget = self._settings.exact, self._settings.overhead_budget
         self._sensor = TorchSensor(self, book=self._book, exact=exact, budget=budget, seed=self._journal.seed)

@@ -52,6 +52,12 @@ class DeviceUsage:
             raise ValueError(msg)
         notes = {note for both in (self.note, other.note) for note in both.split("; ") if note}
         missing = {name: self.lacks(name) + other.lacks(name) for name in FIGURES}
+        if self.pipes is not None and other.pipes is not None and set(self.pipes) != set(other.pipes):
+            # A pipe that only one of them tells of is not known for all of the time.
+            unlike = sum(
+                one.held_ns or 0 for one in (self, other) if set(one.pipes or ()) != {*self.pipes, *other.pipes}
+            )
+            missing["pipes"] = max(missing["pipes"], unlike)
         whole = DeviceUsage(
             uuid=self.uuid,
             name=self.name if self.name != "unknown" else other.name,

@@ -11,6 +11,7 @@ from typing import Any
 
 from flopmeter.sensors.gpm import PipeReader
 from flopmeter.sensors.guard import words_of
+from flopmeter.sensors.processes import read_sharing
 from flopmeter.sensors.reading import Activity, Reading
 
 RENUMBERED = (580, 82)
@@ -23,6 +24,10 @@ BINDING_FAILURES = (OSError, ValueError, AttributeError, TypeError, ArgumentErro
 NOT_TOLD = 2**32 - 1, 2**64 - 1
 """All ones: what drivers give for what they cannot tell."""
 OF_CARD = "NVML tells energy, power and utilisation of the whole card, not of this slice of it"
+WHICH_SLICE = "CUDA names the card, which is cut into slices, and not the slice that is used"
+SHARED = "other processes used this device, too"
+ASK_LIMIT_EVERY = 30
+"""So many readings a power limit is taken to hold; it can be set at any time, and seldom is."""
 _ENERGY, _POWER, _RECOVERY, _UNCORRECTED = 83, 185, 230, 4
 _ACTIONS = {1: "reset", 2: "reboot", 3: "drain of peer-to-peer traffic", 4: "drain and reset"}
 
@@ -43,18 +48,20 @@ class Device:
         self._value_names = _names_of_values(library)
         self._handle: Any = None
         self._parent: Any = None
+        self._is_slice = self._is_unknown_slice = False
         self._notes: set[str] = set()
         self._has_answered, self._why = False, ""
         self._gpm: PipeReader | None = None
         self._limit_mw: int | None = None
+        self._readings = 0
         self._uncorrected: int | None = None
 
     def identify(self) -> dict[str, str]:
         """Return what the device says it is; what it does not say is not there."""
         library, handle = self._library, self._find()
-        if handle is None:
+        if handle is None or (self._is_slice and self._parent is None):
             return {}
-        parent = self._parent
+        parent = handle if self._parent is None else self._parent
         asked: dict[str, Callable[[], Any]] = {
             "name": lambda: library.nvmlDeviceGetName(handle),
             "serial": lambda: library.nvmlDeviceGetSerial(parent),
@@ -66,7 +73,10 @@ class Device:
             "driver": library.nvmlSystemGetDriverVersion,
             "cuda": lambda: _cuda_version(library.nvmlSystemGetCudaDriverVersion()),
         }
-        if self._parent is not handle:
+        if self._is_unknown_slice:  # what the card can do is no figure of its slice
+            asked["name"] = lambda: f"{library.nvmlDeviceGetName(handle)} MIG (which slice is not known)"
+            del asked["pci"]
+        elif self._is_slice:
             asked["parent_name"] = lambda: library.nvmlDeviceGetName(parent)
             asked["mig_parent"] = lambda: library.nvmlDeviceGetUUID(parent)
             asked["sms"] = lambda: library.nvmlDeviceGetAttributes_v2(handle).multiprocessorCount
@@ -84,28 +94,31 @@ class Device:
         handle, at_ns = self._find(), clock_ns()
         if handle is None:
             return self._silent(at_ns)
-        parent = self._parent
+        parent = handle if self._parent is None else self._parent
         fields = self._read_fields(parent)
-        at_ns = clock_ns()
-        is_slice = parent is not handle
+        is_slice = self._is_slice
         energy, power = (None, None) if is_slice else (fields.get(_ENERGY), fields.get(_POWER))
         if is_slice:
             self._notes.add(OF_CARD)
+            if self._is_unknown_slice:
+                self._notes.add(WHICH_SLICE)
         elif energy is None:
             energy = self._ask("energy", lambda: library.nvmlDeviceGetTotalEnergyConsumption(parent))
+        at_ns = clock_ns()  # when the counters were read
         if power is None and not is_slice:
             power = self._ask("power", lambda: library.nvmlDeviceGetPowerUsage(parent))
-        if self._limit_mw is None:
+        if self._limit_mw is None or self._readings % ASK_LIMIT_EVERY == 0:
             self._limit_mw = self._ask(
                 "power limit", lambda: library.nvmlDeviceGetEnforcedPowerLimit(parent), is_noted=False
             )
+        self._readings += 1
         busy = None
         if not is_slice:  # of one NVML does not tell it
             busy = self._ask("utilisation", lambda: library.nvmlDeviceGetUtilizationRates(handle).gpu)
         clock = self._ask("SM clock", lambda: library.nvmlDeviceGetClockInfo(parent, library.NVML_CLOCK_SM))
         slowed = {name: fields[number] for number, name in self._slowdowns.items() if number in fields}
         reasons = None if slowed else self._ask("throttle reasons", lambda: _reasons(library, parent))
-        activity = self._read_pipes(handle, clock, at_ns)
+        activity = None if self._is_unknown_slice else self._read_pipes(handle, clock, at_ns)
         self._look_at_health(fields)
         if not self._has_answered:
             self._handle = None  # it may come back under another handle
@@ -133,22 +146,39 @@ class Device:
         self._gpm = self._handle = self._parent = None
 
     def _find(self) -> Any:
+        library = self._library
         if self._handle is None:
-            library = self._library
             handle = self._ask("the device", lambda: _find_handle(library, self.uuid))
             if handle is None:
                 return None
-            parent = handle
-            if self._is_slice(handle):
-                parent = self._ask("its card", lambda: library.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(handle))
             if self._gpm is not None:
                 self._gpm.release()
-            self._handle, self._parent, self._gpm = handle, parent if parent is not None else handle, None
+            self._handle, self._parent, self._gpm = handle, None, None
+            said = self._ask("MIG", lambda: library.nvmlDeviceIsMigDeviceHandle(handle), is_noted=False)
+            self._is_slice = self.uuid.startswith("MIG-") if said is None else bool(said)
+            self._is_unknown_slice = False
+            if not self._is_slice:
+                self._take_card(handle)
+        if self._is_slice and not self._is_unknown_slice and self._parent is None:
+            handle = self._handle
+            self._parent = self._ask("its card", lambda: library.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(handle))
         return self._handle
 
-    def _is_slice(self, handle: Any) -> bool:
-        said = self._ask("MIG", lambda: self._library.nvmlDeviceIsMigDeviceHandle(handle), is_noted=False)
-        return self.uuid.startswith("MIG-") if said is None else bool(said)
+    def _take_card(self, card: Any) -> None:
+        """Take the slice of a card that is cut into slices: some versions of CUDA give the card's UUID for it."""
+        slices = self._ask("slices", lambda: _find_slices(self._library, card), is_noted=False)
+        if slices is None:
+            return
+        self._is_slice, self._is_unknown_slice, self._parent = True, len(slices) != 1, card
+        if not self._is_unknown_slice:
+            self._handle = slices[0]
+
+    def has_company(self) -> bool:
+        """Say whether the driver lists more than one process on the device. It is the most expensive call there is."""
+        if self._handle is None:
+            return False
+        said = self._ask("processes", lambda: read_sharing(self._library, self._handle).least > 0, is_noted=False)
+        return bool(said)
 
     def _read_fields(self, handle: Any) -> dict[int, int]:
         """Read the counters in one call; each has a state of its own."""
@@ -209,6 +239,20 @@ def _find_handle(library: Any, uuid: str) -> Any:
         if getattr(error, "value", None) != library.NVML_ERROR_NOT_FOUND or not uuid.startswith("GPU-"):
             raise
     return library.nvmlDeviceGetHandleByUUID(f"MIG-{uuid.removeprefix('GPU-')}")
+
+
+def _find_slices(library: Any, card: Any) -> list[Any] | None:
+    """Return the slices that a card is cut into; None where it is whole."""
+    if library.nvmlDeviceGetMigMode(card)[0] != library.NVML_DEVICE_MIG_ENABLE:
+        return None
+    found = []
+    for slot in range(library.nvmlDeviceGetMaxMigDeviceCount(card)):
+        try:
+            found.append(library.nvmlDeviceGetMigDeviceHandleByIndex(card, slot))
+        except library.NVMLError as error:
+            if getattr(error, "value", None) != library.NVML_ERROR_NOT_FOUND:  # gaps between slices are usual
+                raise
+    return found
 
 
 def _is_told(said: int) -> bool:
