@@ -13,9 +13,11 @@ from flopmeter.errors import MalformedError
 from flopmeter.units import NS_PER_S
 from flopmeter.usage import DeviceUsage, Usage
 
-SLACK = (101, 100)
-"""So much more than the time that went by may be told of a device: records are dated when they are written."""
-SLACK_NS = 5 * NS_PER_S
+SLACK, SLACK_NS = (101, 100), NS_PER_S
+"""So much more than the time that went by may be told of a device, and by each rank: records are dated when they are
+written, by a clock that is set now and then."""
+JOINED_NS = 5 * NS_PER_S
+"""Spans no farther apart than this are one."""
 TWICE = "several ranks told of this device at the same time: what one of them told is taken, the rest is not seen"
 
 
@@ -34,7 +36,7 @@ class _Told:
         self.cover(begun_ns, ended_ns)
 
     def cover(self, begun_ns: int, ended_ns: int) -> None:
-        if self.spans and begun_ns <= self.spans[-1][1] + SLACK_NS and begun_ns >= self.spans[-1][0]:
+        if self.spans and begun_ns <= self.spans[-1][1] + JOINED_NS and begun_ns >= self.spans[-1][0]:
             self.spans[-1] = self.spans[-1][0], max(ended_ns, self.spans[-1][1])
         else:
             self.spans.append((begun_ns, ended_ns))
