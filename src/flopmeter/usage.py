@@ -25,8 +25,9 @@ class DeviceUsage:
     that found it free and one that found it held: held time is no more than `held_ns + edge_ns`. `busy_ns` of the held
     ones a kernel ran (NVML's utilisation, read once a second); `energy_mj` millijoules from the device's own counter,
     `power_mj` the same from its power readings, integrated; `sm_cycles` cycles of the SM clock; `pipes` cycles in
-    which each pipe was active, mean over the SMs; `throttled` nanoseconds by reason. None: it was never measured;
-    `missing` says for how many of the held nanoseconds a figure was not, and `note` why.
+    which each pipe was active, mean over the SMs; `throttled` nanoseconds by reason; `least_mw` milliwatts, the lowest
+    power that was read. None: it was never measured; `missing` says for how many of the held nanoseconds a figure was
+    not, and `note` why.
     """
 
     uuid: str
@@ -40,6 +41,7 @@ class DeviceUsage:
     sm_cycles: int | None = None
     pipes: Mapping[str, int] | None = None
     throttled: Mapping[str, int] | None = None
+    least_mw: int | None = None
     missing: Mapping[str, int] = field(default_factory=dict)
     note: str = ""
 
@@ -70,6 +72,7 @@ class DeviceUsage:
             sm_cycles=_added(self.sm_cycles, other.sm_cycles),
             pipes=_joined(self.pipes, other.pipes),
             throttled=_joined(self.throttled, other.throttled),
+            least_mw=min((mw for mw in (self.least_mw, other.least_mw) if mw is not None), default=None),
             note="; ".join(sorted(notes)),
         )
         return replace(whole, missing={name: ns for name, ns in missing.items() if ns != whole.lacks(name)})
@@ -101,6 +104,7 @@ class DeviceUsage:
             "sm_cycles": wire.print_known(self.sm_cycles),
             "pipes": _print_counts(self.pipes),
             "throttled": _print_counts(self.throttled),
+            "least_mw": wire.print_known(self.least_mw),
             "missing": _print_counts(self.missing),
             "note": self.note,
         }
@@ -125,6 +129,7 @@ class DeviceUsage:
             sm_cycles=count("sm_cycles"),
             pipes=_parse_counts(fields.get("pipes"), name="pipes"),
             throttled=_parse_counts(fields.get("throttled"), name="throttled"),
+            least_mw=count("least_mw"),
             missing=_parse_missing(fields.get("missing"), held_ns=count("held_ns")),
             note=wire.parse_text(fields.get("note"), name="note"),
         )

@@ -114,6 +114,7 @@ class Spending:
             sm_cycles=sm_cycles,
             pipes=None if activity is None else activity.pipes,
             throttled=_slowed(before, reading, ns),
+            least_mw=reading.power_mw,
             missing=missing,
             note="; ".join(sorted(notes)),
         )
