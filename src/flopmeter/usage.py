@@ -26,7 +26,8 @@ class DeviceUsage:
     ones a kernel ran (NVML's utilisation, read once a second); `energy_mj` millijoules from the device's own counter,
     `power_mj` the same from its power readings, integrated; `sm_cycles` cycles of the SM clock; `pipes` cycles in
     which each pipe was active, mean over the SMs; `throttled` nanoseconds by reason. None: it was never measured;
-    `missing` says for how many of the held nanoseconds a figure was not, and `note` why.
+    `missing` says for how many of the held nanoseconds a figure was not, and `note` why. `faults` counts what the
+    driver reported, by name, such as `Xid 79`; none does not mean that somebody listened.
     """
 
     uuid: str
@@ -41,6 +42,7 @@ class DeviceUsage:
     pipes: Mapping[str, int] | None = None
     throttled: Mapping[str, int] | None = None
     missing: Mapping[str, int] = field(default_factory=dict)
+    faults: Mapping[str, int] = field(default_factory=dict)
     note: str = ""
 
     def __add__(self, other: object) -> "DeviceUsage":
@@ -64,6 +66,7 @@ class DeviceUsage:
             sm_cycles=_added(self.sm_cycles, other.sm_cycles),
             pipes=_joined(self.pipes, other.pipes),
             throttled=_joined(self.throttled, other.throttled),
+            faults=_joined(self.faults, other.faults) or {},
             note="; ".join(sorted(notes)),
         )
         return replace(whole, missing={name: ns for name, ns in missing.items() if ns != whole.lacks(name)})
@@ -96,6 +99,7 @@ class DeviceUsage:
             "pipes": _print_counts(self.pipes),
             "throttled": _print_counts(self.throttled),
             "missing": _print_counts(self.missing),
+            **({"faults": _print_counts(self.faults)} if self.faults else {}),
             "note": self.note,
         }
 
@@ -120,6 +124,7 @@ class DeviceUsage:
             pipes=_parse_counts(fields.get("pipes"), name="pipes"),
             throttled=_parse_counts(fields.get("throttled"), name="throttled"),
             missing=_parse_missing(fields.get("missing"), held_ns=count("held_ns")),
+            faults=_parse_counts(fields.get("faults"), name="faults") or {},
             note=wire.parse_text(fields.get("note"), name="note"),
         )
 

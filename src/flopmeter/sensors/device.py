@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from ctypes import ArgumentError
 from typing import Any
 
+from flopmeter.sensors.faults import FaultWatch
 from flopmeter.sensors.gpm import PipeReader
 from flopmeter.sensors.guard import words_of
 from flopmeter.sensors.reading import Activity, Reading
@@ -23,8 +24,17 @@ BINDING_FAILURES = (OSError, ValueError, AttributeError, TypeError, ArgumentErro
 NOT_TOLD = 2**32 - 1, 2**64 - 1
 """All ones: what drivers give for what they cannot tell."""
 OF_CARD = "NVML tells energy, power and utilisation of the whole card, not of this slice of it"
-_ENERGY, _POWER, _RECOVERY, _UNCORRECTED = 83, 185, 230, 4
-_ACTIONS = {1: "reset", 2: "reboot", 3: "drain of peer-to-peer traffic", 4: "drain and reset"}
+UNCORRECTED = "uncorrected ECC"
+_ENERGY, _POWER, _RECOVERY, _UNCORRECTED, _ROWS_PENDING, _ROWS_FAILED = 83, 185, 230, 4, 144, 145
+_ACTIONS = {
+    1: "reset of this device",
+    2: "reboot of the machine",
+    3: "drain of peer-to-peer traffic",
+    4: "drain and reset of this device",
+    5: "recovery of the IMEX domain",
+    6: "reset of the bus",
+    7: "reboot of the system",
+}
 
 
 class Device:
@@ -39,13 +49,14 @@ class Device:
         self._library = library
         self._note_call = note_call
         self._slowdowns = _slowdown_fields(driver)
-        self._fields = [_ENERGY, _POWER, _RECOVERY, _UNCORRECTED, *self._slowdowns]
+        self._fields = [_ENERGY, _POWER, _RECOVERY, _UNCORRECTED, _ROWS_PENDING, _ROWS_FAILED, *self._slowdowns]
         self._value_names = _names_of_values(library)
         self._handle: Any = None
         self._parent: Any = None
         self._notes: set[str] = set()
         self._has_answered, self._why = False, ""
         self._gpm: PipeReader | None = None
+        self._faults = FaultWatch(library, self._ask)
         self._limit_mw: int | None = None
         self._uncorrected: int | None = None
 
@@ -81,9 +92,12 @@ class Device:
         """Ask for all that changes; what fails is noted, and the rest is asked nevertheless."""
         library = self._library
         self._notes, self._has_answered, self._why = set(), False, ""
+        reported, words = self._faults.take()  # of the handle of before, whatever became of it
+        faults = dict(reported)
+        self._notes |= words
         handle, at_ns = self._find(), clock_ns()
         if handle is None:
-            return self._silent(at_ns)
+            return self._silent(at_ns, faults, words)
         parent = self._parent
         fields = self._read_fields(parent)
         at_ns = clock_ns()
@@ -106,10 +120,10 @@ class Device:
         slowed = {name: fields[number] for number, name in self._slowdowns.items() if number in fields}
         reasons = None if slowed else self._ask("throttle reasons", lambda: _reasons(library, parent))
         activity = self._read_pipes(handle, clock, at_ns)
-        self._look_at_health(fields)
+        self._look_at_health(fields, faults)
         if not self._has_answered:
             self._handle = None  # it may come back under another handle
-            return self._silent(at_ns)
+            return self._silent(at_ns, faults, words)
         return Reading(
             at_ns,
             energy_mj=energy,
@@ -120,16 +134,19 @@ class Device:
             slowed_ns=slowed,
             reasons=reasons,
             activity=activity,
+            faults=faults,
             notes=frozenset(self._notes),
         )
 
-    def _silent(self, at_ns: int) -> Reading:
-        return Reading(at_ns, has_answered=False, notes=frozenset({f"the device did not answer: {self._why}"}))
+    def _silent(self, at_ns: int, faults: Mapping[str, int], words: set[str]) -> Reading:
+        notes = frozenset({f"the device did not answer: {self._why}", *words})
+        return Reading(at_ns, has_answered=False, faults=faults, notes=notes)
 
     def release(self) -> None:
         """Give back what is kept in the driver."""
         if self._gpm is not None:
             self._gpm.release()
+        self._faults.release()
         self._gpm = self._handle = self._parent = None
 
     def _find(self) -> Any:
@@ -144,11 +161,18 @@ class Device:
             if self._gpm is not None:
                 self._gpm.release()
             self._handle, self._parent, self._gpm = handle, parent if parent is not None else handle, None
+            self._faults.follow(self._parent, instance=self._find_instance())
         return self._handle
 
     def _is_slice(self, handle: Any) -> bool:
         said = self._ask("MIG", lambda: self._library.nvmlDeviceIsMigDeviceHandle(handle), is_noted=False)
         return self.uuid.startswith("MIG-") if said is None else bool(said)
+
+    def _find_instance(self) -> int | None:
+        if self._parent is self._handle:
+            return None
+        said = self._ask("GPU instance", lambda: self._library.nvmlDeviceGetGpuInstanceId(self._handle), is_noted=False)
+        return None if said is None else int(said)
 
     def _read_fields(self, handle: Any) -> dict[int, int]:
         """Read the counters in one call; each has a state of its own."""
@@ -173,13 +197,18 @@ class Device:
             self._gpm = PipeReader(self._library, handle, self._ask)
         return self._gpm.read(clock_mhz, at_ns)
 
-    def _look_at_health(self, fields: Mapping[int, int]) -> None:
-        if action := _ACTIONS.get(fields.get(_RECOVERY, 0)):
-            self._notes.add(f"the driver asks for a {action} of this device")
+    def _look_at_health(self, fields: Mapping[int, int], faults: dict[str, int]) -> None:
+        if action := fields.get(_RECOVERY):
+            self._notes.add(f"the driver asks for a {_ACTIONS.get(action, f'recovery (number {action})')}")
+        if fields.get(_ROWS_PENDING):
+            self._notes.add("rows of its memory are to be replaced at the next reset")
+        if fields.get(_ROWS_FAILED):
+            self._notes.add("rows of its memory could not be replaced")
         count = fields.get(_UNCORRECTED)
         if count is not None:
             if self._uncorrected is not None and count > self._uncorrected:
                 self._notes.add("memory errors that could not be corrected occurred")
+                faults[UNCORRECTED] = count - self._uncorrected
             self._uncorrected = count
 
     def _ask(self, what: str, read: Callable[[], Any], *, is_noted: bool = True, is_answer: bool = True) -> Any:
