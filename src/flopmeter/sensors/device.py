@@ -1,8 +1,8 @@
-"""One NVIDIA device as NVML tells of it: who it is, and readings of its counters.
+"""One NVIDIA device as NVML tells of it: its handle, and readings of its counters.
 
 Written from NVIDIA's documentation and tried with a scripted library (`testing/fake_nvml.py`), not yet on a GPU; what
 only a GPU can settle is in `tests/gpu`. Not here: when devices are read (`nvml.py`), what lies between two readings
-(`reading.py`), pipe activity (`gpm.py`).
+(`reading.py`), pipe activity (`gpm.py`), reported faults (`faults.py`), who it is (`identity.py`).
 """
 
 from collections.abc import Callable, Mapping
@@ -12,6 +12,7 @@ from typing import Any
 from flopmeter.sensors.faults import FaultWatch
 from flopmeter.sensors.gpm import PipeReader
 from flopmeter.sensors.guard import words_of
+from flopmeter.sensors.identity import identify
 from flopmeter.sensors.reading import Activity, Reading
 
 RENUMBERED = (580, 82)
@@ -55,6 +56,7 @@ class Device:
         self._parent: Any = None
         self._notes: set[str] = set()
         self._has_answered, self._why = False, ""
+        self.is_identified = False  # under the handle that it has now
         self._gpm: PipeReader | None = None
         self._faults = FaultWatch(library, self._ask)
         self._limit_mw: int | None = None
@@ -62,30 +64,11 @@ class Device:
 
     def identify(self) -> dict[str, str]:
         """Return what the device says it is; what it does not say is not there."""
-        library, handle = self._library, self._find()
+        handle = self._find()
         if handle is None:
             return {}
-        parent = self._parent
-        asked: dict[str, Callable[[], Any]] = {
-            "name": lambda: library.nvmlDeviceGetName(handle),
-            "serial": lambda: library.nvmlDeviceGetSerial(parent),
-            "board": lambda: library.nvmlDeviceGetBoardPartNumber(parent),
-            "pci": lambda: f"{library.nvmlDeviceGetPciInfo(parent).pciDeviceId:#010x}",
-            "pci_subsystem": lambda: f"{library.nvmlDeviceGetPciInfo(parent).pciSubSystemId:#010x}",
-            "vbios": lambda: library.nvmlDeviceGetVbiosVersion(parent),
-            "capability": lambda: ".".join(map(str, library.nvmlDeviceGetCudaComputeCapability(parent))),
-            "driver": library.nvmlSystemGetDriverVersion,
-            "cuda": lambda: _cuda_version(library.nvmlSystemGetCudaDriverVersion()),
-        }
-        if self._parent is not handle:
-            asked["parent_name"] = lambda: library.nvmlDeviceGetName(parent)
-            asked["mig_parent"] = lambda: library.nvmlDeviceGetUUID(parent)
-            asked["sms"] = lambda: library.nvmlDeviceGetAttributes_v2(handle).multiprocessorCount
-        found = {}
-        for name, read in asked.items():
-            said = self._ask(name, read, is_noted=False)
-            if said is not None:
-                found[name] = said.decode(errors="replace") if isinstance(said, bytes) else str(said)
+        found = identify(self._library, handle, self._parent, self._ask)
+        self.is_identified = "name" in found
         return found
 
     def read(self, clock_ns: Callable[[], int]) -> Reading:
@@ -161,6 +144,7 @@ class Device:
             if self._gpm is not None:
                 self._gpm.release()
             self._handle, self._parent, self._gpm = handle, parent if parent is not None else handle, None
+            self.is_identified = False
             self._faults.follow(self._parent, instance=self._find_instance())
         return self._handle
 
@@ -274,7 +258,3 @@ def _reasons(library: Any, handle: Any) -> int:
             if getattr(error, "value", None) != library.NVML_ERROR_FUNCTION_NOT_FOUND:
                 raise
     return int(library.nvmlDeviceGetCurrentClocksThrottleReasons(handle))
-
-
-def _cuda_version(number: int) -> str:
-    return f"{number // 1000}.{number % 1000 // 10}"

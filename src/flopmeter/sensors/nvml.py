@@ -9,7 +9,8 @@ Not here: one device (`device.py`), what lies between two readings (`reading.py`
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
@@ -17,6 +18,7 @@ from flopmeter.sensors.device import BINDING_FAILURES, Device
 from flopmeter.sensors.gpm import LEAST_NS
 from flopmeter.sensors.guard import guarded, words_of
 from flopmeter.sensors.host import HostSampler
+from flopmeter.sensors.identity import find_changes
 from flopmeter.sensors.reading import Reading, Spending
 from flopmeter.sensors.visible import find_held_uuids
 from flopmeter.units import NS_PER_S
@@ -223,8 +225,8 @@ class NvmlSampler:
             device = self._devices[uuid] = Device(self._open, uuid, driver=driver, note_call=self._note_call)
         spending = self._spending(uuid)
         reading = device.read(self._clock_ns)
-        if reading.has_answered and "name" not in self._identity.get(uuid, {}):
-            self._identify(device, uuid)
+        if reading.has_answered and not device.is_identified:
+            reading = replace(reading, notes=reading.notes.union(self._identify(device, uuid)))
         spending.name = self._identity.get(uuid, {}).get("name", "unknown")
         if spending.since_ns is None and self._sampled_ns is not None:
             self._add(spending.edge(reading.at_ns - self._sampled_ns))
@@ -261,10 +263,12 @@ class NvmlSampler:
         self._say(f"sampling ended: NVML did not come back from reading {call}")
         self._has_ended = True
 
-    def _identify(self, device: Device, uuid: str) -> None:
-        fields = device.identify()
+    def _identify(self, device: Device, uuid: str) -> Iterable[str]:
+        """Ask a device who it is; return what is not as it was."""
+        before, fields = self._identity.get(uuid, {}), device.identify()
         with self._lock:
-            self._identity[uuid] = fields
+            self._identity[uuid] = before | fields
+        return find_changes(before, fields)
 
     def _note_call(self, what: str) -> None:
         self._called = what, time.monotonic_ns()

@@ -128,6 +128,7 @@ SITES = sorted(
     {
         *("nvmlInitWithFlags", "nvmlDeviceGetHandleByUUID", "nvmlDeviceGetFieldValues", "nvmlDeviceGetPowerUsage"),
         *("nvmlDeviceGetSupportedEventTypes", "nvmlEventSetCreate", "nvmlDeviceRegisterEvents", "nvmlEventSetWait_v2"),
+        *("nvmlDeviceGetGpuFabricInfoV", "nvmlSystemGetConfComputeSettings", "nvmlSystemGetConfComputeState"),
         *("nvmlEventSetFree", "nvmlDeviceIsMigDeviceHandle"),
         *("nvmlDeviceGetTotalEnergyConsumption", "nvmlDeviceGetEnforcedPowerLimit", "nvmlDeviceGetUtilizationRates"),
         *("nvmlDeviceGetClockInfo", "nvmlDeviceGetCurrentClocksEventReasons", "nvmlGpmQueryDeviceSupport"),
