@@ -86,6 +86,11 @@ class Journal:
         run = self._ledger.run if self._ledger is not None else os.urandom(16).hex()
         return int(wire.digest(f"audits of {run}".encode())[:16], 16)
 
+    @property
+    def last(self) -> tuple[Path, str] | None:
+        """The file that is or was written, and the digest of its last line."""
+        return None if self._ledger is None else (self._ledger.path, self._ledger.head)
+
     def note_miss(self, *, booked: str | None, family: str | None) -> None:
         """Keep for the next flush that passages were booked at a figure that an audit found to be wrong."""
         self.note("miss", {"booked": booked, "family": family})

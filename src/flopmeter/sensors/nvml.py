@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from flopmeter.sensors.device import BINDING_FAILURES, Device
@@ -123,6 +124,16 @@ class NvmlSampler:
             if self._thread.is_alive():
                 self._give_up()
         self._thread = None
+
+    def sign(self, last: tuple[Path, str] | None) -> None:
+        """Where confidential computing is on, have the devices of this run sign the end of a ledger file.
+
+        `last` is the file and the digest of its last line, None where there is no file. Nothing is raised.
+        """
+        from flopmeter.sensors.confidential import sign_head  # few machines have any use for it
+
+        if last is not None:
+            sign_head(*last, self.identities(), library=self._library)
 
     def _is_forked(self) -> bool:
         return self._pid not in {0, os.getpid()}
