@@ -27,7 +27,8 @@ class DeviceUsage:
     `power_mj` the same from its power readings, integrated; `sm_cycles` cycles of the SM clock; `pipes` cycles in
     which each pipe was active, mean over the SMs; `throttled` nanoseconds by reason; `least_mw` milliwatts, the lowest
     power that was read. None: it was never measured; `missing` says for how many of the held nanoseconds a figure was
-    not, and `note` why.
+    not, and `note` why. `faults` counts what the driver reported, by name, such as `Xid 79`; none does not mean that
+    somebody listened.
     """
 
     uuid: str
@@ -43,6 +44,7 @@ class DeviceUsage:
     throttled: Mapping[str, int] | None = None
     least_mw: int | None = None
     missing: Mapping[str, int] = field(default_factory=dict)
+    faults: Mapping[str, int] = field(default_factory=dict)
     note: str = ""
 
     def __add__(self, other: object) -> "DeviceUsage":
@@ -73,6 +75,7 @@ class DeviceUsage:
             pipes=_joined(self.pipes, other.pipes),
             throttled=_joined(self.throttled, other.throttled),
             least_mw=min((mw for mw in (self.least_mw, other.least_mw) if mw is not None), default=None),
+            faults=_joined(self.faults, other.faults) or {},
             note="; ".join(sorted(notes)),
         )
         return replace(whole, missing={name: ns for name, ns in missing.items() if ns != whole.lacks(name)})
@@ -106,6 +109,7 @@ class DeviceUsage:
             "throttled": _print_counts(self.throttled),
             "least_mw": wire.print_known(self.least_mw),
             "missing": _print_counts(self.missing),
+            **({"faults": _print_counts(self.faults)} if self.faults else {}),
             "note": self.note,
         }
 
@@ -131,6 +135,7 @@ class DeviceUsage:
             throttled=_parse_counts(fields.get("throttled"), name="throttled"),
             least_mw=count("least_mw"),
             missing=_parse_missing(fields.get("missing"), held_ns=count("held_ns")),
+            faults=_parse_counts(fields.get("faults"), name="faults") or {},
             note=wire.parse_text(fields.get("note"), name="note"),
         )
 

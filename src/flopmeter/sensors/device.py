@@ -1,16 +1,18 @@
-"""One NVIDIA device as NVML tells of it: who it is, and readings of its counters.
+"""One NVIDIA device as NVML tells of it: its handle, and readings of its counters.
 
 Written from NVIDIA's documentation and tried with a scripted library (`testing/fake_nvml.py`), not yet on a GPU; what
 only a GPU can settle is in `tests/gpu`. Not here: when devices are read (`nvml.py`), what lies between two readings
-(`reading.py`), pipe activity (`gpm.py`).
+(`reading.py`), pipe activity (`gpm.py`), reported faults (`faults.py`), who it is (`identity.py`).
 """
 
 from collections.abc import Callable, Mapping
 from ctypes import ArgumentError
 from typing import Any
 
+from flopmeter.sensors.faults import FaultWatch
 from flopmeter.sensors.gpm import PipeReader
 from flopmeter.sensors.guard import words_of
+from flopmeter.sensors.identity import identify
 from flopmeter.sensors.processes import read_sharing
 from flopmeter.sensors.reading import Activity, Reading
 
@@ -28,8 +30,17 @@ WHICH_SLICE = "CUDA names the card, which is cut into slices, and not the slice 
 SHARED = "other processes used this device, too"
 ASK_LIMIT_EVERY = 30
 """So many readings a power limit is taken to hold; it can be set at any time, and seldom is."""
-_ENERGY, _POWER, _RECOVERY, _UNCORRECTED = 83, 185, 230, 4
-_ACTIONS = {1: "reset", 2: "reboot", 3: "drain of peer-to-peer traffic", 4: "drain and reset"}
+UNCORRECTED = "uncorrected ECC"
+_ENERGY, _POWER, _RECOVERY, _UNCORRECTED, _ROWS_PENDING, _ROWS_FAILED = 83, 185, 230, 4, 144, 145
+_ACTIONS = {
+    1: "reset of this device",
+    2: "reboot of the machine",
+    3: "drain of peer-to-peer traffic",
+    4: "drain and reset of this device",
+    5: "recovery of the IMEX domain",
+    6: "reset of the bus",
+    7: "reboot of the system",
+}
 
 
 class Device:
@@ -44,57 +55,40 @@ class Device:
         self._library = library
         self._note_call = note_call
         self._slowdowns = _slowdown_fields(driver)
-        self._fields = [_ENERGY, _POWER, _RECOVERY, _UNCORRECTED, *self._slowdowns]
+        self._fields = [_ENERGY, _POWER, _RECOVERY, _UNCORRECTED, _ROWS_PENDING, _ROWS_FAILED, *self._slowdowns]
         self._value_names = _names_of_values(library)
         self._handle: Any = None
         self._parent: Any = None
-        self._is_slice = self._is_unknown_slice = False
+        self._is_slice = self._is_unknown_slice = self._is_followed = False
         self._notes: set[str] = set()
         self._has_answered, self._why = False, ""
+        self.is_identified = False  # under the handle that it has now
         self._gpm: PipeReader | None = None
+        self._faults = FaultWatch(library, self._ask)
         self._limit_mw: int | None = None
         self._readings = 0
         self._uncorrected: int | None = None
 
     def identify(self) -> dict[str, str]:
         """Return what the device says it is; what it does not say is not there."""
-        library, handle = self._library, self._find()
+        handle = self._find()
         if handle is None or (self._is_slice and self._parent is None):
             return {}
-        parent = handle if self._parent is None else self._parent
-        asked: dict[str, Callable[[], Any]] = {
-            "name": lambda: library.nvmlDeviceGetName(handle),
-            "serial": lambda: library.nvmlDeviceGetSerial(parent),
-            "board": lambda: library.nvmlDeviceGetBoardPartNumber(parent),
-            "pci": lambda: f"{library.nvmlDeviceGetPciInfo(parent).pciDeviceId:#010x}",
-            "pci_subsystem": lambda: f"{library.nvmlDeviceGetPciInfo(parent).pciSubSystemId:#010x}",
-            "vbios": lambda: library.nvmlDeviceGetVbiosVersion(parent),
-            "capability": lambda: ".".join(map(str, library.nvmlDeviceGetCudaComputeCapability(parent))),
-            "driver": library.nvmlSystemGetDriverVersion,
-            "cuda": lambda: _cuda_version(library.nvmlSystemGetCudaDriverVersion()),
-        }
-        if self._is_unknown_slice:  # what the card can do is no figure of its slice
-            asked["name"] = lambda: f"{library.nvmlDeviceGetName(handle)} MIG (which slice is not known)"
-            del asked["pci"]
-        elif self._is_slice:
-            asked["parent_name"] = lambda: library.nvmlDeviceGetName(parent)
-            asked["mig_parent"] = lambda: library.nvmlDeviceGetUUID(parent)
-            asked["sms"] = lambda: library.nvmlDeviceGetAttributes_v2(handle).multiprocessorCount
-        found = {}
-        for name, read in asked.items():
-            said = self._ask(name, read, is_noted=False)
-            if said is not None:
-                found[name] = said.decode(errors="replace") if isinstance(said, bytes) else str(said)
+        found = identify(self._library, handle, self._card(), self._ask, is_unknown_slice=self._is_unknown_slice)
+        self.is_identified = "name" in found
         return found
 
     def read(self, clock_ns: Callable[[], int]) -> Reading:
         """Ask for all that changes; what fails is noted, and the rest is asked nevertheless."""
         library = self._library
         self._notes, self._has_answered, self._why = set(), False, ""
+        reported, words = self._faults.take()  # of the handle of before, whatever became of it
+        faults = dict(reported)
+        self._notes |= words
         handle, at_ns = self._find(), clock_ns()
         if handle is None:
-            return self._silent(at_ns)
-        parent = handle if self._parent is None else self._parent
+            return self._silent(at_ns, faults, words)
+        parent = self._card()
         fields = self._read_fields(parent)
         is_slice = self._is_slice
         energy, power = (None, None) if is_slice else (fields.get(_ENERGY), fields.get(_POWER))
@@ -119,10 +113,10 @@ class Device:
         slowed = {name: fields[number] for number, name in self._slowdowns.items() if number in fields}
         reasons = None if slowed else self._ask("throttle reasons", lambda: _reasons(library, parent))
         activity = None if self._is_unknown_slice else self._read_pipes(handle, clock, at_ns)
-        self._look_at_health(fields)
+        self._look_at_health(fields, faults)
         if not self._has_answered:
             self._handle = None  # it may come back under another handle
-            return self._silent(at_ns)
+            return self._silent(at_ns, faults, words)
         return Reading(
             at_ns,
             energy_mj=energy,
@@ -133,16 +127,19 @@ class Device:
             slowed_ns=slowed,
             reasons=reasons,
             activity=activity,
+            faults=faults,
             notes=frozenset(self._notes),
         )
 
-    def _silent(self, at_ns: int) -> Reading:
-        return Reading(at_ns, has_answered=False, notes=frozenset({f"the device did not answer: {self._why}"}))
+    def _silent(self, at_ns: int, faults: Mapping[str, int], words: set[str]) -> Reading:
+        notes = frozenset({f"the device did not answer: {self._why}", *words})
+        return Reading(at_ns, has_answered=False, faults=faults, notes=notes)
 
     def release(self) -> None:
         """Give back what is kept in the driver."""
         if self._gpm is not None:
             self._gpm.release()
+        self._faults.release()
         self._gpm = self._handle = self._parent = None
 
     def _find(self) -> Any:
@@ -154,6 +151,7 @@ class Device:
             if self._gpm is not None:
                 self._gpm.release()
             self._handle, self._parent, self._gpm = handle, None, None
+            self.is_identified = self._is_followed = False
             said = self._ask("MIG", lambda: library.nvmlDeviceIsMigDeviceHandle(handle), is_noted=False)
             self._is_slice = self.uuid.startswith("MIG-") if said is None else bool(said)
             self._is_unknown_slice = False
@@ -162,6 +160,9 @@ class Device:
         if self._is_slice and not self._is_unknown_slice and self._parent is None:
             handle = self._handle
             self._parent = self._ask("its card", lambda: library.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(handle))
+        if not self._is_followed and not (self._is_slice and self._parent is None):
+            self._is_followed = True
+            self._faults.follow(self._card(), instance=self._find_instance())
         return self._handle
 
     def _take_card(self, card: Any) -> None:
@@ -179,6 +180,16 @@ class Device:
             return False
         said = self._ask("processes", lambda: read_sharing(self._library, self._handle).least > 0, is_noted=False)
         return bool(said)
+
+    def _card(self) -> Any:
+        """Return the handle of the card, which is the device itself unless that is a slice."""
+        return self._handle if self._parent is None else self._parent
+
+    def _find_instance(self) -> int | None:
+        if not self._is_slice or self._is_unknown_slice:
+            return None
+        said = self._ask("GPU instance", lambda: self._library.nvmlDeviceGetGpuInstanceId(self._handle), is_noted=False)
+        return None if said is None else int(said)
 
     def _read_fields(self, handle: Any) -> dict[int, int]:
         """Read the counters in one call; each has a state of its own."""
@@ -203,13 +214,18 @@ class Device:
             self._gpm = PipeReader(self._library, handle, self._ask)
         return self._gpm.read(clock_mhz, at_ns)
 
-    def _look_at_health(self, fields: Mapping[int, int]) -> None:
-        if action := _ACTIONS.get(fields.get(_RECOVERY, 0)):
-            self._notes.add(f"the driver asks for a {action} of this device")
+    def _look_at_health(self, fields: Mapping[int, int], faults: dict[str, int]) -> None:
+        if action := fields.get(_RECOVERY):
+            self._notes.add(f"the driver asks for a {_ACTIONS.get(action, f'recovery (number {action})')}")
+        if fields.get(_ROWS_PENDING):
+            self._notes.add("rows of its memory are to be replaced at the next reset")
+        if fields.get(_ROWS_FAILED):
+            self._notes.add("rows of its memory could not be replaced")
         count = fields.get(_UNCORRECTED)
         if count is not None:
             if self._uncorrected is not None and count > self._uncorrected:
                 self._notes.add("memory errors that could not be corrected occurred")
+                faults[UNCORRECTED] = count - self._uncorrected
             self._uncorrected = count
 
     def _ask(self, what: str, read: Callable[[], Any], *, is_noted: bool = True, is_answer: bool = True) -> Any:
@@ -289,7 +305,3 @@ def _reasons(library: Any, handle: Any) -> int:
             if getattr(error, "value", None) != library.NVML_ERROR_FUNCTION_NOT_FOUND:
                 raise
     return int(library.nvmlDeviceGetCurrentClocksThrottleReasons(handle))
-
-
-def _cuda_version(number: int) -> str:
-    return f"{number // 1000}.{number % 1000 // 10}"

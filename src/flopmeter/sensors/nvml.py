@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from flopmeter.sensors.claims import DeviceClaims
@@ -19,6 +20,7 @@ from flopmeter.sensors.device import BINDING_FAILURES, SHARED, Device
 from flopmeter.sensors.gpm import LEAST_NS
 from flopmeter.sensors.guard import guarded, words_of
 from flopmeter.sensors.host import HostSampler
+from flopmeter.sensors.identity import find_changes
 from flopmeter.sensors.reading import Spending
 from flopmeter.sensors.visible import VISIBLE, find_held_uuids, find_visible, read_inventory
 from flopmeter.units import NS_PER_S
@@ -132,6 +134,16 @@ class NvmlSampler:
             if self._thread.is_alive():
                 self._give_up()
         self._thread = None
+
+    def sign(self, last: tuple[Path, str] | None) -> None:
+        """Where confidential computing is on, have the devices of this run sign the end of a ledger file.
+
+        `last` is the file and the digest of its last line, None where there is no file. Nothing is raised.
+        """
+        from flopmeter.sensors.confidential import sign_head  # few machines have any use for it
+
+        if last is not None:
+            sign_head(*last, self.identities(), library=self._library)
 
     def _is_forked(self) -> bool:
         return self._pid not in {0, os.getpid()}
@@ -261,8 +273,8 @@ class NvmlSampler:
             device = self._devices[uuid] = Device(self._open, uuid, driver=driver, note_call=self._note_call)
         spending = self._spendings[uuid]
         reading = device.read(self._clock_ns)
-        if reading.has_answered and "name" not in self._identity.get(uuid, {}):
-            self._identify(device, uuid)
+        if reading.has_answered and not device.is_identified:
+            reading = replace(reading, notes=reading.notes.union(self._identify(device, uuid)))
         spending.name = self._identity.get(uuid, {}).get("name", "unknown")
         if reading.has_answered and reading.at_ns >= self._company_ns.get(uuid, 0):
             self._company_ns[uuid] = reading.at_ns + COMPANY_NS
@@ -297,10 +309,12 @@ class NvmlSampler:
         self._say(f"sampling ended: NVML did not come back from reading {call}")
         self._has_ended = True
 
-    def _identify(self, device: Device, uuid: str) -> None:
-        fields = device.identify()
+    def _identify(self, device: Device, uuid: str) -> Iterable[str]:
+        """Ask a device who it is; return what is not as it was."""
+        before, fields = self._identity.get(uuid, {}), device.identify()
         with self._lock:
-            self._identity[uuid] = fields
+            self._identity[uuid] = before | fields
+        return find_changes(before, fields)
 
     def _note_call(self, what: str) -> None:
         self._called = what, time.monotonic_ns()

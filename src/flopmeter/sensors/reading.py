@@ -48,7 +48,8 @@ class Reading:
 
     Units: `at_ns` nanoseconds of the sampler's clock, `energy_mj` millijoules since the driver was loaded, `power_mw`
     milliwatts, `busy_percent` of the last second or less, `sm_mhz` megahertz, `slowed_ns` nanoseconds by reason since
-    the driver was loaded; where those are not told, `reasons` are the bits that hold now.
+    the driver was loaded; where those are not told, `reasons` are the bits that hold now; `faults` counts by name,
+    since the reading before.
     """
 
     at_ns: int
@@ -61,6 +62,7 @@ class Reading:
     slowed_ns: Mapping[str, int] = field(default_factory=dict)
     reasons: int | None = None
     activity: Activity | None = None
+    faults: Mapping[str, int] = field(default_factory=dict)
     notes: frozenset[str] = frozenset()
 
 
@@ -92,7 +94,7 @@ class Spending:
         ns = max(0, reading.at_ns - before.at_ns)
         if not (before.has_answered and reading.has_answered):
             self._is_stuck = False
-            return self.unseen(ns, reading.notes)
+            return replace(self.unseen(ns, reading.notes), faults=reading.faults)
         notes = set(reading.notes)
         missing: dict[str, int] = {}
         energy_mj = self._energy(before, reading, ns, notes)
@@ -116,6 +118,7 @@ class Spending:
             throttled=_slowed(before, reading, ns),
             least_mw=reading.power_mw,
             missing=missing,
+            faults=reading.faults,
             note="; ".join(sorted(notes)),
         )
 

@@ -60,7 +60,8 @@ def test_a_bad_hour_of_eight_devices_is_recovered_to_the_millijoule_and_the_seco
     lost, restarted, slowed = (found[machine.devices[index].uuid] for index in (3, 5, 6))
     assert (lost.basis("energy_mj"), lost.unseen_ns) == ("partial", hour_ns - lost.held_ns)
     assert lost.energy_mj == fake_truth.energy_mj(machine.devices[3], 0, lost.held_ns)
-    assert lost.note == "the device did not answer: GPU is lost"
+    assert lost.note == "the device did not answer: GPU is lost; the driver reported Xid 79"
+    assert [device.faults for device in found.values() if device.faults] == [{"Xid 79": 1}]
     assert restarted.missing == {"energy_mj": SECOND}
     restarted_at_s = 1200
     known = [(0, restarted_at_s * SECOND), ((restarted_at_s + 1) * SECOND, hour_ns)]
@@ -130,12 +131,15 @@ SITES = sorted(
     {
         *("nvmlInitWithFlags", "nvmlDeviceGetHandleByUUID", "nvmlDeviceGetFieldValues", "nvmlDeviceGetPowerUsage"),
         *("nvmlDeviceIsMigDeviceHandle", "nvmlDeviceGetMigMode", "nvmlDeviceGetComputeRunningProcesses_v3"),
+        *("nvmlDeviceGetSupportedEventTypes", "nvmlEventSetCreate", "nvmlDeviceRegisterEvents", "nvmlEventSetWait_v2"),
+        *("nvmlDeviceGetGpuFabricInfoV", "nvmlSystemGetConfComputeSettings", "nvmlSystemGetConfComputeState"),
+        "nvmlEventSetFree",
         *("nvmlDeviceGetTotalEnergyConsumption", "nvmlDeviceGetEnforcedPowerLimit", "nvmlDeviceGetUtilizationRates"),
         *("nvmlDeviceGetClockInfo", "nvmlDeviceGetCurrentClocksEventReasons", "nvmlGpmQueryDeviceSupport"),
         *("nvmlGpmSampleAlloc", "nvmlGpmSampleGet", "nvmlGpmMetricsGet", "nvmlGpmSampleFree", "nvmlShutdown"),
         *("nvmlDeviceGetName", "nvmlDeviceGetSerial", "nvmlDeviceGetBoardPartNumber", "nvmlDeviceGetPciInfo_v3"),
         *("nvmlDeviceGetVbiosVersion", "nvmlDeviceGetCudaComputeCapability", "nvmlSystemGetDriverVersion"),
-        *("nvmlSystemGetCudaDriverVersion", "field:83", "field:185", "field:74", "field:269", "metric:5"),
+        *("nvmlSystemGetCudaDriverVersion", "field:83", "field:185", "field:74", "field:269", "field:144", "metric:5"),
     }
 )
 
