@@ -36,10 +36,14 @@ CAUSES = {
 
 @dataclass(frozen=True, slots=True)
 class Activity:
-    """Cycles in which each pipe was active, mean over the SMs, since the activity before; `ns` is how long that is."""
+    """Cycles in which each pipe was active, mean over the SMs, since the activity before; `ns` is how long that is.
+
+    `elapsed` are all cycles of that time, where the device counted them itself: then a hole takes nothing away.
+    """
 
     pipes: Mapping[str, int]
     ns: int
+    elapsed: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +100,14 @@ class Spending:
         missing: dict[str, int] = {}
         energy_mj = self._energy(before, reading, ns, notes)
         activity = reading.activity
+        is_counted = activity is not None and activity.elapsed is not None
         if is_near := ns <= NEAR_NS:
             sm_cycles = _cycles(before.sm_mhz, reading.sm_mhz, ns)
         else:
-            sm_cycles, activity = None, None  # shares of cycles are worth no more than the clock
+            sm_cycles, activity = None, activity if is_counted else None  # shares are worth no more than the clock
             notes.add(HOLE)
+        if activity is not None and is_counted and activity.ns == ns:
+            sm_cycles = activity.elapsed
         if activity is not None and activity.ns < ns:
             missing["pipes"] = ns - activity.ns
         return DeviceUsage(

@@ -103,6 +103,16 @@ def test_activity_of_a_part_of_the_time_says_so():
     assert (one.pipes, one.lacks("pipes")) == ({"tensor": 7}, SECOND)
 
 
+def test_cycles_that_the_device_counted_itself_are_known_over_a_hole_and_better_than_the_clock():
+    counted = Activity({"tensor": 7}, 60 * SECOND, elapsed=90)
+    (one,) = spent(at(0, sm_mhz=1000), at(60, sm_mhz=1000, activity=counted))
+    assert (one.pipes, one.sm_cycles, one.note) == ({"tensor": 7}, 90, HOLE)
+    (near,) = spent(at(0, sm_mhz=1000), at(1, sm_mhz=1000, activity=Activity({"tensor": 7}, SECOND, elapsed=90)))
+    assert near.sm_cycles == 90
+    (less,) = spent(at(0, sm_mhz=1000), at(2, sm_mhz=1000, activity=Activity({"tensor": 7}, SECOND, elapsed=90)))
+    assert less.sm_cycles == 2 * 10**9
+
+
 def test_throttling_is_told_by_counters_or_by_what_holds_now():
     (counted,) = spent(at(0, slowed_ns={"thermal": 5, "power cap": 1}), at(1, slowed_ns={"thermal": 9, "power cap": 1}))
     assert counted.throttled == {"thermal": 4}
