@@ -11,6 +11,7 @@ reading is off by less than one part in 10¹⁵ of all that was counted since th
 
 from collections.abc import Callable, Mapping
 
+from flopmeter.sensors.reading import MHZ_NS_PER_CYCLE, Activity
 from flopmeter.units import NS_PER_S
 
 ELAPSED = "elapsed"
@@ -28,6 +29,8 @@ COUNTED = {
 UNCLEAR = "the device's counts of cycles were for a while neither a mean over its SMs nor their sum, and were not used"
 RESET = "the device's counts of cycles went backwards (driver reloaded or device reset)"
 STILL = "the device's counts of cycles stood still for a while, and were not used"
+APART_PERCENT = 2
+DISAGREE = "percentages and counts of cycles of a pipe lay more than two points apart"
 TOO_MANY = "the device counted more cycles of a pipe than there were"
 
 
@@ -116,3 +119,40 @@ class CycleCounter:
 
 def _is_near(count: int, expected: int) -> bool:
     return 100 * abs(count - expected) <= NEAR_PERCENT * expected
+
+
+def make_activity(
+    shares: Mapping[str, float],
+    cycles: Mapping[str, int] | None,
+    clocks_mhz: tuple[int | None, int | None],
+    ns: int,
+    notes: set[str],
+) -> Activity | None:
+    """Return the cycles of each pipe, by its counter or else by its share; None where nothing is known.
+
+    `cycles` are as `CycleCounter.take` returns them: where they are None, shares are worth what the clock is.
+
+    Units: `shares` percent of the cycles of `ns` nanoseconds, `clocks_mhz` megahertz at both ends of them.
+    """
+    if cycles is None:
+        then_mhz, now_mhz = clocks_mhz
+        if not shares or then_mhz is None or now_mhz is None:
+            return None
+        return Activity(_parts(shares, (then_mhz + now_mhz) * ns, 2 * MHZ_NS_PER_CYCLE), ns)
+    pipes = {name: count for name, count in cycles.items() if name != ELAPSED}
+    elapsed = cycles.get(ELAPSED)
+    if elapsed is None:
+        return None
+    for name in pipes.keys() & shares.keys():
+        if abs(100 * pipes[name] - shares[name] * elapsed) > APART_PERCENT * elapsed:
+            notes.add(DISAGREE)
+    return Activity(_parts(shares, elapsed, 1) | pipes, ns, elapsed)
+
+
+def _parts(shares: Mapping[str, float], whole: int, parts: int) -> dict[str, int]:
+    """Return shares in percent of a whole that is counted in parts, rounded down."""
+    found = {}
+    for name, share in shares.items():
+        above, below = share.as_integer_ratio()
+        found[name] = above * whole // (below * parts * 100)
+    return found

@@ -11,8 +11,8 @@ Not here: by which convention counters count (`cycles.py`), what cycles are wort
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from flopmeter.sensors.cycles import ELAPSED, MOST_PERCENT, CycleCounter
-from flopmeter.sensors.reading import MHZ_NS_PER_CYCLE, Activity
+from flopmeter.sensors.cycles import ELAPSED, MOST_PERCENT, CycleCounter, make_activity
+from flopmeter.sensors.reading import Activity
 
 PIPES = {5: "tensor", 7: "hmma", 8: "dmma", 9: "imma", 4: "integer", 11: "fp64", 12: "fp32", 13: "fp16"}
 """Metrics by their number in nvml.h; `tensor` is any tensor pipe, `hmma` 16 and 8 bits, `dmma` fp64, `imma` int8."""
@@ -36,8 +36,6 @@ LANES = 128
 """CUDA cores of an SM on Hopper and Blackwell: NVML counts those of the device."""
 INFINITE = 2.0**62
 """No count of cycles gets there in centuries."""
-APART_PERCENT = 2
-DISAGREE = "percentages and counts of cycles of a pipe lay more than two points apart"
 
 
 class PipeReader:
@@ -101,22 +99,7 @@ class PipeReader:
         shares = self._question("shares", PIPES, then, now, is_noted=True)
         shares = {name: share for name, share in shares.items() if share <= MOST_PERCENT}
         cycles = self._count(then, now, clocks_mhz, ns)
-        if cycles is None:
-            then_mhz, now_mhz = clocks_mhz
-            if not shares or then_mhz is None or now_mhz is None:
-                return None
-            # MHz × ns of both ends of the stretch
-            return Activity(_parts(shares, (then_mhz + now_mhz) * ns, 2 * MHZ_NS_PER_CYCLE), ns)
-        elapsed = cycles.pop(ELAPSED, None)
-        if elapsed is None:
-            return None
-        if any(
-            abs(100 * cycles[name] - share * elapsed) > APART_PERCENT * elapsed
-            for name, share in shares.items()
-            if name in cycles
-        ):
-            self.notes.add(DISAGREE)
-        return Activity(_parts(shares, elapsed, 1) | cycles, ns, elapsed)
+        return make_activity(shares, cycles, clocks_mhz, ns, self.notes)
 
     def _count(self, then: Any, now: Any, clocks_mhz: tuple[int | None, int | None], ns: int) -> dict[str, int] | None:
         """Return what was counted between two samples, with the cycles that elapsed; None where nothing can be told.
@@ -159,12 +142,3 @@ class PipeReader:
             return {}
         told = {name: metric.value for name, metric in slots if metric.nvmlReturn == 0}
         return {name: value for name, value in told.items() if 0 <= value < INFINITE}  # NaN is not, either
-
-
-def _parts(shares: Mapping[str, float], whole: int, parts: int) -> dict[str, int]:
-    """Return shares in percent of a whole that is counted in parts, rounded down."""
-    found = {}
-    for name, share in shares.items():
-        above, below = share.as_integer_ratio()
-        found[name] = above * whole // (below * parts * 100)
-    return found

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 
+from flopmeter.sensors.dcgm import DcgmDevice, find_exporter
 from flopmeter.sensors.device import BINDING_FAILURES, Device
 from flopmeter.sensors.gpm import LEAST_NS
 from flopmeter.sensors.guard import guarded, words_of
@@ -52,18 +53,18 @@ class NvmlSampler:
     ) -> None:
         """Prepare; nothing is loaded before `start`."""
         self._find_uuids = find_uuids
-        self._library = library
         self._period_s = period_s
         self._watchdog_ns = int(watchdog_s * NS_PER_S)
         self._clock_ns = clock_ns
         self._lock = threading.Lock()
         self._halt = threading.Event()
+        self._library = library or find_exporter(self._halt.is_set)  # which stands for it, where a site has one
         self._thread: threading.Thread | None = None
         self._status = "NVML has not answered yet"
         self._has_failed = self._has_ended = self._has_sampled = self._has_finished = self._is_abandoned = False
         self._pending: list[DeviceUsage] = []
         self._spendings: dict[str, Spending] = {}
-        self._devices: dict[str, Device] = {}
+        self._devices: dict[str, Device | DcgmDevice] = {}
         self._identity: dict[str, dict[str, str]] = {}
         self._open: Any = None  # the library, while it is initialised
         self._failed_ns: int | None = None
@@ -145,6 +146,8 @@ class NvmlSampler:
             spending = self._spendings.pop(uuid)  # its memory was given back; what comes later is another stretch
             if spending.since_ns is not None:
                 self._add(spending.edge(now - spending.since_ns))
+            if uuid in self._devices:
+                self._devices.pop(uuid).release()
         if self._idle == IDLE_SAMPLES:
             self._release()
 
@@ -220,7 +223,8 @@ class NvmlSampler:
         device = self._devices.get(uuid)
         if device is None:
             driver = str(_quiet(self._open, self._open.nvmlSystemGetDriverVersion) or "")
-            device = self._devices[uuid] = Device(self._open, uuid, driver=driver, note_call=self._note_call)
+            make = getattr(self._open, "make_device", Device)  # DCGM's exporter has devices of its own
+            device = self._devices[uuid] = make(self._open, uuid, driver=driver, note_call=self._note_call)
         spending = self._spending(uuid)
         reading = device.read(self._clock_ns)
         if reading.has_answered and "name" not in self._identity.get(uuid, {}):
@@ -261,7 +265,7 @@ class NvmlSampler:
         self._say(f"sampling ended: NVML did not come back from reading {call}")
         self._has_ended = True
 
-    def _identify(self, device: Device, uuid: str) -> None:
+    def _identify(self, device: Device | DcgmDevice, uuid: str) -> None:
         fields = device.identify()
         with self._lock:
             self._identity[uuid] = fields

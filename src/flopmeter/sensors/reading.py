@@ -88,9 +88,9 @@ class Spending:
         return None if self._before is None else self._before.at_ns
 
     def take(self, reading: Reading) -> DeviceUsage | None:
-        """Return what was spent since the reading before; None for a first one."""
+        """Return what was spent since the reading before; None for a first one, and for the same one again."""
         before, self._before = self._before, reading
-        if before is None:
+        if before is None or before is reading:  # the same one again: nothing new was told
             return None
         ns = max(0, reading.at_ns - before.at_ns)
         if not (before.has_answered and reading.has_answered):

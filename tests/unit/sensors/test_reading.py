@@ -25,6 +25,13 @@ def test_a_first_reading_says_nothing():
     assert spending.since_ns == 3 * SECOND
 
 
+def test_the_same_reading_again_says_nothing_and_ends_nothing():
+    """Else time passes for a source that shows its last figures until it has new ones."""
+    spending, shown = Spending("GPU-1"), at(3, energy_mj=5)
+    assert [spending.take(shown) for _ in range(3)] == [None] * 3
+    assert spending.take(at(5, energy_mj=9)).energy_mj == 4
+
+
 def test_energy_is_the_difference_whatever_lies_between():
     (one,) = spent(at(0, energy_mj=100), at(3600, energy_mj=2_000_100, power_mw=600, limit_mw=700_000))
     assert (one.held_ns, one.energy_mj) == (3600 * SECOND, 2_000_000)
