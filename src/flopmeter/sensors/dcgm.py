@@ -231,6 +231,7 @@ def _parse(text: str) -> dict[Key, tuple[dict[str, str], dict[str, float]]]:
 
 
 def _figures_of(text: str) -> Iterator[tuple[str, dict[str, str], float]]:
+    known: dict[str, dict[str, str]] = {}  # metrics of one device mostly have the same labels
     for line in text.splitlines():
         name, brace, rest = line.partition("{")
         if not brace or name not in FIGURES:
@@ -242,7 +243,9 @@ def _figures_of(text: str) -> Iterator[tuple[str, dict[str, str], float]]:
         except (ValueError, IndexError):  # such as `ERROR - FAILED TO CONVERT TO STRING`
             continue
         if brace and isfinite(value) and 0 <= value <= most:
-            yield figure, dict(_LABEL.findall(labels)), value
+            if labels not in known:
+                known[labels] = dict(_LABEL.findall(labels))
+            yield figure, known[labels], value
 
 
 class DcgmDevice:
