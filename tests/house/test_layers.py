@@ -19,7 +19,6 @@ TRAINING_SIDE = {"sensors", "exporters", "meter", "launch", "testing", "integrat
 # Source files whose tests live elsewhere, and where.
 MIRRORED_ELSEWHERE: dict[str, str] = {
     "sensors/device.py": "tests/unit/sensors/test_nvml.py",
-    "sensors/gpm.py": "tests/unit/sensors/test_nvml.py",
     "sensors/lowest_mode.py": "tests/unit/sensors/test_torch_ops.py",
     "sensors/sink.py": "tests/unit/test_meter.py",
     "sensors/trail.py": "tests/unit/sensors/test_lap.py",

@@ -212,7 +212,9 @@ class Device:
     def _read_pipes(self, handle: Any, clock_mhz: int | None, at_ns: int) -> Activity | None:
         if self._gpm is None:
             self._gpm = PipeReader(self._library, handle, self._ask)
-        return self._gpm.read(clock_mhz, at_ns)
+        activity = self._gpm.read(clock_mhz, at_ns)
+        self._notes |= self._gpm.notes
+        return activity
 
     def _look_at_health(self, fields: Mapping[int, int], faults: dict[str, int]) -> None:
         if action := fields.get(_RECOVERY):

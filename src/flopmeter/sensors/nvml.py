@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from flopmeter.sensors.claims import DeviceClaims
+from flopmeter.sensors.dcgm import DcgmDevice, find_exporter
 from flopmeter.sensors.device import BINDING_FAILURES, SHARED, Device
 from flopmeter.sensors.gpm import LEAST_NS
 from flopmeter.sensors.guard import guarded, words_of
@@ -61,18 +62,18 @@ class NvmlSampler:
         """Prepare; nothing is loaded before `start`."""
         self._find_uuids = find_uuids
         self._claims = DeviceClaims(run) if run else None
-        self._library = library
         self._period_s = period_s
         self._watchdog_ns = int(watchdog_s * NS_PER_S)
         self._clock_ns = clock_ns
         self._lock = threading.Lock()
         self._halt = threading.Event()
+        self._library = library or find_exporter(self._halt.is_set)  # which stands for it, where a site has one
         self._thread: threading.Thread | None = None
         self._status = "NVML has not answered yet"
         self._has_failed = self._has_ended = self._has_sampled = self._has_finished = self._is_abandoned = False
         self._pending: list[DeviceUsage] = []
         self._spendings: dict[str, Spending] = {}
-        self._devices: dict[str, Device] = {}
+        self._devices: dict[str, Device | DcgmDevice] = {}
         self._company_ns: dict[str, int] = {}  # when it is next looked who else is on a device
         self._visible: list[str] | None = None
         self._identity: dict[str, dict[str, str]] = {}
@@ -170,6 +171,8 @@ class NvmlSampler:
         for uuid in [uuid for uuid in self._spendings if uuid not in uuids]:
             # Its memory was given back; what comes later is another stretch.
             self._add(self._spendings.pop(uuid).leave, now)
+            if uuid in self._devices:
+                self._devices.pop(uuid).release()
         if self._idle == IDLE_SAMPLES:
             self._release()
 
@@ -270,7 +273,8 @@ class NvmlSampler:
         device = self._devices.get(uuid)
         if device is None:
             driver = str(self._quietly("the driver's version", self._open.nvmlSystemGetDriverVersion) or "")
-            device = self._devices[uuid] = Device(self._open, uuid, driver=driver, note_call=self._note_call)
+            make = getattr(self._open, "make_device", Device)  # DCGM's exporter has devices of its own
+            device = self._devices[uuid] = make(self._open, uuid, driver=driver, note_call=self._note_call)
         spending = self._spendings[uuid]
         reading = device.read(self._clock_ns)
         if reading.has_answered and not device.is_identified:
@@ -309,7 +313,7 @@ class NvmlSampler:
         self._say(f"sampling ended: NVML did not come back from reading {call}")
         self._has_ended = True
 
-    def _identify(self, device: Device, uuid: str) -> Iterable[str]:
+    def _identify(self, device: Device | DcgmDevice, uuid: str) -> Iterable[str]:
         """Ask a device who it is; return what is not as it was."""
         before, fields = self._identity.get(uuid, {}), device.identify()
         with self._lock:

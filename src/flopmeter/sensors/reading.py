@@ -36,10 +36,14 @@ CAUSES = {
 
 @dataclass(frozen=True, slots=True)
 class Activity:
-    """Cycles in which each pipe was active, mean over the SMs, since the activity before; `ns` is how long that is."""
+    """Cycles in which each pipe was active, mean over the SMs, since the activity before; `ns` is how long that is.
+
+    `elapsed` are all cycles of that time, where the device counted them itself: then a hole takes nothing away.
+    """
 
     pipes: Mapping[str, int]
     ns: int
+    elapsed: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +88,10 @@ class Spending:
         self._rest_pj = 0
 
     def take(self, reading: Reading) -> DeviceUsage | None:
-        """Return what was spent since the reading before; before a first one there is at most an edge."""
+        """Return what was spent since the reading before: nothing for that one again, before a first one an edge."""
         before = self._before
+        if before is reading:  # nothing new was told
+            return None
         if before is not None and reading.at_ns < before.at_ns:  # it hung, and was given up for that long
             reading = replace(reading, at_ns=before.at_ns, has_answered=False)
         self._before = reading
@@ -99,11 +105,14 @@ class Spending:
         missing: dict[str, int] = {}
         energy_mj = self._energy(before, reading, ns, notes)
         activity = reading.activity
+        is_counted = activity is not None and activity.elapsed is not None
         if is_near := ns <= NEAR_NS:
             sm_cycles = _cycles(before.sm_mhz, reading.sm_mhz, ns)
         else:
-            sm_cycles, activity = None, None  # shares of cycles are worth no more than the clock
+            sm_cycles, activity = None, activity if is_counted else None  # shares are worth no more than the clock
             notes.add(HOLE)
+        if activity is not None and is_counted and activity.ns == ns:
+            sm_cycles = activity.elapsed
         if activity is not None and activity.ns < ns:
             missing["pipes"] = ns - activity.ns
         return DeviceUsage(

@@ -25,6 +25,13 @@ def test_a_first_reading_says_nothing():
     assert spending.leave(5 * SECOND) is None
 
 
+def test_the_same_reading_again_says_nothing_and_ends_nothing():
+    """Else time passes for a source that shows its last figures until it has new ones."""
+    spending, shown = Spending("GPU-1"), at(3, energy_mj=5)
+    assert [spending.take(shown) for _ in range(3)] == [None] * 3
+    assert spending.take(at(5, energy_mj=9)).energy_mj == 4
+
+
 def test_energy_is_the_difference_whatever_lies_between():
     (one,) = spent(at(0, energy_mj=100), at(3600, energy_mj=2_000_100, power_mw=600, limit_mw=700_000))
     assert (one.held_ns, one.energy_mj) == (3600 * SECOND, 2_000_000)
@@ -125,6 +132,16 @@ def test_clocks_are_cycles_of_the_mean_of_both_ends():
 def test_activity_of_a_part_of_the_time_says_so():
     (one,) = spent(at(0), at(4, activity=Activity({"tensor": 7}, 3 * SECOND)))
     assert (one.pipes, one.lacks("pipes")) == ({"tensor": 7}, SECOND)
+
+
+def test_cycles_that_the_device_counted_itself_are_known_over_a_hole_and_better_than_the_clock():
+    counted = Activity({"tensor": 7}, 60 * SECOND, elapsed=90)
+    (one,) = spent(at(0, sm_mhz=1000), at(60, sm_mhz=1000, activity=counted))
+    assert (one.pipes, one.sm_cycles, one.note) == ({"tensor": 7}, 90, HOLE)
+    (near,) = spent(at(0, sm_mhz=1000), at(1, sm_mhz=1000, activity=Activity({"tensor": 7}, SECOND, elapsed=90)))
+    assert near.sm_cycles == 90
+    (less,) = spent(at(0, sm_mhz=1000), at(2, sm_mhz=1000, activity=Activity({"tensor": 7}, SECOND, elapsed=90)))
+    assert less.sm_cycles == 2 * 10**9
 
 
 def test_throttling_is_told_by_counters_or_by_what_holds_now():
