@@ -23,6 +23,7 @@ BINDING_FAILURES = (OSError, ValueError, AttributeError, TypeError, ArgumentErro
 NOT_TOLD = 2**32 - 1, 2**64 - 1
 """All ones: what drivers give for what they cannot tell."""
 OF_CARD = "NVML tells energy, power and utilisation of the whole card, not of this slice of it"
+NOT_THERE = "the driver lists no device with this UUID here"
 _ENERGY, _POWER, _RECOVERY, _UNCORRECTED = 83, 185, 230, 4
 _ACTIONS = {1: "reset", 2: "reboot", 3: "drain of peer-to-peer traffic", 4: "drain and reset"}
 
@@ -44,7 +45,7 @@ class Device:
         self._handle: Any = None
         self._parent: Any = None
         self._notes: set[str] = set()
-        self._has_answered, self._why = False, ""
+        self._has_answered, self._is_unlisted, self._why = False, False, ""
         self._gpm: PipeReader | None = None
         self._limit_mw: int | None = None
         self._uncorrected: int | None = None
@@ -124,7 +125,8 @@ class Device:
         )
 
     def _silent(self, at_ns: int) -> Reading:
-        return Reading(at_ns, has_answered=False, notes=frozenset({f"the device did not answer: {self._why}"}))
+        why = NOT_THERE if self._is_unlisted else f"the device did not answer: {self._why}"
+        return Reading(at_ns, has_answered=False, notes=frozenset({why}))
 
     def release(self) -> None:
         """Give back what is kept in the driver."""
@@ -171,7 +173,10 @@ class Device:
     def _read_pipes(self, handle: Any, clock_mhz: int | None, at_ns: int) -> Activity | None:
         if self._gpm is None:
             self._gpm = PipeReader(self._library, handle, self._ask)
-        return self._gpm.read(clock_mhz, at_ns)
+        activity = self._gpm.read(clock_mhz, at_ns)
+        if self._gpm.refusal:
+            self._notes.add(self._gpm.refusal)
+        return activity
 
     def _look_at_health(self, fields: Mapping[int, int]) -> None:
         if action := _ACTIONS.get(fields.get(_RECOVERY, 0)):
@@ -188,7 +193,9 @@ class Device:
         try:
             said = read()
         except (self._library.NVMLError, *BINDING_FAILURES) as error:
-            self._why = self._why or words_of(error)
+            if not self._why:
+                self._why = words_of(error)
+                self._is_unlisted = getattr(error, "value", None) == self._library.NVML_ERROR_NOT_FOUND
             if is_noted:
                 self._notes.add(f"{what} could not be read: {words_of(error)}")
             return None

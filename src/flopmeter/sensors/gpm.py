@@ -8,12 +8,14 @@ only. Not here: what cycles are worth (`estimate/hardware.py`), the raw cycle co
 from collections.abc import Callable
 from typing import Any
 
+from flopmeter.sensors.guard import words_of
 from flopmeter.sensors.reading import MHZ_NS_PER_CYCLE, Activity
 
 PIPES = {5: "tensor", 7: "hmma", 8: "dmma", 9: "imma", 4: "integer", 11: "fp64", 12: "fp32", 13: "fp16"}
 """Metrics by their number in nvml.h; `tensor` is any tensor pipe, `hmma` 16 and 8 bits, `dmma` fp64, `imma` int8."""
 MOST_PERCENT = 101
 """More than all cycles is no share of them; a little more is rounding."""
+OLDER = "this device has no counters of pipe activity (Hopper and newer do)"
 LEAST_NS = 150_000_000
 """Samples closer than 100 ms hold the same figures (nvml.h); with some room."""
 
@@ -22,10 +24,14 @@ class PipeReader:
     """Takes a sample at each reading, and reads what lies between the last two."""
 
     def __init__(self, library: Any, handle: Any, ask: Callable[..., Any]) -> None:
-        """Prepare; `ask` makes a call and returns None where it fails, having noted that."""
+        """Prepare; `ask` makes a call and returns None where it fails, having noted that.
+
+        `refusal` says why there is no activity at all, empty while there may be some.
+        """
         self._library = library
         self._handle = handle
         self._ask = ask
+        self.refusal = ""
         self._is_supported: bool | None = None
         self._spare: list[Any] = []
         self._told: set[str] = set()
@@ -37,8 +43,7 @@ class PipeReader:
         """Return the activity since the last sample; None where there is none, or it is too early for one."""
         library, ask = self._library, self._ask
         if self._is_supported is None:
-            support = ask("GPM", lambda: library.nvmlGpmQueryDeviceSupport(self._handle), is_noted=False)
-            self._is_supported = bool(support is not None and support.isSupportedDevice)
+            self._is_supported = self._query()
         if not self._is_supported or (self._last is not None and at_ns - self._last[1] < LEAST_NS):
             return None
         sample = self._spare.pop() if self._spare else ask("GPM", library.nvmlGpmSampleAlloc)
@@ -64,6 +69,22 @@ class PipeReader:
             above, below = share.as_integer_ratio()
             pipes[name] = above * twice // (below * parts)
         return Activity(pipes, ns)
+
+    def _query(self) -> bool:
+        """Ask once whether there is activity to read, and keep the reason where there is none."""
+
+        def ask_support() -> Any:
+            try:
+                return self._library.nvmlGpmQueryDeviceSupport(self._handle)
+            except self._library.NVMLError as error:
+                self.refusal = f"pipe activity could not be read: {words_of(error)}"
+                raise
+
+        support = self._ask("GPM", ask_support, is_noted=False)
+        is_supported = bool(support is not None and support.isSupportedDevice)
+        if not is_supported:
+            self.refusal = self.refusal or OLDER
+        return is_supported
 
     def release(self) -> None:
         """Give the samples back to the driver."""
