@@ -86,7 +86,7 @@ def _device_time(device: DeviceUsage, says: Mapping[str, str]) -> DeviceTime:
         tensor = max(0, tensor - device.pipes.get("imma", 0))
     return DeviceTime(
         uuid=device.uuid,
-        name=says.get("parent_name", device.name),
+        name=says.get("parent_name", "" if device.name == "unknown" else device.name),
         device_id="" if (pci := _number(says.get("pci", ""), 16)) is None else print_device_id(pci),
         held_ns=None if device.held_ns is None else held_ns + device.unseen_ns + device.edge_ns,
         clock=_cycles(device.sm_cycles, max(0, held_ns - device.lacks("sm_cycles"))),

@@ -292,7 +292,7 @@ def _describe_device(device: DeviceUsage) -> dict[str, wire.Wire]:
         "uuid": device.uuid,
         "name": device.name,
         "note": device.note,
-        "heldNs": print_known(device.held_ns),
+        "heldNs": print_known(device.known_held_ns),
         "unseenNs": wire.print_count(device.unseen_ns),
         "busyNs": print_known(device.busy_ns),
         "energyMj": print_known(device.energy_mj),

@@ -3,7 +3,7 @@
 Not here: reading, stating and signing (`attestation/issuance.py`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from flopmeter import wire
@@ -14,6 +14,8 @@ from flopmeter.attestation.subjects import hash_subjects
 from flopmeter.cli.output import DONE, build_parser, print_json, print_text
 from flopmeter.ledger.file import is_being_written
 from flopmeter.units import print_flop
+
+FIGURES = {"heldNs": "time", "busyNs": "utilisation", "energyMj": "energy"}
 
 
 def run(argv: Sequence[str]) -> int:
@@ -61,6 +63,7 @@ def run(argv: Sequence[str]) -> int:
                 "status": statement.status,
                 "sequence": statement.predicate["sequence"],
                 "flop": wire.print_count(statement.flop),
+                "unmeasured": list(describe_unmeasured(statement)),
                 "subjects": [{"name": s.name, "sha256": s.sha256} for s in statement.subjects],
             }
         )
@@ -70,4 +73,20 @@ def run(argv: Sequence[str]) -> int:
     print_text(f"about    {subjects if args.subject else 'the run itself; --subject names weight files'}")
     print_text(f"by       key {signer.key_id[:12]}…")
     print_text(f"in       {args.out}")
+    for sentence in describe_unmeasured(statement):
+        print_text(f"without  {sentence}")
     return DONE
+
+
+def describe_unmeasured(statement: Statement) -> Iterator[str]:
+    """Yield what the statement holds no figure of, and why, in a sentence for each reason."""
+    usage = statement.part("usage")
+    devices = [wire.parse_object(device) for device in wire.parse_list(usage["devices"])]
+    notes = "; ".join(wire.parse_text(note) for note in wire.parse_list(usage["notes"]))
+    if notes or not devices:
+        yield f"device time and energy: {notes or 'no device was measured'}"
+    for device in devices:
+        lacking = [words for name, words in FIGURES.items() if device[name] is None]
+        why = wire.parse_text(device["note"]) or "it was not measured"
+        if lacking and why not in notes:
+            yield f"{', '.join(lacking)} of {wire.parse_text(device['uuid'])[:12]}: {why}"

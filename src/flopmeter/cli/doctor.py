@@ -67,10 +67,13 @@ def _print(found: dict[str, object]) -> None:
             print_text(f"self-test  {answer['name']}: {answer['counted_flop']} FLOP, {verdict}")
     nvml = found["nvml"]
     if isinstance(nvml, dict):
-        print_text(f"NVML       {nvml['note'] or 'driver ' + str(nvml['driver'])}")
+        said = [f"driver {nvml['driver']}" if nvml["driver"] else "", nvml["note"]]
+        print_text(f"NVML       {'; '.join(filter(None, said)) or 'the driver answers, and does not say which it is'}")
         for device in nvml["devices"]:
             print_text(f"device     {device['name']} {device['uuid']}")
-        if not nvml["devices"]:
+            for note in device["notes"]:
+                print_text(f"           {note}")
+        if all(device["name"] == "unknown" for device in nvml["devices"]):
             print_text("           device time and energy cannot be measured here; they will be unknown, not zero")
     cpu = found["cpu"]
     if isinstance(cpu, dict):

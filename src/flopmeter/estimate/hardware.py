@@ -196,6 +196,9 @@ def _measure(device: DeviceTime, asked: tuple[str, ...], table: PeakTable, notes
     if device.held_ns is None:
         notes.append(f"time of {device.name or device.uuid} is unknown, not zero")
         return _Shares()
+    if not device.name and not device.device_id:
+        notes.append(f"{device.uuid[:12]} did not say which part it is, so its peak is unknown")
+        return _Shares()
     held = Fraction(device.held_ns, NS_PER_S)
     identity = identify(device_id=device.device_id, name=device.name, table=table)
     part = identity.part

@@ -96,7 +96,11 @@ def _usage(account: Account) -> dict[str, object]:
         "busy_s": None if busy is None else busy / NS_PER_S,
         "energy_mj": None if energy is None else str(energy),
         "devices": [
-            {**device.to_wire(), "identity": dict(account.devices.get(device.uuid, {}))}
+            {
+                **device.to_wire(),
+                "held_ns": wire.print_known(device.known_held_ns),
+                "identity": dict(account.devices.get(device.uuid, {})),
+            }
             for device in account.usage.devices
         ],
         "notes": list(account.usage.notes),

@@ -26,6 +26,7 @@ BINDING_FAILURES = (OSError, ValueError, AttributeError, TypeError, ArgumentErro
 NOT_TOLD = 2**32 - 1, 2**64 - 1
 """All ones: what drivers give for what they cannot tell."""
 OF_CARD = "NVML tells energy, power and utilisation of the whole card, not of this slice of it"
+NOT_THERE = "the driver lists no device with this UUID here"
 WHICH_SLICE = "CUDA names the card, which is cut into slices, and not the slice that is used"
 SHARED = "other processes used this device, too"
 ASK_LIMIT_EVERY = 30
@@ -61,7 +62,7 @@ class Device:
         self._parent: Any = None
         self._is_slice = self._is_unknown_slice = self._is_followed = False
         self._notes: set[str] = set()
-        self._has_answered, self._why = False, ""
+        self._has_answered, self._is_unlisted, self._why = False, False, ""
         self.is_identified = False  # under the handle that it has now
         self._gpm: PipeReader | None = None
         self._faults = FaultWatch(library, self._ask)
@@ -132,8 +133,8 @@ class Device:
         )
 
     def _silent(self, at_ns: int, faults: Mapping[str, int], words: set[str]) -> Reading:
-        notes = frozenset({f"the device did not answer: {self._why}", *words})
-        return Reading(at_ns, has_answered=False, faults=faults, notes=notes)
+        why = NOT_THERE if self._is_unlisted else f"the device did not answer: {self._why}"
+        return Reading(at_ns, has_answered=False, faults=faults, notes=frozenset({why, *words}))
 
     def release(self) -> None:
         """Give back what is kept in the driver."""
@@ -214,6 +215,8 @@ class Device:
             self._gpm = PipeReader(self._library, handle, self._ask)
         activity = self._gpm.read(clock_mhz, at_ns)
         self._notes |= self._gpm.notes
+        if self._gpm.refusal:
+            self._notes.add(self._gpm.refusal)
         return activity
 
     def _look_at_health(self, fields: Mapping[int, int], faults: dict[str, int]) -> None:
@@ -236,7 +239,9 @@ class Device:
         try:
             said = read()
         except (self._library.NVMLError, *BINDING_FAILURES) as error:
-            self._why = self._why or words_of(error)
+            if not self._why:
+                self._why = words_of(error)
+                self._is_unlisted = getattr(error, "value", None) == self._library.NVML_ERROR_NOT_FOUND
             if is_noted:
                 self._notes.add(f"{what} could not be read: {words_of(error)}")
             return None
