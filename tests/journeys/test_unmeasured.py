@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from flopmeter.cli.main import main
-from flopmeter.sensors import nvml
 from flopmeter.testing.fake_clusters import h100
 from flopmeter.testing.fake_devices import FakeMachine, Fault
 from flopmeter.testing.fake_nvml import FakeNvml
@@ -213,12 +212,3 @@ def test_in_a_pid_namespace_devices_are_measured_all_the_same(start):
     assert min(int(device[name]) for name in ("held_ns", "busy_ns", "energy_mj", "sm_cycles")) > 0
     assert device["note"] == ""
     assert "without" not in done.attest
-
-
-def test_a_device_that_is_kept_away_hides_no_other_from_the_doctor():
-    """A card that cgroups keep away is no reason to hide the others."""
-    both = FakeMachine((h100(0), h100(1)), faults=(Fault("nvmlDevice*", NO_PERMISSION, device=0),))
-    with FakeNvml(both):
-        found = nvml.probe_driver(list)
-    assert [device["uuid"] for device in found["devices"]] == [h100(1).uuid]
-    assert found["note"] == "device 0 does not answer: Insufficient Permissions"

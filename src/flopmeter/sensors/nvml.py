@@ -18,6 +18,7 @@ from typing import Any
 from flopmeter.sensors.claims import DeviceClaims
 from flopmeter.sensors.dcgm import DcgmDevice, find_exporter
 from flopmeter.sensors.device import BINDING_FAILURES, SHARED, Device
+from flopmeter.sensors.driver import explain_refusal, read_quietly
 from flopmeter.sensors.gpm import LEAST_NS
 from flopmeter.sensors.guard import guarded, words_of
 from flopmeter.sensors.host import HostSampler
@@ -38,8 +39,6 @@ COMPANY_NS = 60 * NS_PER_S
 IDLE_SAMPLES = 30
 """After so many samples without a device the driver is let go."""
 FORKED = "a forked child does not sample devices"
-ABSENT, NO_PERMISSION, MISMATCH = (9, 12), 4, 18
-"""Codes of nvml.h: driver not loaded, library not found; no permission; library and kernel module differ."""
 NO_DEVICE = "no CUDA device was used by this process"
 
 
@@ -267,7 +266,7 @@ class NvmlSampler:
         """Return what a call says, or None where NVML cannot tell."""
         self._note_call(what)
         try:
-            return _quiet(library or self._open, read)
+            return read_quietly(library or self._open, read)
         finally:
             self._note_call("")
 
@@ -332,72 +331,3 @@ class NvmlSampler:
     def _say(self, status: str, *, is_failure: bool = True) -> None:
         with self._lock:
             self._status, self._has_failed = status, is_failure
-
-
-def explain_refusal(error: Exception) -> str:
-    """Say why a driver could not be opened: that it fails, or refuses, does not mean that there is none."""
-    words = words_of(error).rstrip(".")
-    code = getattr(error, "value", None)
-    if code in ABSENT:
-        return f"no NVIDIA driver: {words}"
-    if code == MISMATCH:
-        return f"the NVIDIA driver's library and its kernel module are of different versions: {words}"
-    return f"the NVIDIA driver {'refuses' if code == NO_PERMISSION else 'does not answer'}: {words}"
-
-
-def probe_driver(find_uuids: Callable[[], Sequence[str]] = find_held_uuids) -> dict[str, Any]:
-    """Return driver version, devices as NVML names them with what each does not tell, and a note on what is missing.
-
-    Besides those that the driver lists, devices that the environment names are looked for.
-    """
-    found: dict[str, Any] = {"driver": None, "devices": [], "note": ""}
-    try:
-        library = import_module("pynvml")
-    except ImportError as error:
-        return {**found, "note": f"nvidia-ml-py is not installed: {words_of(error)}"}
-    try:
-        library.nvmlInit()
-    except (library.NVMLError, *BINDING_FAILURES) as error:
-        return {**found, "note": explain_refusal(error)}
-    try:
-        driver = _text(_quiet(library, library.nvmlSystemGetDriverVersion))
-        listed, note = _list_devices(library)
-        named = [uuid for uuid in find_uuids() if uuid not in listed]
-        devices = [_probe(library, uuid, driver) for uuid in (*listed, *named)]
-        found |= {"driver": driver or None, "devices": devices, "note": note}
-    except (library.NVMLError, *BINDING_FAILURES) as error:
-        found["note"] = f"NVML does not answer: {words_of(error)}"
-    finally:
-        _quiet(library, library.nvmlShutdown)
-    return found
-
-
-def _list_devices(library: Any) -> tuple[list[str], str]:
-    """Return the UUIDs of the devices that can be asked, and why others cannot."""
-    uuids, notes = [], []
-    for index in range(library.nvmlDeviceGetCount()):
-        try:
-            uuids.append(_text(library.nvmlDeviceGetUUID(library.nvmlDeviceGetHandleByIndex(index))))
-        except (library.NVMLError, *BINDING_FAILURES) as error:
-            notes.append(f"device {index} does not answer: {words_of(error)}")
-    return uuids, "; ".join(notes)
-
-
-def _probe(library: Any, uuid: str, driver: str) -> dict[str, Any]:
-    device = Device(library, uuid, driver=driver, note_call=lambda _: None)
-    reading = device.read(time.monotonic_ns)
-    name = device.identify().get("name", "unknown") if reading.has_answered else "unknown"
-    device.release()
-    return {"name": name, "uuid": uuid, "notes": sorted(reading.notes)}
-
-
-def _text(said: Any) -> str:
-    return said.decode(errors="replace") if isinstance(said, bytes) else str(said or "")
-
-
-def _quiet(library: Any, read: Callable[[], Any]) -> Any:
-    """Return what a call says, or None where NVML cannot tell."""
-    try:
-        return read()
-    except (library.NVMLError, *BINDING_FAILURES):
-        return None
