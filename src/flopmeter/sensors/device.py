@@ -32,7 +32,12 @@ SHARED = "other processes used this device, too"
 ASK_LIMIT_EVERY = 30
 """So many readings a power limit is taken to hold; it can be set at any time, and seldom is."""
 UNCORRECTED = "uncorrected ECC"
-_ENERGY, _POWER, _RECOVERY, _UNCORRECTED, _ROWS_PENDING, _ROWS_FAILED = 83, 185, 230, 4, 144, 145
+ROWS_EVERY = 30
+"""Rows of memory are replaced at a reset, if ever: to ask once in so many readings is enough."""
+_member = object.__getattribute__
+"""Reads a structure's member: the bindings put a slow function of their own before it, for the sake of old texts."""
+_ENERGY, _POWER, _RECOVERY, _UNCORRECTED = 83, 185, 230, 4
+_ROWS_PENDING, _ROWS_FAILED = 144, 145
 _ACTIONS = {
     1: "reset of this device",
     2: "reboot of the machine",
@@ -56,7 +61,7 @@ class Device:
         self._library = library
         self._note_call = note_call
         self._slowdowns = _slowdown_fields(driver)
-        self._fields = [_ENERGY, _POWER, _RECOVERY, _UNCORRECTED, _ROWS_PENDING, _ROWS_FAILED, *self._slowdowns]
+        self._fields = [_ENERGY, _POWER, _RECOVERY, _UNCORRECTED, *self._slowdowns]
         self._value_names = _names_of_values(library)
         self._handle: Any = None
         self._parent: Any = None
@@ -69,6 +74,7 @@ class Device:
         self._limit_mw: int | None = None
         self._readings = 0
         self._uncorrected: int | None = None
+        self._readings = 0
 
     def identify(self) -> dict[str, str]:
         """Return what the device says it is; what it does not say is not there."""
@@ -194,19 +200,22 @@ class Device:
 
     def _read_fields(self, handle: Any) -> dict[int, int]:
         """Read the counters in one call; each has a state of its own."""
-        library = self._library
+        library, asked = self._library, self._fields
+        self._readings += 1
+        if self._readings % ROWS_EVERY == 2:  # what a first reading notes has no stretch to stand in
+            asked = [*asked, _ROWS_PENDING, _ROWS_FAILED]
         values = self._ask(
             "fields",
-            lambda: library.nvmlDeviceGetFieldValues(handle, self._fields),
+            lambda: library.nvmlDeviceGetFieldValues(handle, asked),
             is_noted=False,
             is_answer=False,
         )
         found = {}
-        for number, value in zip(self._fields, values or (), strict=False):
-            if value.nvmlReturn == 0:
+        for number, value in zip(asked, values or (), strict=False):
+            if _member(value, "nvmlReturn") == 0:
                 self._has_answered = True
-                name = self._value_names.get(value.valueType)
-                if name is not None and _is_told(told := getattr(value.value, name)):
+                name = self._value_names.get(_member(value, "valueType"))
+                if name is not None and _is_told(told := getattr(_member(value, "value"), name)):
                     found[number] = told
         return found
 
