@@ -59,7 +59,7 @@ class Journal:
         self._ledger: LedgerFile | None = None
         self._events: list[tuple[str, Mapping[str, wire.Wire]]] = []
         self._gaps = OpenGaps()
-        self._devices: set[str] = set()
+        self._devices: dict[str, dict[str, str]] = {}
         self._is_failing = False
         self._is_flushing = False
         self._in_flight: tuple[LedgerFile, int, Callable[[], None]] | None = None
@@ -86,6 +86,11 @@ class Journal:
         run = self._ledger.run if self._ledger is not None else os.urandom(16).hex()
         return int(wire.digest(f"audits of {run}".encode())[:16], 16)
 
+    @property
+    def last(self) -> tuple[Path, str] | None:
+        """The file that is or was written, and the digest of its last line."""
+        return None if self._ledger is None else (self._ledger.path, self._ledger.head)
+
     def note_miss(self, *, booked: str | None, family: str | None) -> None:
         """Keep for the next flush that passages were booked at a figure that an audit found to be wrong."""
         self.note("miss", {"booked": booked, "family": family})
@@ -95,9 +100,9 @@ class Journal:
         self._events.append((kind, body))
 
     def note_device(self, uuid: str, fields: Mapping[str, str]) -> None:
-        """Keep a device's identity for the next flush, once."""
-        if uuid not in self._devices:
-            self._devices.add(uuid)
+        """Keep a device's identity for the next flush, once, and again where it is another."""
+        if self._devices.get(uuid) != fields:
+            self._devices[uuid] = dict(fields)
             self.note("device", {"uuid": uuid, **fields})
 
     def note_gap(self, reason: str, detail: str, *, ns: int | None, ceiling: int | None) -> None:

@@ -137,8 +137,7 @@ class Meter:
         from flopmeter.sensors.registered import with_registered
         from flopmeter.sensors.self_test import run_self_test
 
-        self._tokens_so_far = None
-        self._thread = threading.get_ident()
+        self._tokens_so_far, self._thread = None, threading.get_ident()
         rank, world = find_rank()
         self._book = with_registered(self._book)
         test = run_self_test(self._book)
@@ -151,7 +150,7 @@ class Meter:
         self._journal.note("self-test", test.to_wire())
         if not test.has_passed:
             self._gap("self-test", "the counter gave a wrong answer to a known question on this torch build", None)
-        self._nvml = NvmlSampler()
+        self._nvml = NvmlSampler(run=f"{self._journal.seed:x}")
         self._nvml.start()
         exact, budget = self._settings.exact, self._settings.overhead_budget
         self._sensor = TorchSensor(self, book=self._book, exact=exact, budget=budget, seed=self._journal.seed)
@@ -298,6 +297,8 @@ class Meter:
             if self._nvml is not None:
                 self._nvml.stop()
             self._journal.close(reason=reason, **self._circumstances())
+            if self._nvml is not None:
+                self._nvml.sign(self._journal.last)
 
     @guarded
     def _stop_sensor(self) -> None:
@@ -352,9 +353,8 @@ class Meter:
     def sensor_failed(self, error: Exception, *, ns: int | None = None) -> None:
         """Record a failure of ours as a gap of at most `ns`; raise it in strict mode."""
         if self._settings.strict:
-            raise (
-                error if isinstance(error, FlopmeterError) else MeterError(f"{type(error).__name__}: {error}")
-            ) from error
+            ours = error if isinstance(error, FlopmeterError) else MeterError(f"{type(error).__name__}: {error}")
+            raise ours from error
         self._gap("failure", f"{type(error).__name__}: {error}"[:500], ns)
 
     def on_failure(self, error: Exception) -> None:

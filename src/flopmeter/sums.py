@@ -13,6 +13,7 @@ from flopmeter import wire
 from flopmeter.bounds import Booked, Cost, name_family, product
 from flopmeter.coordinates import Coordinates
 from flopmeter.errors import LedgerBrokenError, LedgerUnreadableError, MalformedError
+from flopmeter.holders import Holders
 from flopmeter.ledger.chain import Segment
 from flopmeter.ledger.entry import Entry
 from flopmeter.logical import Merge, Shares, Standing
@@ -22,7 +23,6 @@ from flopmeter.replicas import Replica, Signature, find_contradictions, sign
 from flopmeter.step import Ran, Steps, Table, Totals
 from flopmeter.tally import Tally
 from flopmeter.units import NS_PER_S
-from flopmeter.usage import Usage
 
 MAX_WORLD = 1_000_000
 
@@ -80,6 +80,7 @@ class _Life:
 
     ceiling: int | None
     world: int
+    recorded_at: str  # the date of the last record, or of the header
     place: Coordinates = field(default_factory=Coordinates)
     total: Totals = field(default_factory=Totals)
     tables: dict[str, _Priced] = field(default_factory=dict)
@@ -116,7 +117,7 @@ class Sums:
     def __init__(self) -> None:
         """Start with nothing."""
         self.counts: list[Tally] = []
-        self.usage = Usage()
+        self.holders = Holders()
         self.gaps: dict[tuple[str, str, int, int], Gap] = {}
         self.lower = 0
         self.upper: int | None = 0
@@ -145,7 +146,8 @@ class Sums:
         told = wire.parse_known(segment.header.body.get("world")) or 0
         self.told_world = max(self.told_world, told)
         world = max(told, 1, segment.rank + 1)
-        life = _Life(ceiling=wire.parse_known(segment.header.body.get("ceiling_flop_per_s")), world=world)
+        ceiling = wire.parse_known(segment.header.body.get("ceiling_flop_per_s"))
+        life = _Life(ceiling=ceiling, world=world, recorded_at=segment.header.at)
         self.world = max(self.world, world)
         for entry in segment.entries:
             where = f"{segment.path}:{entry.seq + 1}"
@@ -170,7 +172,9 @@ class Sums:
                 life.place, table.tally, Cost.of(table.tally), totals, table.repeated, products
             )
         elif entry.kind == "steps":
-            self._add_steps(segment, Steps.from_wire(entry.body), life)
+            self._add_steps(segment, steps := Steps.from_wire(entry.body), life)
+            self.holders.add(segment.rank, steps.usage, begun=life.recorded_at, ended=entry.at)
+            life.recorded_at = entry.at
         elif entry.kind == "miss":
             life.missed |= self._add_miss(segment, entry.body)
         else:
@@ -205,7 +209,6 @@ class Sums:
         if total != steps.total:
             msg = f"the record says {steps.total} so far, its parts add up to {total}"
             raise LedgerBrokenError(msg)
-        self.usage += steps.usage
         self.steps[segment.rank] += steps.count
         standing = Standing(segment.rank, life.world, life.place)
         self.tokens[standing] += steps.tokens
@@ -346,7 +349,7 @@ class Sums:
             "tokens": _sum_of_examples(self.tokens),
             "samples": _sum_of_examples(self.samples),
             "tally": tally,
-            "usage": self.usage,
+            "usage": self.holders.usage(),
             "lower": self.lower + bounds.lower,
             "upper": None if upper is None else max(upper, tally.flop),
             "unsure": bounds.unsure,

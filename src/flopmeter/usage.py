@@ -25,8 +25,10 @@ class DeviceUsage:
     that found it free and one that found it held: held time is no more than `held_ns + edge_ns`. `busy_ns` of the held
     ones a kernel ran (NVML's utilisation, read once a second); `energy_mj` millijoules from the device's own counter,
     `power_mj` the same from its power readings, integrated; `sm_cycles` cycles of the SM clock; `pipes` cycles in
-    which each pipe was active, mean over the SMs; `throttled` nanoseconds by reason. None: it was never measured;
-    `missing` says for how many of the held nanoseconds a figure was not, and `note` why.
+    which each pipe was active, mean over the SMs; `throttled` nanoseconds by reason; `least_mw` milliwatts, the lowest
+    power that was read. None: it was never measured; `missing` says for how many of the held nanoseconds a figure was
+    not, and `note` why. `faults` counts what the driver reported, by name, such as `Xid 79`; none does not mean that
+    somebody listened.
     """
 
     uuid: str
@@ -40,7 +42,9 @@ class DeviceUsage:
     sm_cycles: int | None = None
     pipes: Mapping[str, int] | None = None
     throttled: Mapping[str, int] | None = None
+    least_mw: int | None = None
     missing: Mapping[str, int] = field(default_factory=dict)
+    faults: Mapping[str, int] = field(default_factory=dict)
     note: str = ""
 
     def __add__(self, other: object) -> "DeviceUsage":
@@ -52,6 +56,12 @@ class DeviceUsage:
             raise ValueError(msg)
         notes = {note for both in (self.note, other.note) for note in both.split("; ") if note}
         missing = {name: self.lacks(name) + other.lacks(name) for name in FIGURES}
+        if self.pipes is not None and other.pipes is not None and set(self.pipes) != set(other.pipes):
+            # A pipe that only one of them tells of is not known for all of the time.
+            unlike = sum(
+                one.held_ns or 0 for one in (self, other) if set(one.pipes or ()) != {*self.pipes, *other.pipes}
+            )
+            missing["pipes"] = max(missing["pipes"], unlike)
         whole = DeviceUsage(
             uuid=self.uuid,
             name=self.name if self.name != "unknown" else other.name,
@@ -64,6 +74,8 @@ class DeviceUsage:
             sm_cycles=_added(self.sm_cycles, other.sm_cycles),
             pipes=_joined(self.pipes, other.pipes),
             throttled=_joined(self.throttled, other.throttled),
+            least_mw=min((mw for mw in (self.least_mw, other.least_mw) if mw is not None), default=None),
+            faults=_joined(self.faults, other.faults) or {},
             note="; ".join(sorted(notes)),
         )
         return replace(whole, missing={name: ns for name, ns in missing.items() if ns != whole.lacks(name)})
@@ -95,7 +107,9 @@ class DeviceUsage:
             "sm_cycles": wire.print_known(self.sm_cycles),
             "pipes": _print_counts(self.pipes),
             "throttled": _print_counts(self.throttled),
+            "least_mw": wire.print_known(self.least_mw),
             "missing": _print_counts(self.missing),
+            **({"faults": _print_counts(self.faults)} if self.faults else {}),
             "note": self.note,
         }
 
@@ -119,7 +133,9 @@ class DeviceUsage:
             sm_cycles=count("sm_cycles"),
             pipes=_parse_counts(fields.get("pipes"), name="pipes"),
             throttled=_parse_counts(fields.get("throttled"), name="throttled"),
+            least_mw=count("least_mw"),
             missing=_parse_missing(fields.get("missing"), held_ns=count("held_ns")),
+            faults=_parse_counts(fields.get("faults"), name="faults") or {},
             note=wire.parse_text(fields.get("note"), name="note"),
         )
 

@@ -50,6 +50,20 @@ def test_named_figures_are_added_name_by_name():
     assert DeviceUsage.from_wire(whole.to_wire()) == whole
 
 
+def test_a_pipe_that_was_told_for_a_part_of_the_time_is_partly_known():
+    """Else a pipe that a driver stops telling of is one that did nothing from then on."""
+    both = DeviceUsage(uuid="GPU-1", name="X", held_ns=3, pipes={"tensor": 4, "hmma": 1})
+    one = DeviceUsage(uuid="GPU-1", name="X", held_ns=5, pipes={"tensor": 7})
+    whole = one + both + both
+    assert (whole.pipes, whole.basis("pipes"), whole.lacks("pipes")) == ({"tensor": 15, "hmma": 2}, "partial", 5)
+    assert (both + both).basis("pipes") == "measured"
+
+
+def test_the_least_power_is_the_least_of_all_stretches():
+    assert (device(least_mw=90) + device(least_mw=70) + device()).least_mw == 70
+    assert device().least_mw is None
+
+
 def test_usage_written_before_there_was_more_is_read():
     old = {"uuid": "GPU-1", "name": "x", "held_ns": "5", "busy_ns": None, "energy_mj": "3", "note": ""}
     assert DeviceUsage.from_wire(old) == DeviceUsage(uuid="GPU-1", name="x", held_ns=5, energy_mj=3)

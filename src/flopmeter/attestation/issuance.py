@@ -12,9 +12,11 @@ from pathlib import Path
 from flopmeter.account import Account
 from flopmeter.attestation.arithmetic import check_arithmetic
 from flopmeter.attestation.envelope import Attestation, encode_pae
+from flopmeter.attestation.evidence import describe_evidence
 from flopmeter.attestation.signers.signer import Signer
 from flopmeter.attestation.statement import Statement, Subject, Threshold
 from flopmeter.errors import CannotVerifyError, MismatchError, SigningError
+from flopmeter.ledger.evidence import read_reports
 from flopmeter.ledger.merge import RunLedger, read_run
 
 
@@ -40,7 +42,8 @@ def issue(
     that it may not be, such as the key and the subjects.
 
     Raises:
-        LedgerError: the ledger is missing, broken or unreadable; nothing is signed.
+        LedgerError: the ledger, or a report that a device signed over it, is missing, broken or unreadable; nothing is
+            signed.
         MismatchError: a subject that the ledger never saw, and `allow_unrecorded` was not said; or a reason that
             the figures do not bear out.
         SigningError: the signer failed, or the file cannot be written, or something else is there.
@@ -67,6 +70,7 @@ def issue(
         issuer=issuer,
         status=status,
         thresholds=thresholds,
+        evidence=describe_evidence(read_reports(run_dir), ((head.file, head.digest) for head in account.heads)),
     )
     check_arithmetic(statement)  # what our own verifier would refuse is not signed
     attestation = sign_statement(statement, signer)

@@ -121,6 +121,8 @@ def _limit(time: DeviceTime, usage: DeviceUsage, precisions: Sequence[str]) -> L
         ),
         most_flop_per_s=_part_of(None if part is None else most_flop_per_s(part), share),
         energy_mj=usage.energy_mj if usage.basis("energy_mj") == "measured" else None,
+        floor_mw=usage.least_mw if usage.basis("power_mj") == "measured" else None,
+        floor_source="the lowest that was read",
     )
 
 

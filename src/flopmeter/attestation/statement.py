@@ -4,7 +4,7 @@ Bytes first: whoever reads a statement keeps the bytes that were signed, and fie
 Not here: signatures (`envelope.py`), the predicate's fields (`predicate.py`).
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -108,6 +108,7 @@ class Statement:
         issuer: str | None = None,
         status: str,
         thresholds: Iterable[Threshold] = (),
+        evidence: Sequence[wire.Wire] = (),
     ) -> Self:
         """Return the claim that an account supports.
 
@@ -137,6 +138,7 @@ class Statement:
             "stage": {**facts["stage"], "kind": None, "status": status},
             "thresholds": [limit.to_wire(facts["compute"]) for limit in limits],
             "meter": {"name": "flopmeter", "version": _own_version()},
+            **({"evidence": evidence} if evidence else {}),
         }
         try:
             data = wire.encode(

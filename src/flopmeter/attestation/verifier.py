@@ -7,12 +7,13 @@ Not here: what the law says of the figures (`regimes`).
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from flopmeter import wire
 from flopmeter.account import Account
 from flopmeter.attestation.arithmetic import check_arithmetic
 from flopmeter.attestation.envelope import Attestation
+from flopmeter.attestation.evidence import check_evidence
 from flopmeter.attestation.policy import Policy
 from flopmeter.attestation.predicate import describe
 from flopmeter.attestation.statement import Statement, Subject
@@ -27,6 +28,9 @@ from flopmeter.errors import (
     VerificationError,
 )
 from flopmeter.ledger.merge import RunLedger
+
+if TYPE_CHECKING:
+    from flopmeter.ledger.evidence import GpuReport
 
 T = TypeVar("T")
 YES, NO, CANNOT_TELL = "yes", "no", "cannot-tell"
@@ -83,12 +87,13 @@ def verify(
     *,
     ledger: "RunLedger | LedgerError | None" = None,
     subjects: Sequence[Subject] | None = None,
+    reports: "Sequence[GpuReport] | LedgerError | None" = None,
 ) -> Verified:
     """Answer whether these files are one true statement by whom the policy trusts.
 
     Several files are one statement by several signers. `ledger` is the run's ledger, or the error that reading it
-    gave; `subjects` are names and digests of files that the statement should be about. What is not brought
-    is not checked, and listed so.
+    gave; `subjects` are names and digests of files that the statement should be about; `reports` are what devices
+    signed over the ledger, where the statement names such. What is not brought is not checked, and listed so.
     """
     files = [data] if isinstance(data, bytes) else list(data)
     bundle = "a Sigstore bundle with one DSSE envelope, in its canonical bytes"
@@ -102,7 +107,7 @@ def verify(
     form, statement = _attempt("form", lambda: Statement.from_bytes(attestations[0].payload), claim)
     if statement is None:
         return Verified(checks=(form, signature), statement=None)
-    checks = (
+    checks: tuple[Check, ...] = (
         form,
         signature,
         _answer("arithmetic", lambda: check_arithmetic(statement)),
@@ -111,6 +116,9 @@ def verify(
         _answer("ledger", lambda: _check_ledger(statement, ledger), is_required=ledger is not None),
         _answer("subject", lambda: _check_subjects(statement, subjects), is_required=subjects is not None),
     )
+    if "evidence" in statement.predicate:
+        item = _answer("evidence", lambda: check_evidence(statement, reports), is_required=bool(reports))
+        checks = (*checks, item)
     return Verified(checks=checks, statement=statement)
 
 

@@ -17,6 +17,7 @@ from flopmeter.attestation.verifier import Check, Verified, verify
 from flopmeter.cli.output import CANNOT_TELL, DONE, NO, build_parser, print_json, print_text
 from flopmeter.errors import LedgerError, LedgerMissingError
 from flopmeter.ledger.chain import refuse_special
+from flopmeter.ledger.evidence import GpuReport, read_reports
 from flopmeter.ledger.merge import RunLedger, read_run
 from flopmeter.regimes.regime import catalogue
 from flopmeter.units import print_flop
@@ -62,6 +63,7 @@ def check(args: argparse.Namespace) -> Verified:
         Policy(keys),
         ledger=None if args.ledger is None else _read_ledger(args.ledger),
         subjects=None if args.subject is None else hash_subjects(args.subject),
+        reports=None if args.ledger is None else _read_reports(args.ledger),
     )
     limits = None if verified.statement is None else check_limits(verified.statement)
     return verified if limits is None else replace(verified, checks=(*verified.checks, limits))
@@ -90,6 +92,13 @@ def _read_ledger(path: str) -> "RunLedger | LedgerError":
         return read_run(path)
     except LedgerMissingError:
         raise
+    except LedgerError as error:
+        return error
+
+
+def _read_reports(path: str) -> "tuple[GpuReport, ...] | LedgerError":
+    try:
+        return read_reports(path)
     except LedgerError as error:
         return error
 

@@ -96,7 +96,7 @@ class LedgerFile:
             self.append("header", body)
             self.sync()
             unnamed.rename(self.path)
-            _sync_folder(self._folder)
+            sync_folder(self._folder)
         except OSError as error:
             msg = f"cannot be made: {error.strerror}"
             raise LedgerError(msg, where=str(self.path)) from error
@@ -248,7 +248,7 @@ def _release_in_forks(ledger: LedgerFile) -> None:
     os.register_at_fork(after_in_child=close_in_child)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Make a new file's name durable."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:

@@ -263,11 +263,17 @@ class DcgmDevice:
         self._shown: Reading | None = None  # what was made of these figures
         self._changed_ns: int | None = None  # when one change was followed by another
         self._xid: int | None = None
+        self.is_identified = False
 
     def identify(self) -> dict[str, str]:
         """Return what the exporter's labels say of the device, and who says so."""
+        self.is_identified = "modelName" in self._labels
         said = {name: self._labels[label] for label, name in IDENTITY.items() if self._labels.get(label)}
         return {**said, "source": f"DCGM's exporter ({self._exporter.where})"}
+
+    def has_company(self) -> bool:
+        """Say that no other process is known of: exporters tell of none."""
+        return False
 
     def read(self, clock_ns: Callable[[], int]) -> Reading:
         """Return the figures where they have changed; else the very reading of before, for which no time passes."""
@@ -315,7 +321,8 @@ class DcgmDevice:
         is_slice = "/" in self.uuid
         if is_slice:
             notes.add(OF_CARD)
-        self._look_at_xid(figures, notes)
+        faults = self._look_at_xid(figures)
+        notes.update(f"the driver reported {name}" for name in faults)
         whole = {} if is_slice else figures
         is_far = ns is not None and ns >= FAR_NS
         return Reading(
@@ -328,6 +335,7 @@ class DcgmDevice:
             slowed_ns={name: int(value) for name, value in _under("slowed", figures)},
             reasons=_whole(figures.get(REASONS)),
             activity=activity,
+            faults=faults,
             notes=frozenset(notes),
         )
 
@@ -342,12 +350,12 @@ class DcgmDevice:
         shares = {name: 100 * share for name, share in _under("share", figures)}
         return make_activity(shares, cycles, clocks_mhz, ns, notes)
 
-    def _look_at_xid(self, figures: Figures, notes: set[str]) -> None:
-        """Note an Xid that was not the last one before: DCGM's gauge of it is never cleared."""
+    def _look_at_xid(self, figures: Figures) -> dict[str, int]:
+        """Return an Xid that was not the last one before: DCGM's gauge of it is never cleared."""
         last = _whole(figures.get(XID))
-        if last and self._xid is not None and last != self._xid:
-            notes.add(f"the driver reported Xid {last}")
+        is_new = bool(last) and self._xid is not None and last != self._xid
         self._xid = self._xid if last is None else last
+        return {f"Xid {last}": 1} if is_new else {}
 
 
 def _whole(value: float | None, times: int = 1) -> int | None:

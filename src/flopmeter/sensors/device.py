@@ -1,16 +1,19 @@
-"""One NVIDIA device as NVML tells of it: who it is, and readings of its counters.
+"""One NVIDIA device as NVML tells of it: its handle, and readings of its counters.
 
 Written from NVIDIA's documentation and tried with a scripted library (`testing/fake_nvml.py`), not yet on a GPU; what
 only a GPU can settle is in `tests/gpu`. Not here: when devices are read (`nvml.py`), what lies between two readings
-(`reading.py`), pipe activity (`gpm.py`).
+(`reading.py`), pipe activity (`gpm.py`), reported faults (`faults.py`), who it is (`identity.py`).
 """
 
 from collections.abc import Callable, Mapping
 from ctypes import ArgumentError
 from typing import Any
 
+from flopmeter.sensors.faults import FaultWatch
 from flopmeter.sensors.gpm import PipeReader
 from flopmeter.sensors.guard import words_of
+from flopmeter.sensors.identity import identify
+from flopmeter.sensors.processes import read_sharing
 from flopmeter.sensors.reading import Activity, Reading
 
 RENUMBERED = (580, 82)
@@ -23,8 +26,21 @@ BINDING_FAILURES = (OSError, ValueError, AttributeError, TypeError, ArgumentErro
 NOT_TOLD = 2**32 - 1, 2**64 - 1
 """All ones: what drivers give for what they cannot tell."""
 OF_CARD = "NVML tells energy, power and utilisation of the whole card, not of this slice of it"
-_ENERGY, _POWER, _RECOVERY, _UNCORRECTED = 83, 185, 230, 4
-_ACTIONS = {1: "reset", 2: "reboot", 3: "drain of peer-to-peer traffic", 4: "drain and reset"}
+WHICH_SLICE = "CUDA names the card, which is cut into slices, and not the slice that is used"
+SHARED = "other processes used this device, too"
+ASK_LIMIT_EVERY = 30
+"""So many readings a power limit is taken to hold; it can be set at any time, and seldom is."""
+UNCORRECTED = "uncorrected ECC"
+_ENERGY, _POWER, _RECOVERY, _UNCORRECTED, _ROWS_PENDING, _ROWS_FAILED = 83, 185, 230, 4, 144, 145
+_ACTIONS = {
+    1: "reset of this device",
+    2: "reboot of the machine",
+    3: "drain of peer-to-peer traffic",
+    4: "drain and reset of this device",
+    5: "recovery of the IMEX domain",
+    6: "reset of the bus",
+    7: "reboot of the system",
+}
 
 
 class Device:
@@ -39,77 +55,68 @@ class Device:
         self._library = library
         self._note_call = note_call
         self._slowdowns = _slowdown_fields(driver)
-        self._fields = [_ENERGY, _POWER, _RECOVERY, _UNCORRECTED, *self._slowdowns]
+        self._fields = [_ENERGY, _POWER, _RECOVERY, _UNCORRECTED, _ROWS_PENDING, _ROWS_FAILED, *self._slowdowns]
         self._value_names = _names_of_values(library)
         self._handle: Any = None
         self._parent: Any = None
+        self._is_slice = self._is_unknown_slice = self._is_followed = False
         self._notes: set[str] = set()
         self._has_answered, self._why = False, ""
+        self.is_identified = False  # under the handle that it has now
         self._gpm: PipeReader | None = None
+        self._faults = FaultWatch(library, self._ask)
         self._limit_mw: int | None = None
+        self._readings = 0
         self._uncorrected: int | None = None
 
     def identify(self) -> dict[str, str]:
         """Return what the device says it is; what it does not say is not there."""
-        library, handle = self._library, self._find()
-        if handle is None:
+        handle = self._find()
+        if handle is None or (self._is_slice and self._parent is None):
             return {}
-        parent = self._parent
-        asked: dict[str, Callable[[], Any]] = {
-            "name": lambda: library.nvmlDeviceGetName(handle),
-            "serial": lambda: library.nvmlDeviceGetSerial(parent),
-            "board": lambda: library.nvmlDeviceGetBoardPartNumber(parent),
-            "pci": lambda: f"{library.nvmlDeviceGetPciInfo(parent).pciDeviceId:#010x}",
-            "pci_subsystem": lambda: f"{library.nvmlDeviceGetPciInfo(parent).pciSubSystemId:#010x}",
-            "vbios": lambda: library.nvmlDeviceGetVbiosVersion(parent),
-            "capability": lambda: ".".join(map(str, library.nvmlDeviceGetCudaComputeCapability(parent))),
-            "driver": library.nvmlSystemGetDriverVersion,
-            "cuda": lambda: _cuda_version(library.nvmlSystemGetCudaDriverVersion()),
-        }
-        if self._parent is not handle:
-            asked["parent_name"] = lambda: library.nvmlDeviceGetName(parent)
-            asked["mig_parent"] = lambda: library.nvmlDeviceGetUUID(parent)
-            asked["sms"] = lambda: library.nvmlDeviceGetAttributes_v2(handle).multiprocessorCount
-        found = {}
-        for name, read in asked.items():
-            said = self._ask(name, read, is_noted=False)
-            if said is not None:
-                found[name] = said.decode(errors="replace") if isinstance(said, bytes) else str(said)
+        found = identify(self._library, handle, self._card(), self._ask, is_unknown_slice=self._is_unknown_slice)
+        self.is_identified = "name" in found
         return found
 
     def read(self, clock_ns: Callable[[], int]) -> Reading:
         """Ask for all that changes; what fails is noted, and the rest is asked nevertheless."""
         library = self._library
         self._notes, self._has_answered, self._why = set(), False, ""
+        reported, words = self._faults.take()  # of the handle of before, whatever became of it
+        faults = dict(reported)
+        self._notes |= words
         handle, at_ns = self._find(), clock_ns()
         if handle is None:
-            return self._silent(at_ns)
-        parent = self._parent
+            return self._silent(at_ns, faults, words)
+        parent = self._card()
         fields = self._read_fields(parent)
-        at_ns = clock_ns()
-        is_slice = parent is not handle
+        is_slice = self._is_slice
         energy, power = (None, None) if is_slice else (fields.get(_ENERGY), fields.get(_POWER))
         if is_slice:
             self._notes.add(OF_CARD)
+            if self._is_unknown_slice:
+                self._notes.add(WHICH_SLICE)
         elif energy is None:
             energy = self._ask("energy", lambda: library.nvmlDeviceGetTotalEnergyConsumption(parent))
+        at_ns = clock_ns()  # when the counters were read
         if power is None and not is_slice:
             power = self._ask("power", lambda: library.nvmlDeviceGetPowerUsage(parent))
-        if self._limit_mw is None:
+        if self._limit_mw is None or self._readings % ASK_LIMIT_EVERY == 0:
             self._limit_mw = self._ask(
                 "power limit", lambda: library.nvmlDeviceGetEnforcedPowerLimit(parent), is_noted=False
             )
+        self._readings += 1
         busy = None
         if not is_slice:  # of one NVML does not tell it
             busy = self._ask("utilisation", lambda: library.nvmlDeviceGetUtilizationRates(handle).gpu)
         clock = self._ask("SM clock", lambda: library.nvmlDeviceGetClockInfo(parent, library.NVML_CLOCK_SM))
         slowed = {name: fields[number] for number, name in self._slowdowns.items() if number in fields}
         reasons = None if slowed else self._ask("throttle reasons", lambda: _reasons(library, parent))
-        activity = self._read_pipes(handle, clock, at_ns)
-        self._look_at_health(fields)
+        activity = None if self._is_unknown_slice else self._read_pipes(handle, clock, at_ns)
+        self._look_at_health(fields, faults)
         if not self._has_answered:
             self._handle = None  # it may come back under another handle
-            return self._silent(at_ns)
+            return self._silent(at_ns, faults, words)
         return Reading(
             at_ns,
             energy_mj=energy,
@@ -120,35 +127,69 @@ class Device:
             slowed_ns=slowed,
             reasons=reasons,
             activity=activity,
+            faults=faults,
             notes=frozenset(self._notes),
         )
 
-    def _silent(self, at_ns: int) -> Reading:
-        return Reading(at_ns, has_answered=False, notes=frozenset({f"the device did not answer: {self._why}"}))
+    def _silent(self, at_ns: int, faults: Mapping[str, int], words: set[str]) -> Reading:
+        notes = frozenset({f"the device did not answer: {self._why}", *words})
+        return Reading(at_ns, has_answered=False, faults=faults, notes=notes)
 
     def release(self) -> None:
         """Give back what is kept in the driver."""
         if self._gpm is not None:
             self._gpm.release()
+        self._faults.release()
         self._gpm = self._handle = self._parent = None
 
     def _find(self) -> Any:
+        library = self._library
         if self._handle is None:
-            library = self._library
             handle = self._ask("the device", lambda: _find_handle(library, self.uuid))
             if handle is None:
                 return None
-            parent = handle
-            if self._is_slice(handle):
-                parent = self._ask("its card", lambda: library.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(handle))
             if self._gpm is not None:
                 self._gpm.release()
-            self._handle, self._parent, self._gpm = handle, parent if parent is not None else handle, None
+            self._handle, self._parent, self._gpm = handle, None, None
+            self.is_identified = self._is_followed = False
+            said = self._ask("MIG", lambda: library.nvmlDeviceIsMigDeviceHandle(handle), is_noted=False)
+            self._is_slice = self.uuid.startswith("MIG-") if said is None else bool(said)
+            self._is_unknown_slice = False
+            if not self._is_slice:
+                self._take_card(handle)
+        if self._is_slice and not self._is_unknown_slice and self._parent is None:
+            handle = self._handle
+            self._parent = self._ask("its card", lambda: library.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(handle))
+        if not self._is_followed and not (self._is_slice and self._parent is None):
+            self._is_followed = True
+            self._faults.follow(self._card(), instance=self._find_instance())
         return self._handle
 
-    def _is_slice(self, handle: Any) -> bool:
-        said = self._ask("MIG", lambda: self._library.nvmlDeviceIsMigDeviceHandle(handle), is_noted=False)
-        return self.uuid.startswith("MIG-") if said is None else bool(said)
+    def _take_card(self, card: Any) -> None:
+        """Take the slice of a card that is cut into slices: some versions of CUDA give the card's UUID for it."""
+        slices = self._ask("slices", lambda: _find_slices(self._library, card), is_noted=False)
+        if slices is None:
+            return
+        self._is_slice, self._is_unknown_slice, self._parent = True, len(slices) != 1, card
+        if not self._is_unknown_slice:
+            self._handle = slices[0]
+
+    def has_company(self) -> bool:
+        """Say whether the driver lists more than one process on the device. It is the most expensive call there is."""
+        if self._handle is None:
+            return False
+        said = self._ask("processes", lambda: read_sharing(self._library, self._handle).least > 0, is_noted=False)
+        return bool(said)
+
+    def _card(self) -> Any:
+        """Return the handle of the card, which is the device itself unless that is a slice."""
+        return self._handle if self._parent is None else self._parent
+
+    def _find_instance(self) -> int | None:
+        if not self._is_slice or self._is_unknown_slice:
+            return None
+        said = self._ask("GPU instance", lambda: self._library.nvmlDeviceGetGpuInstanceId(self._handle), is_noted=False)
+        return None if said is None else int(said)
 
     def _read_fields(self, handle: Any) -> dict[int, int]:
         """Read the counters in one call; each has a state of its own."""
@@ -175,13 +216,18 @@ class Device:
         self._notes |= self._gpm.notes
         return activity
 
-    def _look_at_health(self, fields: Mapping[int, int]) -> None:
-        if action := _ACTIONS.get(fields.get(_RECOVERY, 0)):
-            self._notes.add(f"the driver asks for a {action} of this device")
+    def _look_at_health(self, fields: Mapping[int, int], faults: dict[str, int]) -> None:
+        if action := fields.get(_RECOVERY):
+            self._notes.add(f"the driver asks for a {_ACTIONS.get(action, f'recovery (number {action})')}")
+        if fields.get(_ROWS_PENDING):
+            self._notes.add("rows of its memory are to be replaced at the next reset")
+        if fields.get(_ROWS_FAILED):
+            self._notes.add("rows of its memory could not be replaced")
         count = fields.get(_UNCORRECTED)
         if count is not None:
             if self._uncorrected is not None and count > self._uncorrected:
                 self._notes.add("memory errors that could not be corrected occurred")
+                faults[UNCORRECTED] = count - self._uncorrected
             self._uncorrected = count
 
     def _ask(self, what: str, read: Callable[[], Any], *, is_noted: bool = True, is_answer: bool = True) -> Any:
@@ -211,6 +257,20 @@ def _find_handle(library: Any, uuid: str) -> Any:
         if getattr(error, "value", None) != library.NVML_ERROR_NOT_FOUND or not uuid.startswith("GPU-"):
             raise
     return library.nvmlDeviceGetHandleByUUID(f"MIG-{uuid.removeprefix('GPU-')}")
+
+
+def _find_slices(library: Any, card: Any) -> list[Any] | None:
+    """Return the slices that a card is cut into; None where it is whole."""
+    if library.nvmlDeviceGetMigMode(card)[0] != library.NVML_DEVICE_MIG_ENABLE:
+        return None
+    found = []
+    for slot in range(library.nvmlDeviceGetMaxMigDeviceCount(card)):
+        try:
+            found.append(library.nvmlDeviceGetMigDeviceHandleByIndex(card, slot))
+        except library.NVMLError as error:
+            if getattr(error, "value", None) != library.NVML_ERROR_NOT_FOUND:  # gaps between slices are usual
+                raise
+    return found
 
 
 def _is_told(said: int) -> bool:
@@ -247,7 +307,3 @@ def _reasons(library: Any, handle: Any) -> int:
             if getattr(error, "value", None) != library.NVML_ERROR_FUNCTION_NOT_FOUND:
                 raise
     return int(library.nvmlDeviceGetCurrentClocksThrottleReasons(handle))
-
-
-def _cuda_version(number: int) -> str:
-    return f"{number // 1000}.{number % 1000 // 10}"

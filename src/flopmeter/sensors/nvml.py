@@ -9,17 +9,21 @@ Not here: one device (`device.py`), what lies between two readings (`reading.py`
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
+from flopmeter.sensors.claims import DeviceClaims
 from flopmeter.sensors.dcgm import DcgmDevice, find_exporter
-from flopmeter.sensors.device import BINDING_FAILURES, Device
+from flopmeter.sensors.device import BINDING_FAILURES, SHARED, Device
 from flopmeter.sensors.gpm import LEAST_NS
 from flopmeter.sensors.guard import guarded, words_of
 from flopmeter.sensors.host import HostSampler
-from flopmeter.sensors.reading import Reading, Spending
-from flopmeter.sensors.visible import find_held_uuids
+from flopmeter.sensors.identity import find_changes
+from flopmeter.sensors.reading import Spending
+from flopmeter.sensors.visible import VISIBLE, find_held_uuids, find_visible, read_inventory
 from flopmeter.units import NS_PER_S
 from flopmeter.usage import DeviceUsage, Usage
 
@@ -29,6 +33,8 @@ WATCHDOG_S = 10.0
 """A call to the driver that takes longer is said to hang."""
 RETRY_NS = 10 * NS_PER_S
 """How long a driver that failed as a whole is left alone."""
+COMPANY_NS = 60 * NS_PER_S
+"""How rarely it is looked who else is on a device: the list of processes is the most expensive call of all."""
 IDLE_SAMPLES = 30
 """After so many samples without a device the driver is let go."""
 FORKED = "a forked child does not sample devices"
@@ -39,13 +45,15 @@ class NvmlSampler:
     """Samples the devices that this process holds.
 
     `find_uuids` returns the UUIDs (`GPU-…`, `MIG-…`) of devices that the process has memory on, empty while there are
-    none.
+    none; `VISIBLE` in their place stands for all that CUDA shows to it. A device that several processes of one `run`
+    hold is read by one of them.
     """
 
     def __init__(
         self,
         find_uuids: Callable[[], Sequence[str]] = find_held_uuids,
         *,
+        run: str = "",
         library: Any = None,
         period_s: float = PERIOD_S,
         watchdog_s: float = WATCHDOG_S,
@@ -53,6 +61,7 @@ class NvmlSampler:
     ) -> None:
         """Prepare; nothing is loaded before `start`."""
         self._find_uuids = find_uuids
+        self._claims = DeviceClaims(run) if run else None
         self._period_s = period_s
         self._watchdog_ns = int(watchdog_s * NS_PER_S)
         self._clock_ns = clock_ns
@@ -65,6 +74,8 @@ class NvmlSampler:
         self._pending: list[DeviceUsage] = []
         self._spendings: dict[str, Spending] = {}
         self._devices: dict[str, Device | DcgmDevice] = {}
+        self._company_ns: dict[str, int] = {}  # when it is next looked who else is on a device
+        self._visible: list[str] | None = None
         self._identity: dict[str, dict[str, str]] = {}
         self._open: Any = None  # the library, while it is initialised
         self._failed_ns: int | None = None
@@ -95,6 +106,8 @@ class NvmlSampler:
         """
         if self._is_forked():  # first: the fork may have copied a lock that is taken
             return Usage((), (FORKED,))
+        if self._is_hanging():
+            self._miss(list(self._spendings), f"NVML does not come back from reading {self._called[0]}")
         with self._lock:
             pending, self._pending = self._pending, []
             is_told = self._has_ended or not self._has_sampled
@@ -123,6 +136,16 @@ class NvmlSampler:
                 self._give_up()
         self._thread = None
 
+    def sign(self, last: tuple[Path, str] | None) -> None:
+        """Where confidential computing is on, have the devices of this run sign the end of a ledger file.
+
+        `last` is the file and the digest of its last line, None where there is no file. Nothing is raised.
+        """
+        from flopmeter.sensors.confidential import sign_head  # few machines have any use for it
+
+        if last is not None:
+            sign_head(*last, self.identities(), library=self._library)
+
     def _is_forked(self) -> bool:
         return self._pid not in {0, os.getpid()}
 
@@ -134,18 +157,20 @@ class NvmlSampler:
     def sample(self) -> None:
         """Read every device once."""
         uuids, is_found = self._find()
+        found_ns = self._clock_ns()
+        for uuid in uuids:
+            if uuid not in self._spendings:
+                self._spendings[uuid] = Spending(uuid, free_ns=self._sampled_ns, found_ns=found_ns)
         self._idle = 0 if uuids else self._idle + 1
         if is_found and (uuids or not self._has_looked) and self._initialise():
             answers = [self._read_device(uuid) for uuid in uuids]
             self._watch_driver(is_silent=bool(answers) and not any(answers))
         else:
-            for uuid in uuids:
-                self._add_unseen(uuid)
+            self._miss(uuids, self._status)
         self._sampled_ns = now = self._clock_ns()
         for uuid in [uuid for uuid in self._spendings if uuid not in uuids]:
-            spending = self._spendings.pop(uuid)  # its memory was given back; what comes later is another stretch
-            if spending.since_ns is not None:
-                self._add(spending.edge(now - spending.since_ns))
+            # Its memory was given back; what comes later is another stretch.
+            self._add(self._spendings.pop(uuid).leave, now)
             if uuid in self._devices:
                 self._devices.pop(uuid).release()
         if self._idle == IDLE_SAMPLES:
@@ -155,10 +180,27 @@ class NvmlSampler:
         """Return which devices are held; where nobody can say, those of before, of which nothing is known then."""
         try:
             found = [uuid.encode(errors="replace").decode() for uuid in self._find_uuids()]
+            found = self._list_visible() if found == [VISIBLE] else found
         except (RuntimeError, *BINDING_FAILURES) as error:  # torch, a broken device, somebody's allocator
             self._say(f"which devices are held could not be told: {words_of(error)}")
             return list(self._spendings), False
-        return found, True
+        if self._claims is None:
+            return found, True
+        self._claims.keep(found)
+        return [uuid for uuid in found if self._claims.take(uuid)], True
+
+    def _list_visible(self) -> list[str]:
+        """Return what CUDA shows to this process, as far as the environment tells; looked for once."""
+        if self._visible is None and self._initialise():
+            self._note_call("the list of devices")
+            try:
+                seen = find_visible(read_inventory(self._open))
+            finally:
+                self._note_call("")
+            if seen.uuids is None:
+                self._say(f"which devices are visible is not known: {seen.note}")
+            self._visible = list(seen.uuids or ())
+        return self._visible or []
 
     def _watch_driver(self, *, is_silent: bool) -> None:
         """Let go of a driver of which no device has answered for a while, so that it is initialised anew."""
@@ -217,58 +259,66 @@ class NvmlSampler:
         self._devices.clear()
         library, self._open = self._open, None
         if library is not None:
-            _quiet(library, library.nvmlShutdown)
+            self._quietly("the driver's end", library.nvmlShutdown, library)
+
+    def _quietly(self, what: str, read: Callable[[], Any], library: Any = None) -> Any:
+        """Return what a call says, or None where NVML cannot tell."""
+        self._note_call(what)
+        try:
+            return _quiet(library or self._open, read)
+        finally:
+            self._note_call("")
 
     def _read_device(self, uuid: str) -> bool:
         device = self._devices.get(uuid)
         if device is None:
-            driver = str(_quiet(self._open, self._open.nvmlSystemGetDriverVersion) or "")
+            driver = str(self._quietly("the driver's version", self._open.nvmlSystemGetDriverVersion) or "")
             make = getattr(self._open, "make_device", Device)  # DCGM's exporter has devices of its own
             device = self._devices[uuid] = make(self._open, uuid, driver=driver, note_call=self._note_call)
-        spending = self._spending(uuid)
+        spending = self._spendings[uuid]
         reading = device.read(self._clock_ns)
-        if reading.has_answered and "name" not in self._identity.get(uuid, {}):
-            self._identify(device, uuid)
+        if reading.has_answered and not device.is_identified:
+            reading = replace(reading, notes=reading.notes.union(self._identify(device, uuid)))
         spending.name = self._identity.get(uuid, {}).get("name", "unknown")
-        if spending.since_ns is None and self._sampled_ns is not None:
-            self._add(spending.edge(reading.at_ns - self._sampled_ns))
-        self._add(spending.take(reading))
+        if reading.has_answered and reading.at_ns >= self._company_ns.get(uuid, 0):
+            self._company_ns[uuid] = reading.at_ns + COMPANY_NS
+            if device.has_company():
+                reading = replace(reading, notes=reading.notes | {SHARED})
+        self._add(spending.take, reading)
         with self._lock:
             self._has_sampled = True
         return reading.has_answered
 
-    def _spending(self, uuid: str) -> Spending:
-        return self._spendings.setdefault(uuid, Spending(uuid))
+    def _add(self, take: Callable[..., DeviceUsage | None], *told: Any) -> None:
+        """Take a stretch; whoever waits for a call that hangs does so, too, from another thread."""
+        with self._lock:
+            usage = take(*told)
+            if usage is not None and not self._is_abandoned:
+                self._pending.append(usage)
 
-    def _add_unseen(self, uuid: str) -> None:
-        """Note that a device is held and nothing is known of it."""
-        spending = self._spending(uuid)
-        self._add(spending.take(Reading(self._clock_ns(), has_answered=False, notes=frozenset({self._status}))))
-
-    def _add(self, usage: DeviceUsage | None) -> None:
-        if usage is not None:
-            with self._lock:
-                if not self._is_abandoned:
-                    self._pending.append(usage)
+    def _miss(self, uuids: Iterable[str], note: str) -> None:
+        """Note that devices are held until now and nothing is known of them."""
+        now = self._clock_ns()
+        for uuid in uuids:
+            self._add(self._spendings[uuid].miss, now, note)
 
     def _give_up(self) -> None:
         """Take it that the thread will not come back."""
-        now, call = self._clock_ns(), self._called[0] or "a device"
+        call = self._called[0] or "a device"
         if self._has_finished:  # all is read; letting the driver go is what takes so long
             return
-        for spending in list(self._spendings.values()):
-            since_ns = spending.since_ns
-            if since_ns is not None:
-                self._add(spending.unseen(max(0, now - since_ns)))
+        self._miss(list(self._spendings), f"NVML did not come back from reading {call}")
         with self._lock:
             self._is_abandoned = True
         self._say(f"sampling ended: NVML did not come back from reading {call}")
         self._has_ended = True
 
-    def _identify(self, device: Device | DcgmDevice, uuid: str) -> None:
-        fields = device.identify()
+    def _identify(self, device: Device | DcgmDevice, uuid: str) -> Iterable[str]:
+        """Ask a device who it is; return what is not as it was."""
+        before, fields = self._identity.get(uuid, {}), device.identify()
         with self._lock:
-            self._identity[uuid] = fields
+            self._identity[uuid] = before | fields
+        return find_changes(before, fields)
 
     def _note_call(self, what: str) -> None:
         self._called = what, time.monotonic_ns()

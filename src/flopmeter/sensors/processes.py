@@ -19,6 +19,8 @@ NAMESPACE = "a PID namespace, whose numbers the driver need not know"
 class Sharing:
     """Who else is on a device. `others` counts processes, this one left out; None: unknown, and `note` says why.
 
+    `least` is how many there are whoever they are: all that are listed but one.
+
     `is_ours_listed` says whether a process with our number is in the list; inside of a PID namespace that may be
     somebody else with the same number outside, so nothing is made of it there.
     """
@@ -26,6 +28,7 @@ class Sharing:
     others: int | None
     is_ours_listed: bool | None
     note: str = ""
+    least: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +69,8 @@ def read_sharing(library: Any, handle: Any, numbers: Numbers | None = None) -> S
         return Sharing(None, None, f"the processes on the device are not known: {' '.join(str(error).split())}")
     if any(not 0 < pid <= MAX_PID for pid in listed):
         return Sharing(None, None, "the driver's list of processes makes no sense to this nvidia-ml-py")
-    is_listed = bool(listed & ours.pids)
+    is_listed, least = bool(listed & ours.pids), max(0, len(listed) - 1)
     if not ours.is_outermost:
-        return Sharing(None, is_listed, f"{len(listed)} processes are listed, seen from inside of {NAMESPACE}")
+        return Sharing(None, is_listed, f"{len(listed)} processes are listed, seen from inside of {NAMESPACE}", least)
     note = "" if is_listed else "this process is not in the driver's list"
-    return Sharing(len(listed - ours.pids), is_listed, note)
+    return Sharing(len(listed - ours.pids), is_listed, note, least)

@@ -6,7 +6,7 @@ Not here: how a device is read (`device.py`).
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from flopmeter.units import NS_PER_S
 from flopmeter.usage import DeviceUsage
@@ -20,7 +20,7 @@ NEAR_NS = 5 * NS_PER_S
 """What is read at one time stands for no longer than that: after a hole only counters know what was in it."""
 HOLE = "readings lay so far apart that only counters tell what was between"
 RESET = "the energy counter went backwards (driver reloaded or device reset)"
-STUCK = "the energy counter stood still while the device drew power"
+STUCK = "the energy counter stood still while the device drew power, and may have from just after the reading before"
 IMPOSSIBLE = "the energy counter rose by more than the power limit allows"
 SILENT = "the device did not answer for a while"
 CAUSES = {
@@ -52,7 +52,8 @@ class Reading:
 
     Units: `at_ns` nanoseconds of the sampler's clock, `energy_mj` millijoules since the driver was loaded, `power_mw`
     milliwatts, `busy_percent` of the last second or less, `sm_mhz` megahertz, `slowed_ns` nanoseconds by reason since
-    the driver was loaded; where those are not told, `reasons` are the bits that hold now.
+    the driver was loaded; where those are not told, `reasons` are the bits that hold now; `faults` counts by name,
+    since the reading before.
     """
 
     at_ns: int
@@ -65,37 +66,41 @@ class Reading:
     slowed_ns: Mapping[str, int] = field(default_factory=dict)
     reasons: int | None = None
     activity: Activity | None = None
+    faults: Mapping[str, int] = field(default_factory=dict)
     notes: frozenset[str] = frozenset()
 
 
 class Spending:
-    """Turns the readings of one device into what it spent from each to the next."""
+    """Turns the readings of one device into what it spent from each to the next.
 
-    def __init__(self, uuid: str) -> None:
+    Units: nanoseconds of the sampler's clock. At `free_ns` it was last seen not to be held, None where nobody looked;
+    at `found_ns` it was found to be.
+    """
+
+    def __init__(self, uuid: str, *, free_ns: int | None = None, found_ns: int | None = None) -> None:
         """Start without a reading."""
         self.uuid = uuid
         self.name = "unknown"
+        self._free_ns = free_ns
+        self._found_ns = found_ns
         self._before: Reading | None = None
         self._is_stuck = False
         self._rest_pj = 0
 
-    @property
-    def since_ns(self) -> int | None:
-        """When the last reading was taken.
-
-        Units: nanoseconds of the sampler's clock.
-        """
-        return None if self._before is None else self._before.at_ns
-
     def take(self, reading: Reading) -> DeviceUsage | None:
-        """Return what was spent since the reading before; None for a first one, and for the same one again."""
-        before, self._before = self._before, reading
-        if before is None or before is reading:  # the same one again: nothing new was told
+        """Return what was spent since the reading before: nothing for that one again, before a first one an edge."""
+        before = self._before
+        if before is reading:  # nothing new was told
             return None
+        if before is not None and reading.at_ns < before.at_ns:  # it hung, and was given up for that long
+            reading = replace(reading, at_ns=before.at_ns, has_answered=False)
+        self._before = reading
+        if before is None:
+            return self._begin(reading)
         ns = max(0, reading.at_ns - before.at_ns)
         if not (before.has_answered and reading.has_answered):
             self._is_stuck = False
-            return self.unseen(ns, reading.notes)
+            return replace(self.unseen(ns, reading.notes), faults=reading.faults)
         notes = set(reading.notes)
         missing: dict[str, int] = {}
         energy_mj = self._energy(before, reading, ns, notes)
@@ -120,8 +125,34 @@ class Spending:
             sm_cycles=sm_cycles,
             pipes=None if activity is None else activity.pipes,
             throttled=_slowed(before, reading, ns),
+            least_mw=reading.power_mw,
             missing=missing,
+            faults=reading.faults,
             note="; ".join(sorted(notes)),
+        )
+
+    def miss(self, at_ns: int, note: str) -> DeviceUsage | None:
+        """Return what is over at a time until which nothing could be read, though it was tried.
+
+        Units: nanoseconds of the sampler's clock.
+        """
+        return self.take(Reading(at_ns, has_answered=False, notes=frozenset({note})))
+
+    def leave(self, at_ns: int) -> DeviceUsage | None:
+        """Return the stretch since the last reading, of a device that was found free at `at_ns`.
+
+        Units: nanoseconds of the sampler's clock.
+        """
+        before, self._before = self._before, None
+        return None if before is None else self.edge(at_ns - before.at_ns)
+
+    def _begin(self, reading: Reading) -> DeviceUsage | None:
+        if self._free_ns is None:
+            return None
+        if reading.has_answered or self._found_ns is None:
+            return self.edge(reading.at_ns - self._free_ns)
+        return self.edge(self._found_ns - self._free_ns) + self.unseen(
+            max(0, reading.at_ns - self._found_ns), reading.notes
         )
 
     def unseen(self, ns: int, notes: frozenset[str] = frozenset()) -> DeviceUsage:
@@ -153,7 +184,8 @@ class Spending:
             notes.add(STUCK)
             return None
         most, least = SUSPECT
-        if reading.limit_mw and is_long and spent * PJ_PER_MJ * least > reading.limit_mw * ns * most:
+        limit_mw = max(before.limit_mw or 0, reading.limit_mw or 0)  # it may have been changed in between
+        if limit_mw and is_long and spent * PJ_PER_MJ * least > limit_mw * ns * most:
             notes.add(IMPOSSIBLE)
             return None
         return spent

@@ -16,11 +16,10 @@ from typing import Any
 from flopmeter.sensors.guard import words_of
 
 HELD = "FLOPMETER_DEVICES"
+VISIBLE = "visible"
 VARIABLE = "CUDA_VISIBLE_DEVICES"
 ORDER = "CUDA_DEVICE_ORDER"
 BY_BUS = "PCI_BUS_ID"
-TORCH = "torch"
-NO_DEVICE = "no CUDA device was used by this process"
 UNORDERED = f"unlike devices: CUDA counts them fastest first unless {ORDER}={BY_BUS}"
 
 # As C's strtol: blanks, a sign, and whatever follows the digits is let be.
@@ -58,24 +57,20 @@ class Inventory:
 
 @dataclass(frozen=True, slots=True)
 class Visible:
-    """The devices that this process may use, or on which it is seen to hold memory, where torch tells (`source`).
+    """The devices that this process may use.
 
     `uuids` are NVML's (`GPU-…`, `MIG-…`) in CUDA's order; None where that cannot be known, and `note` says why.
     """
 
     uuids: tuple[str, ...] | None
     note: str = ""
-    source: str = VARIABLE
 
 
 Pick = tuple[Device, MigInstance | None]
 
 
 def find_visible(inventory: Inventory, *, environment: Mapping[str, str] = os.environ) -> Visible:
-    """Return the devices that this process holds, if torch is loaded, and else those that it may use."""
-    held = find_held()
-    if held is not None:
-        return name_held(held, inventory)
+    """Return the devices that this process may use by its environment, whether it does or not."""
     found = parse_visible(
         environment.get(VARIABLE),
         inventory.devices,
@@ -107,39 +102,12 @@ def find_held_uuids() -> list[str]:
     """Return the UUIDs, as NVML writes them, of the devices that this process holds.
 
     Where `FLOPMETER_DEVICES` names them, with commas between, torch is not asked: for programs whose work on devices
-    does not go through torch.
+    does not go through torch. If it says `visible`, that is all there is: they are those that CUDA shows.
     """
     named = os.environ.get(HELD, "")
     if named.strip():
         return [name.strip() for name in named.split(",") if name.strip()]
     return [uuid if uuid.startswith(("GPU-", "MIG-")) else f"GPU-{uuid}" for uuid in find_held() or ()]
-
-
-def name_held(held: Sequence[str], inventory: Inventory) -> Visible:
-    """Return what NVML calls the devices that torch holds.
-
-    Of a MIG instance CUDA may tell the instance's UUID or that of its device, by version: both are understood. A UUID
-    that NVML does not list is taken for that of a whole device, for want of a better guess, and noted.
-    """
-    if not held:
-        return Visible((), NO_DEVICE, TORCH)
-    uuids, notes = [], [inventory.note]
-    whole = {device.uuid: device for device in inventory.devices}
-    slices = {mig.uuid for device in inventory.devices for mig in device.migs}
-    for bare in held:
-        plain = re.sub(r"^(GPU-|MIG-)", "", bare)
-        device = whole.get(f"GPU-{plain}")
-        if f"MIG-{plain}" in slices:
-            uuids.append(f"MIG-{plain}")
-        elif device is not None and len(device.migs) == 1:
-            uuids.append(device.migs[0].uuid)
-        else:
-            uuids.append(f"GPU-{plain}")
-            if device is None:
-                notes.append(f"NVML does not list GPU-{plain}")
-            elif device.migs:
-                notes.append(f"which MIG instance of GPU-{plain} is used is not known")
-    return Visible(tuple(uuids), _joined(*notes), TORCH)
 
 
 def parse_visible(

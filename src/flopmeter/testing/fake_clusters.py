@@ -141,6 +141,8 @@ def two_kinds() -> FakeMachine:
         has_gpm=False,
         recovery_action=None,
         remapped_rows=None,
+        remapping_pending=None,
+        remapping_failed=None,
     )
     return FakeMachine((t4, h100(4)))
 

@@ -109,10 +109,11 @@ class FakeDevice:
     """One device: an H100 SXM unless told otherwise. None means that NVML answers NOT_SUPPORTED.
 
     `resets_s` are the seconds at which counters restart (driver reloaded, device reset); in `frozen_s`, pairs of
-    seconds, the energy counter sticks to one reading. `power_window_ns` is the window that the power call takes the
-    mean of: a second on Ampere and newer but for GA100, 0 on others. `gpm` has percentages by metric id; `gpm_cycles`
-    is `mean` or `sum` where the driver has raw cycle counters. `more_texts` and `more_series` add or replace any key
-    of the script, such as `field.230` for the value of a field.
+    seconds, the energy counter sticks to one reading. `xid` has numbers by second, of the MIG instance `xid_gi` or
+    all. `power_window_ns` is the window that the power call takes the mean of: a second on Ampere and newer but for
+    GA100, 0 on others. `gpm` has percentages by metric id; `gpm_cycles` is `mean` or `sum` where the driver has raw
+    cycle counters. `more_texts` and `more_series` add or replace any key of the script, such as `field.230` for the
+    value of a field.
     """
 
     uuid: str
@@ -174,7 +175,11 @@ class FakeDevice:
     ecc_uncorrected: Figure | None = 0
     remapped_rows: Figure | None = 0
     remapped_rows_uncorrected: Figure | None = 0
+    remapping_pending: Figure | None = 0
+    remapping_failed: Figure | None = 0
     recovery_action: Figure | None = 0
+    has_events: bool = True
+    xid_gi: int = 0xFFFFFFFF
     xid: Mapping[Number, int] = field(default_factory=dict)
 
     has_gpm: bool = True
@@ -286,6 +291,7 @@ CHANGING = {
     *("power", "module_power", "memory_power", "energy_offset", "gpu_util", "memory_util", "sm_clock"),
     *("graphics_clock", "memory_clock", "video_clock", "reasons", "temperature", "performance_state", "memory_used"),
     *("ecc_corrected", "ecc_uncorrected", "remapped_rows", "remapped_rows_uncorrected", "recovery_action"),
+    *("remapping_pending", "remapping_failed"),
 }
 
 

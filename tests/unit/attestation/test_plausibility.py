@@ -199,6 +199,20 @@ def test_a_run_is_held_against_all_the_time_in_which_it_may_have_had_its_devices
     assert ceiling_of(tmp_path / "d", Usage.of([moment], ["no NVIDIA driver: elsewhere"])) == "cannot-tell"
 
 
+def test_energy_is_held_against_the_least_power_that_was_read(tmp_path):
+    """Else nothing bounds FLOP per joule, and a bill of a joule goes with any count."""
+    for name, energy_mj, verdict in (("much", 10**9, "yes"), ("little", 1, "no")):
+        figures = {"energy_mj": energy_mj, "power_mj": energy_mj, "least_mw": 70_000}
+        usage = Usage.of([DeviceUsage(uuid="GPU-1", name=NAME, held_ns=HOUR, **figures)])
+        with ScriptedSegment(tmp_path / name) as segment:
+            segment.note("device", {"uuid": "GPU-1", "name": NAME, "pci": "0x233010de"})
+            segment.run(product_table(), times=10**9, usage=usage)
+            segment.end()
+        (energy,) = [one for one in check_physics(Account.of(tmp_path / name)) if one.name == "energy"]
+        assert energy.verdict == verdict
+        assert "the lowest that was read" in energy.detail
+
+
 def test_without_devices_nothing_is_asked(tmp_path):
     with ScriptedSegment(tmp_path) as segment:
         segment.run(product_table())

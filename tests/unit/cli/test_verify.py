@@ -2,12 +2,15 @@
 
 import json
 import os
+from dataclasses import replace
 
 import pytest
 
 from flopmeter import wire
 from flopmeter.attestation.envelope import Attestation, encode_pae
 from flopmeter.attestation.signers.file import FileSigner
+from flopmeter.ledger.evidence import GpuReport, nonce_of
+from flopmeter.ledger.merge import read_run
 from flopmeter.regimes.regime import find
 
 
@@ -38,6 +41,29 @@ def test_a_changed_subject_is_a_no(call, attested):
     assert done.code == 1
     assert "✗ subject" in done.out
     assert "verdict: no" in done.out
+
+
+def test_what_devices_signed_is_looked_at_with_the_ledger(call, lab):
+    (head,) = read_run(lab / "run").heads
+    report = GpuReport(device="GPU-1", file=head.file, head=head.digest, report=bytes(4) + nonce_of(head.digest))
+    path = report.write(lab / "run")
+    assert call("attest", "run", "--key", "key", "--out", "a.json").code == 0
+    asked = ("verify", "a.json", "--key", "key.pub")
+    done = call(*asked, "--ledger", "run")
+    assert (done.code, "✓ evidence" in done.out) == (0, True)
+    done = call(*asked)
+    assert (done.code, "– evidence" in done.out) == (0, True)
+    replace(report, report=report.report + b"!").write(lab / "run")
+    assert call(*asked, "--ledger", "run").code == 1
+    path.write_text("nonsense")
+    done = call(*asked, "--ledger", "run")
+    assert (done.code, "? evidence" in done.out) == (3, True)
+    done = call("attest", "run", "--key", "key", "--out", "b.json")
+    assert done.code != 0
+    assert "no report of a device" in done.err
+    path.unlink()
+    done = call(*asked, "--ledger", "run")
+    assert (done.code, "– evidence" in done.out) == (0, True)
 
 
 def test_a_stranger_beside_the_subjects_is_a_no(call, attested):

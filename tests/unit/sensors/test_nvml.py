@@ -1,6 +1,8 @@
 """The sampler on a fake NVML library, through the real bindings. What a real driver says is for tests/gpu."""
 
 import os
+import subprocess
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -9,10 +11,11 @@ import pynvml
 import pytest
 
 from flopmeter.sensors import nvml
+from flopmeter.sensors.device import SHARED, WHICH_SLICE
 from flopmeter.sensors.nvml import NO_DEVICE, NvmlSampler
 from flopmeter.testing import fake_truth
 from flopmeter.testing.fake_clusters import bad_hour, h100, sliced_h100
-from flopmeter.testing.fake_devices import FakeDriver, FakeMachine, Fault, Series
+from flopmeter.testing.fake_devices import FakeDriver, FakeMachine, FakeProcess, Fault, Series
 from flopmeter.testing.fake_nvml import FakeNvml
 from flopmeter.usage import FIGURES, Usage
 
@@ -57,7 +60,8 @@ def test_a_bad_hour_of_eight_devices_is_recovered_to_the_millijoule_and_the_seco
     lost, restarted, slowed = (found[machine.devices[index].uuid] for index in (3, 5, 6))
     assert (lost.basis("energy_mj"), lost.unseen_ns) == ("partial", hour_ns - lost.held_ns)
     assert lost.energy_mj == fake_truth.energy_mj(machine.devices[3], 0, lost.held_ns)
-    assert lost.note == "the device did not answer: GPU is lost"
+    assert lost.note == "the device did not answer: GPU is lost; the driver reported Xid 79"
+    assert [device.faults for device in found.values() if device.faults] == [{"Xid 79": 1}]
     assert restarted.missing == {"energy_mj": SECOND}
     restarted_at_s = 1200
     known = [(0, restarted_at_s * SECOND), ((restarted_at_s + 1) * SECOND, hour_ns)]
@@ -126,13 +130,16 @@ CODES = [*range(1, 30), 999]
 SITES = sorted(
     {
         *("nvmlInitWithFlags", "nvmlDeviceGetHandleByUUID", "nvmlDeviceGetFieldValues", "nvmlDeviceGetPowerUsage"),
-        "nvmlDeviceIsMigDeviceHandle",
+        *("nvmlDeviceIsMigDeviceHandle", "nvmlDeviceGetMigMode", "nvmlDeviceGetComputeRunningProcesses_v3"),
+        *("nvmlDeviceGetSupportedEventTypes", "nvmlEventSetCreate", "nvmlDeviceRegisterEvents", "nvmlEventSetWait_v2"),
+        *("nvmlDeviceGetGpuFabricInfoV", "nvmlSystemGetConfComputeSettings", "nvmlSystemGetConfComputeState"),
+        "nvmlEventSetFree",
         *("nvmlDeviceGetTotalEnergyConsumption", "nvmlDeviceGetEnforcedPowerLimit", "nvmlDeviceGetUtilizationRates"),
         *("nvmlDeviceGetClockInfo", "nvmlDeviceGetCurrentClocksEventReasons", "nvmlGpmQueryDeviceSupport"),
         *("nvmlGpmSampleAlloc", "nvmlGpmSampleGet", "nvmlGpmMetricsGet", "nvmlGpmSampleFree", "nvmlShutdown"),
         *("nvmlDeviceGetName", "nvmlDeviceGetSerial", "nvmlDeviceGetBoardPartNumber", "nvmlDeviceGetPciInfo_v3"),
         *("nvmlDeviceGetVbiosVersion", "nvmlDeviceGetCudaComputeCapability", "nvmlSystemGetDriverVersion"),
-        *("nvmlSystemGetCudaDriverVersion", "field:83", "field:185", "field:74", "field:269", "metric:5"),
+        *("nvmlSystemGetCudaDriverVersion", "field:83", "field:185", "field:74", "field:269", "field:144", "metric:5"),
     }
 )
 
@@ -181,6 +188,146 @@ def test_a_slice_has_its_own_activity_and_the_energy_of_its_card():
     assert "whole card" in device.note
 
 
+def test_a_call_that_comes_back_late_is_a_gap_once():
+    """Else the time in which nobody knew is told twice: while it hung, and when it came back."""
+    fault = Fault("nvmlDeviceGetClockInfo", hangs=True, from_call=3, calls=1)
+    with FakeNvml(FakeMachine((h100(),), faults=(fault,)), speed=1) as fake:
+        sampler = NvmlSampler(lambda: [h100().uuid], period_s=0.05, watchdog_s=0.1, clock_ns=fake.clock_ns)
+        sampler.start()
+        time.sleep(0.5)
+        hung = sampler.read()
+        assert any("does not come back" in note for note in hung.notes)
+        fake.release()
+        time.sleep(0.4)
+        sampler.stop()
+        (device,) = (hung + sampler.read()).devices
+        told_ns = device.held_ns + device.unseen_ns + device.edge_ns
+        assert 0.3 * SECOND < device.unseen_ns < 0.9 * SECOND
+        assert device.held_ns > 0.1 * SECOND
+        assert told_ns == pytest.approx(fake.clock_ns(), abs=0.4 * SECOND)
+
+
+def test_a_device_that_others_use_too_is_noted_and_nothing_is_divided():
+    """Else the energy of eight jobs is signed as one's, without a word."""
+    alone, _, _ = sampled(one(), seconds=4)
+    crowd = tuple(FakeProcess(pid=pid) for pid in (7, 8, 9))
+    usage, _, calls = sampled(one(processes=crowd), seconds=90)
+    (device,) = usage.devices
+    assert SHARED not in alone.devices[0].note
+    assert SHARED in device.note
+    assert device.basis("energy_mj") == "measured"
+    assert calls["nvmlDeviceGetComputeRunningProcesses_v3"] == 4  # twice, each with a question for the size
+
+
+def test_of_one_run_one_process_reads_a_device_and_another_takes_over(tmp_path, monkeypatch):
+    """Else a device that eight ranks hold is billed eight times."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    claim = f"""import time
+from flopmeter.sensors.claims import DeviceClaims
+print(DeviceClaims("of-both").take("{h100().uuid}"), flush=True)
+time.sleep(60)"""
+    held = [h100().uuid]
+    with FakeNvml(one()) as fake:
+        with subprocess.Popen([sys.executable, "-c", claim], stdout=subprocess.PIPE, text=True) as owner:
+            assert owner.stdout.readline() == "True\n"
+            sampler = NvmlSampler(lambda: held, run="of-both", clock_ns=fake.clock_ns)
+            stranger = NvmlSampler(lambda: held, run="another", clock_ns=fake.clock_ns)
+            for _ in range(3):
+                sampler.sample()
+                stranger.sample()
+                fake.advance(1)
+            assert sampler.read().devices == ()
+            assert stranger.read().total("held_ns") == 2 * SECOND
+            owner.kill()
+            owner.wait()
+        for _ in range(3):
+            sampler.sample()
+            fake.advance(1)
+        (device,) = sampler.read().devices
+        assert (device.held_ns, device.edge_ns) == (2 * SECOND, SECOND)
+
+
+def test_all_that_cuda_shows_can_be_asked_for(monkeypatch):
+    """For programs whose work on devices does not go through torch."""
+    monkeypatch.setenv("FLOPMETER_DEVICES", "visible")
+    machine = bad_hour()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,0")
+    with FakeNvml(machine) as fake:
+        sampler = NvmlSampler(clock_ns=fake.clock_ns)
+        for _ in range(3):
+            sampler.sample()
+            fake.advance(1)
+        by_bus = sorted(machine.devices, key=lambda device: device.bus_id)
+        found = {device.uuid for device in sampler.read().devices}
+        assert found == {by_bus[2].uuid, by_bus[0].uuid}
+
+
+def test_visible_devices_without_a_driver_are_none(monkeypatch):
+    monkeypatch.setenv("FLOPMETER_DEVICES", "visible")
+    fault = Fault("nvmlInitWithFlags", code=pynvml.NVML_ERROR_DRIVER_NOT_LOADED)
+    with FakeNvml(FakeMachine((h100(),), faults=(fault,))) as fake:
+        sampler = NvmlSampler(clock_ns=fake.clock_ns)
+        sampler.sample()
+        sampler.stop()
+        assert sampler.read().notes == ("no NVIDIA driver: Driver Not Loaded",)
+
+
+def test_the_card_of_the_only_slice_stands_for_that_slice():
+    """Where CUDA gives the card's UUID for its slice, the card's energy would be signed as the slice's."""
+    machine = sliced_h100()
+    card = machine.devices[0]
+    only = replace(card, migs=card.migs[:1])
+    usage, sampler, _ = sampled(FakeMachine((only,)), uuids=[card.uuid])
+    (device,) = usage.devices
+    assert (device.energy_mj, device.busy_ns) == (None, None)
+    assert device.pipes["tensor"] > 0
+    assert int(sampler.identities()[card.uuid]["sms"]) == card.migs[0].sms
+
+
+def test_of_a_card_that_is_cut_into_several_slices_none_is_taken():
+    machine = sliced_h100()
+    card = machine.devices[0]
+    usage, sampler, _ = sampled(machine, uuids=[card.uuid])
+    (device,) = usage.devices
+    assert (device.energy_mj, device.busy_ns, device.pipes) == (None, None, None)
+    assert WHICH_SLICE in device.note
+    fields = sampler.identities()[card.uuid]
+    assert "pci" not in fields, "else the card's peak would be the slice's"
+    assert "MIG" in fields["name"]
+
+
+def test_a_slice_whose_card_cannot_be_found_at_first_is_no_card():
+    machine = sliced_h100()
+    slices = [mig.uuid for mig in machine.devices[0].migs]
+    fault = Fault("nvmlDeviceGetDeviceHandleFromMigDeviceHandle", code=pynvml.NVML_ERROR_UNKNOWN, calls=2)
+    usage, sampler, calls = sampled(FakeMachine(machine.devices, faults=(fault,)), uuids=slices[:1])
+    (device,) = usage.devices
+    assert (device.energy_mj, device.busy_ns) == (None, None)
+    assert sampler.identities()[slices[0]]["mig_parent"] == machine.devices[0].uuid
+    assert calls["nvmlDeviceGetDeviceHandleFromMigDeviceHandle"] == 3, "it is looked for until it is found"
+
+
+def test_energy_that_is_told_late_belongs_to_the_time_when_it_was():
+    """Else a call that takes half a second gives a shorter stretch the energy of that half second, too."""
+    old = FakeDriver(missing=("nvmlDeviceGetFieldValues",))
+    slow = Fault("nvmlDeviceGetTotalEnergyConsumption", sleep_s=0.5, from_call=2, calls=1)
+    with FakeNvml(FakeMachine((h100(),), driver=old, faults=(slow,)), speed=1) as fake:
+        sampler = NvmlSampler(lambda: [h100().uuid], clock_ns=fake.clock_ns)
+        sampler.sample()
+        time.sleep(0.2)
+        sampler.sample()
+        (device,) = sampler.read().devices
+        sampler._release()
+    assert device.held_ns > 0.6 * SECOND
+    assert device.energy_mj == pytest.approx(fake_truth.energy_mj(h100(), 0, device.held_ns), rel=0.25)
+
+
+def test_the_power_limit_is_asked_again():
+    """It can be raised at any time, and what is drawn then would be called impossible."""
+    _, _, calls = sampled(one(), seconds=90)
+    assert 3 <= calls["nvmlDeviceGetEnforcedPowerLimit"] <= 5
+
+
 def test_no_driver_is_said_and_is_not_zero():
     fault = Fault("nvmlInitWithFlags", code=pynvml.NVML_ERROR_DRIVER_NOT_LOADED)
     usage, _, _ = sampled(FakeMachine((h100(),), faults=(fault,)), uuids=[])
@@ -221,15 +368,17 @@ def test_a_driver_that_hangs_delays_neither_start_nor_read_and_stop_no_longer_th
         sampler.read()
         assert time.monotonic() - begun < 1
         time.sleep(0.4)
-        notes = sampler.read().notes
+        before = sampler.read()
+        notes = before.notes
+        assert sum(device.unseen_ns for device in before.devices) > 0.1 * SECOND, "it is a gap while it hangs, too"
         sampler.stop()
         assert time.monotonic() - begun < 2
         usage = sampler.read()
         assert any("does not come back" in note for note in notes)
         assert any("did not come back" in note for note in usage.notes)
-        if site.endswith("Info"):
-            (device,) = usage.devices
-            assert device.unseen_ns > 0
+        (device,) = (before + usage).devices
+        assert device.held_ns + device.unseen_ns + device.edge_ns > 0.3 * SECOND
+        assert device.unseen_ns > 0.2 * SECOND
         fake.release()
         sampler_thread = [thread for thread in threading.enumerate() if thread.name == "flopmeter-nvml"]
         for thread in sampler_thread:

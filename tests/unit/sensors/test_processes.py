@@ -35,12 +35,12 @@ def test_a_device_of_ours_alone_has_no_others(seen):
 
 def test_others_are_counted_once_each(seen):
     """Else a device that eight jobs share is signed as if its energy had gone into one."""
-    assert seen(OURS, 7, 8, 8) == Sharing(2, is_ours_listed=True)
+    assert seen(OURS, 7, 8, 8) == Sharing(2, is_ours_listed=True, least=2)
 
 
 def test_a_list_without_us_is_noted(seen):
     found = seen(7)
-    assert (found.others, found.is_ours_listed) == (1, False)
+    assert (found.others, found.is_ours_listed, found.least) == (1, False, 0)
     assert "not in the driver's list" in found.note
 
 
@@ -49,6 +49,7 @@ def test_inside_of_a_container_nobody_is_taken_for_anybody(seen, pids):
     """Our number in there is somebody else's out here: a stranger would be taken for us, or we for a stranger."""
     found = seen(*pids, numbers=IN_A_CONTAINER)
     assert found.others is None
+    assert found.least == max(0, len(pids) - 1)
     assert found.is_ours_listed is (OURS in pids)
     assert f"{len(pids)} processes are listed" in found.note
 
@@ -83,7 +84,7 @@ def test_an_instance_has_a_list_of_its_own():
     with FakeNvml(FakeMachine((replace(device, migs=(mine, other)),))):
         pynvml.nvmlInit()
         handle = pynvml.nvmlDeviceGetHandleByUUID(mine.uuid)
-        assert read_sharing(pynvml, handle, ON_THE_MACHINE) == Sharing(1, is_ours_listed=True)
+        assert read_sharing(pynvml, handle, ON_THE_MACHINE) == Sharing(1, is_ours_listed=True, least=1)
 
 
 @pytest.fixture

@@ -20,9 +20,9 @@ def at(second, **fields):
 
 def test_a_first_reading_says_nothing():
     spending = Spending("GPU-1")
-    assert spending.since_ns is None
     assert spending.take(at(3, energy_mj=5)) is None
-    assert spending.since_ns == 3 * SECOND
+    assert spending.leave(4 * SECOND).edge_ns == SECOND
+    assert spending.leave(5 * SECOND) is None
 
 
 def test_the_same_reading_again_says_nothing_and_ends_nothing():
@@ -50,6 +50,30 @@ def test_an_edge_is_neither_held_nor_unseen():
     assert (edge.held_ns, edge.unseen_ns, edge.edge_ns) == (0, 0, SECOND)
     (known,) = spent(at(0, energy_mj=0), at(1, energy_mj=5))
     assert (known + edge).basis("energy_mj") == "measured"
+
+
+def test_a_first_reading_ends_the_time_since_the_device_was_last_seen_free():
+    found = Spending("GPU-1", free_ns=SECOND, found_ns=2 * SECOND).take(at(3))
+    assert (found.held_ns, found.unseen_ns, found.edge_ns) == (0, 0, 2 * SECOND)
+
+
+def test_a_first_reading_that_fails_is_a_gap_since_the_device_was_found():
+    """Else a driver that hangs in the very first call leaves no gap at all."""
+    found = Spending("GPU-1", free_ns=SECOND, found_ns=2 * SECOND).miss(7 * SECOND, "it hangs")
+    assert (found.held_ns, found.unseen_ns, found.edge_ns, found.note) == (0, 5 * SECOND, SECOND, "it hangs")
+
+
+def test_a_reading_that_comes_back_after_it_was_given_up_is_not_told_twice():
+    spending = Spending("GPU-1")
+    spending.take(at(0))
+    given_up, late, after = spending.miss(9 * SECOND, "it hangs"), spending.take(at(1)), spending.take(at(10))
+    assert [one.unseen_ns for one in (given_up, late, after)] == [9 * SECOND, 0, SECOND]
+    assert sum(one.held_ns for one in (given_up, late, after)) == 0
+
+
+def test_a_limit_that_was_changed_in_between_is_the_higher_one():
+    (lowered,) = spent(at(0, energy_mj=0, limit_mw=700), at(1, energy_mj=800, limit_mw=300))
+    assert lowered.energy_mj == 800
 
 
 def test_a_counter_that_restarts_is_missing_for_that_stretch_only():

@@ -15,15 +15,12 @@ import pynvml
 import pytest
 
 from flopmeter.sensors.visible import (
-    NO_DEVICE,
-    TORCH,
     Device,
-    Inventory,
     MigInstance,
     Visible,
     find_held,
+    find_held_uuids,
     find_visible,
-    name_held,
     parse_visible,
     read_inventory,
 )
@@ -247,9 +244,9 @@ def test_a_lost_device_leaves_the_others_known_by_uuid_only(listed):
     assert not inventory.is_complete
     assert "device 3 of NVML" in inventory.note
     last = inventory.devices[-1].uuid
-    assert find_without_torch(inventory, CUDA_VISIBLE_DEVICES="7").uuids is None
-    assert find_without_torch(inventory, CUDA_VISIBLE_DEVICES=last).uuids == (last,)
-    assert "device 3 of NVML" in find_without_torch(inventory, CUDA_VISIBLE_DEVICES=last).note
+    assert find_visible(inventory, environment={"CUDA_VISIBLE_DEVICES": "7"}).uuids is None
+    assert find_visible(inventory, environment={"CUDA_VISIBLE_DEVICES": last}).uuids == (last,)
+    assert "device 3 of NVML" in find_visible(inventory, environment={"CUDA_VISIBLE_DEVICES": last}).note
 
 
 def test_a_device_that_cgroups_keep_away_is_not_cudas_either(listed):
@@ -278,7 +275,7 @@ def test_nothing_is_known_where_nvml_cannot_count(listed):
     inventory = listed(failing)
     assert (inventory.devices, inventory.is_complete) == ((), False)
     assert "Unknown Error" in inventory.note
-    assert find_without_torch(inventory).uuids is None
+    assert find_visible(inventory, environment={}).uuids is None
 
 
 @pytest.mark.parametrize("name", ["nvmlDeviceGetMigMode", "nvmlDeviceGetMinorNumber", "nvmlDeviceGetMaxMigDeviceCount"])
@@ -303,23 +300,10 @@ def torch_with(monkeypatch, *devices, cuda="13.0", is_initialized=True):
     monkeypatch.setitem(sys.modules, "torch", standing)
 
 
-def find_without_torch(inventory, **environment):
-    """What is found in a process that has not loaded torch."""
-    kept = sys.modules.pop("torch", None)
-    try:
-        return find_visible(inventory, environment=environment)
-    finally:
-        if kept is not None:
-            sys.modules["torch"] = kept
-
-
-INVENTORY = Inventory((ALIKE[0], SLICED, ALIKE[2]))
-
-
 def test_where_torch_is_loaded_devices_with_memory_are_held(monkeypatch):
     torch_with(monkeypatch, (C[4:], 512, True), (A[4:], 0, True))
     assert find_held() == (C[4:],)
-    assert find_visible(INVENTORY, environment={"CUDA_VISIBLE_DEVICES": "0"}) == Visible((C,), "", TORCH)
+    assert find_held_uuids() == [C]
 
 
 def test_with_the_caching_allocator_off_contexts_tell(monkeypatch):
@@ -331,7 +315,7 @@ def test_with_the_caching_allocator_off_contexts_tell(monkeypatch):
 @pytest.mark.parametrize("state", [{"is_initialized": False}, {"cuda": None}])
 def test_nothing_is_held_before_cuda_is_in_use(monkeypatch, state):
     torch_with(monkeypatch, (C[4:], 512, True), **state)
-    assert find_visible(INVENTORY) == Visible((), NO_DEVICE, TORCH)
+    assert find_held_uuids() == []
 
 
 def test_torch_that_is_still_loading_is_not_asked(monkeypatch):
@@ -358,28 +342,6 @@ def test_without_torch_it_is_not_loaded():
     """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.split() == ["()", "False"]
-
-
-@pytest.mark.parametrize(
-    ("bare", "uuids", "words"),
-    [
-        (A[4:], (A,), ""),
-        (M2[4:], (M2,), ""),
-        (M2, (M2,), ""),
-        (B[4:], (B,), "which MIG instance"),
-        ("eeee", ("GPU-eeee",), "does not list"),
-    ],
-)
-def test_torchs_uuid_gets_the_name_that_nvml_has_for_it(bare, uuids, words):
-    found = name_held((bare,), INVENTORY)
-    assert found.uuids == uuids
-    assert words in found.note
-    assert bool(words) == bool(found.note)
-
-
-def test_a_device_with_one_instance_leaves_no_doubt_which_is_used():
-    one = replace(SLICED, migs=SLICED.migs[1:])
-    assert name_held((B[4:],), Inventory((one,))) == Visible((M2,), "", TORCH)
 
 
 # ── beside nvitop, where it is installed (`pip install --no-deps nvitop`) ──

@@ -114,7 +114,7 @@ def test_a_slice_has_a_name_memory_and_gpm_and_its_parent_the_power(code_of):
 def test_xid_errors_come_once_and_only_from_after_registration(enter, code_of):
     fake, handle = enter(replace(h100(), xid={1: 31, 5: 48, 6: 79}, recovery_action=Series.steps({0: 0, 7: 1})))
     fake.move_to(2)
-    assert pynvml.nvmlDeviceGetSupportedEventTypes(handle) == 0x8008
+    assert pynvml.nvmlDeviceGetSupportedEventTypes(handle) == 0x800A
     events = pynvml.nvmlEventSetCreate()
     pynvml.nvmlDeviceRegisterEvents(handle, 0x8008, events)
     assert code_of(lambda: pynvml.nvmlEventSetWait_v2(events, 0)) == pynvml.NVML_ERROR_TIMEOUT
@@ -124,6 +124,21 @@ def test_xid_errors_come_once_and_only_from_after_registration(enter, code_of):
     assert pynvml.nvmlDeviceGetUUID(got[0].device) == pynvml.nvmlDeviceGetUUID(handle)
     assert code_of(lambda: pynvml.nvmlEventSetWait_v2(events, 1)) == pynvml.NVML_ERROR_TIMEOUT
     pynvml.nvmlEventSetFree(events)
+
+
+def test_two_kinds_of_events_of_one_moment_both_come(enter, code_of):
+    """Else a test of one hides what is made of the other."""
+    fake, handle = enter(replace(h100(), xid={5: 48}, ecc_uncorrected=Series.steps({0: 0, 5: 1})))
+    events = pynvml.nvmlEventSetCreate()
+    pynvml.nvmlDeviceRegisterEvents(handle, 0xA, events)
+    fake.move_to(5)
+    assert {pynvml.nvmlEventSetWait_v2(events, 0).eventType for _ in range(2)} == {0x2, 0x8}
+    assert code_of(lambda: pynvml.nvmlEventSetWait_v2(events, 0)) == pynvml.NVML_ERROR_TIMEOUT
+
+
+def test_a_device_may_have_no_events(enter, code_of):
+    _, handle = enter(replace(h100(), has_events=False))
+    assert code_of(lambda: pynvml.nvmlDeviceGetSupportedEventTypes(handle)) == pynvml.NVML_ERROR_NOT_SUPPORTED
 
 
 def test_one_lost_device_spoils_the_wait_for_all(code_of):

@@ -369,7 +369,8 @@ API int nvmlDeviceGetRemappedRows(Node *node, unsigned *corrected, unsigned *unc
     int64_t t = now_ns();
     *corrected = value_at(rows, t);
     *uncorrected = bad ? value_at(bad, t) : 0;
-    *pending = number(node, "remapping_pending", 0);
-    *failed = number(node, "remapping_failed", 0);
+    const Series *waiting = series(node, "remapping_pending"), *failing = series(node, "remapping_failed");
+    *pending = waiting ? value_at(waiting, t) : 0;
+    *failed = failing ? value_at(failing, t) : 0;
     return OK;
 }

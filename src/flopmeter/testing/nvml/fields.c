@@ -74,8 +74,8 @@ static int read_field(FieldValue *out, const Node *node, int64_t t) {
         return put_ull(out, energy_mj(node, t));
     case 142: return put_series(out, series(node, "remapped_rows"), t);
     case 143: return put_series(out, series(node, "remapped_rows_uncorrected"), t);
-    case 144: return put_u(out, node, "remapping_pending");
-    case 145: return put_u(out, node, "remapping_failed");
+    case 144: return put_series(out, series(node, "remapping_pending"), t);
+    case 145: return put_series(out, series(node, "remapping_failed"), t);
     case 185: return put_power(out, node, t, 1);
     case 186: return put_power(out, node, t, 0);
     case 187: return put_u(out, node, "power_min_mw");
