@@ -12,6 +12,7 @@ from flopmeter.attestation.signers.signer import open_signer
 from flopmeter.attestation.statement import Statement
 from flopmeter.attestation.subjects import hash_subjects
 from flopmeter.cli.output import DONE, build_parser, print_json, print_text
+from flopmeter.cli.peaks import add_peaks_option, read_table
 from flopmeter.ledger.file import is_being_written
 from flopmeter.units import print_flop
 
@@ -37,9 +38,11 @@ def run(argv: Sequence[str]) -> int:
         help="attest a file that the ledger never saw; the statement says so",
     )
     parser.add_argument("--issuer", metavar="NAME", help="who you are, in your own words")
+    add_peaks_option(parser)
     args = parser.parse_args(argv)
+    table = read_table(args.peaks)
     key = args.key.removeprefix("file:")
-    spared = [args.key, key, f"{key}.pub", *args.subject]
+    spared = [args.key, key, f"{key}.pub", *args.subject, *([args.peaks] if args.peaks else [])]
     refuse_place(Path(args.out), run_dir=Path(args.run), spared=map(Path, spared))  # before anything large is read
     signer = open_signer(args.key)
     attestation = issue(
@@ -51,6 +54,7 @@ def run(argv: Sequence[str]) -> int:
         allow_unrecorded=args.allow_unrecorded_subject,
         issuer=args.issuer,
         spared=spared,
+        table=table,
     )
     statement = Statement.from_bytes(attestation.payload)
     if args.json:
