@@ -103,7 +103,11 @@ class Journey:
         assert (hardware["flop"], hardware["lower"], hardware["upper"]) == (None, None, None)
         assert hardware["note"]
         assert reason in self.report
-        assert f"without {'time, ' if usage['devices'] and not usage['notes'] else ''}" in self.attest
+        whose = [
+            f"{one['uuid'][:12]}: time, utilisation, energy" for one in usage["devices"] if one["uuid"].isprintable()
+        ]
+        missing = ["device time and energy: "] if usage["notes"] or not whose else whose
+        assert all(f"without {each}" in self.attest for each in missing)
         assert reason in self.attest
         assert (reason if doctor is None else doctor) in self.doctor
         assert usage["host"]["cpu_ns"] is not None
@@ -182,7 +186,7 @@ def test_a_device_that_refuses_some_calls_tells_the_rest(start):
     for what in ("energy", "pipe activity"):
         sentence = f"{what} could not be read: Insufficient Permissions"
         assert all(sentence in said for said in (done.report, done.doctor))
-    assert f"without energy of {DEVICE.uuid[:12]}: energy could not be read" in done.attest
+    assert f"without {DEVICE.uuid[:12]}: energy (energy could not be read: " in done.attest
 
 
 @pytest.mark.parametrize("named", [STRANGER, " ;;, \x07é,"], ids=["a stranger", "garbage"])
@@ -222,3 +226,11 @@ def test_a_device_that_is_kept_away_hides_no_other_from_the_doctor():
         found = nvml.probe_driver(list)
     assert [device["uuid"] for device in found["devices"]] == [h100(1).uuid]
     assert found["note"] == "device 0 does not answer: Insufficient Permissions"
+
+
+def test_a_driver_that_hangs_does_not_hang_the_doctor():
+    with FakeNvml(machine(Fault("nvmlInit*", hangs=True))) as fake:
+        found = nvml.probe_driver(list, watchdog_s=0.2)
+        fake.release()
+    assert (found["driver"], found["devices"]) == (None, [])
+    assert found["note"] == "NVML does not come back within 0.2 s"

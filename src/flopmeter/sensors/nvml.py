@@ -291,11 +291,22 @@ def explain_refusal(error: Exception) -> str:
     return f"the NVIDIA driver {'refuses' if code == NO_PERMISSION else 'does not answer'}: {words}"
 
 
-def probe_driver(find_uuids: Callable[[], Sequence[str]] = find_held_uuids) -> dict[str, Any]:
+def probe_driver(
+    find_uuids: Callable[[], Sequence[str]] = find_held_uuids, *, watchdog_s: float = WATCHDOG_S
+) -> dict[str, Any]:
     """Return driver version, devices as NVML names them with what each does not tell, and a note on what is missing.
 
-    Besides those that the driver lists, devices that the environment names are looked for.
+    Besides those that the driver lists, devices that the environment names are looked for. A driver that hangs is left
+    to a daemon.
     """
+    found: dict[str, Any] = {"driver": None, "devices": [], "note": f"NVML does not come back within {watchdog_s:g} s"}
+    thread = threading.Thread(target=lambda: found.update(_probe_driver(find_uuids)), daemon=True)
+    thread.start()
+    thread.join(watchdog_s)
+    return dict(found)
+
+
+def _probe_driver(find_uuids: Callable[[], Sequence[str]]) -> dict[str, Any]:
     found: dict[str, Any] = {"driver": None, "devices": [], "note": ""}
     try:
         library = import_module("pynvml")
@@ -311,7 +322,7 @@ def probe_driver(find_uuids: Callable[[], Sequence[str]] = find_held_uuids) -> d
         named = [uuid for uuid in find_uuids() if uuid not in listed]
         devices = [_probe(library, uuid, driver) for uuid in (*listed, *named)]
         found |= {"driver": driver or None, "devices": devices, "note": note}
-    except (library.NVMLError, *BINDING_FAILURES) as error:
+    except (library.NVMLError, RuntimeError, *BINDING_FAILURES) as error:
         found["note"] = f"NVML does not answer: {words_of(error)}"
     finally:
         _quiet(library, library.nvmlShutdown)
