@@ -306,3 +306,50 @@ def test_a_forked_child_does_not_wait_for_a_thread_that_it_has_not():
     sampler._pid = os.getpid() + 1
     sampler.stop()
     sampler._halt.set()
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (pynvml.NVML_ERROR_LIBRARY_NOT_FOUND, "no NVIDIA driver: NVML Shared Library Not Found"),
+        (pynvml.NVML_ERROR_DRIVER_NOT_LOADED, "no NVIDIA driver: Driver Not Loaded"),
+        (pynvml.NVML_ERROR_NO_PERMISSION, "the NVIDIA driver refuses: Insufficient Permissions"),
+        (pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH, "the NVIDIA driver's library and its kernel module are of"),
+        (pynvml.NVML_ERROR_GPU_IS_LOST, "the NVIDIA driver does not answer: GPU is lost"),
+    ],
+)
+def test_only_an_absent_driver_is_called_absent(code, words):
+    """Else whoever lacks a permission installs a driver."""
+    assert nvml.explain_refusal(pynvml.NVMLError(code)).startswith(words)
+    assert nvml.explain_refusal(OSError("a symbol")) == "the NVIDIA driver does not answer: a symbol"
+
+
+@pytest.mark.parametrize(
+    ("fields", "faults", "why"),
+    [
+        ({"has_gpm": False}, (), "this device has no counters of pipe activity (Hopper and newer do)"),
+        ({}, (Fault("nvmlGpm*", code=4),), "pipe activity could not be read: Insufficient Permissions"),
+    ],
+)
+def test_a_device_without_pipe_activity_says_why(fields, faults, why):
+    """Else a figure is unknown, and nobody knows whether a right or a newer card would help."""
+    usage, _, _ = sampled(replace(one(**fields), faults=faults))
+    (device,) = usage.devices
+    assert (device.pipes, device.note) == (None, why)
+
+
+def test_a_device_that_is_not_there_is_told_from_one_that_does_not_answer():
+    usage, _, _ = sampled(one(), uuids=["GPU-nowhere"])
+    (device,) = usage.devices
+    assert device.note == "the driver lists no device with this UUID here"
+    assert (device.known_held_ns, device.unseen_ns, usage.total("held_ns")) == (None, 6 * SECOND, None)
+
+
+def test_the_doctor_asks_every_device():
+    machine = replace(one(), faults=(Fault("nvmlDeviceGetPowerUsage", code=4), Fault("field:185", code=4)))
+    with FakeNvml(machine) as fake:
+        found = nvml.probe_driver(lambda: [h100().uuid, "GPU-nowhere"])
+        assert fake.calls()["nvmlShutdown"] == 1
+    ours, stranger = found["devices"]
+    assert (ours["name"], ours["notes"]) == (h100().name, ["power could not be read: Insufficient Permissions"])
+    assert (stranger["name"], stranger["notes"]) == ("unknown", ["the driver lists no device with this UUID here"])
