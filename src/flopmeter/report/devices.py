@@ -31,14 +31,14 @@ WORDS = {
 }
 
 
-def render_usage(usage: Usage) -> Iterator[RenderableType]:
-    """Yield what a terminal shows of the devices; where there are none, why."""
+def render_usage(usage: Usage, *, ranks: int = 1) -> Iterator[RenderableType]:
+    """Yield what a terminal shows of the devices, where there are none, why, and of the host."""
     yield Text()
     if usage.notes:
         notes = _plain("; ".join(usage.notes))
         yield Text(f"NVIDIA devices: {notes}; device time and energy are unknown, not zero")
     if usage.host is not None:
-        yield Text(f"host: {_plain(describe_host(usage.host, is_all=not usage.devices))}")
+        yield Text(f"host: {_plain(describe_host(usage.host, is_all=not usage.devices, ranks=ranks))}")
     if not usage.devices:
         return
     table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="dim", show_edge=False)
@@ -62,12 +62,19 @@ def render_physics(answers: Iterable[Plausibility]) -> Iterator[RenderableType]:
         yield Text(_plain(f"physics, {' and '.join(names)}: {detail}"), style="red" if verdict == "no" else "")
 
 
-def describe_host(host: HostUsage, *, is_all: bool) -> str:
-    """Return the host's side in a sentence; `is_all` says that nothing else of the hardware was measured."""
+def describe_host(host: HostUsage, *, is_all: bool, ranks: int = 1) -> str:
+    """Return the host's side in a sentence; `is_all` says that nothing else of the hardware was measured.
+
+    Processor time is that of all ranks together, memory that of the rank that had most.
+    """
     if host.cpu_ns is None:
         return f"processor time and memory are unknown: {host.note or 'nobody read them'}"
     cores = "" if host.cores is None else f" on {host.cores} {'core' if host.cores == 1 else 'cores'}"
-    memory = "memory unknown" if host.peak_bytes is None else f"at most {host.peak_bytes / MIB:,.0f} MiB of memory"
+    memory = (
+        "memory unknown"
+        if host.peak_bytes is None
+        else f"at most {host.peak_bytes / MIB:,.0f} MiB of memory{' in one rank' if ranks > 1 else ''}"
+    )
     spent = _seconds(host.cpu_ns) if host.cpu_ns else "less than 0.01 s"  # of the system's own ticks
     said = f"{spent} of processor time{cores}, {memory}"
     note = f" ({host.note})" if host.note else ""

@@ -42,7 +42,7 @@ def print_account(
         _split(account.tally, "phase", PHASES),
         _split(account.tally, "kind", KINDS),
         *_estimates(account, reconciliation),
-        *render_usage(account.usage),
+        *render_usage(account.usage, ranks=account.ranks),
         *render_physics(check_physics(account, table=table)),
         *_findings(account, findings),
         *_ranks(account),
