@@ -26,6 +26,8 @@ from flopmeter.usage import DeviceUsage
 VERDICTS = ("yes", "no", "cannot-tell")
 KINDS = ("matmul", "attention", "recurrent")
 """Kinds of a tally whose FLOP are compared; see the module's docstring."""
+UNLIKE = Fraction(1, 20)
+"""The share by which energy from a device's counter and from its power readings may differ and still be one figure."""
 TILE_WASTE = 64
 """How much more than asked for a tensor pipe may do: for one row in a tile of 64, the least height on Hopper."""
 
@@ -138,10 +140,18 @@ def _limit(time: DeviceTime, usage: DeviceUsage, precisions: Sequence[str], tabl
             max(rate for rate in rates if rate is not None) if rates and None not in rates else None, share
         ),
         most_flop_per_s=_part_of(None if part is None else most_flop_per_s(part), share),
-        energy_mj=usage.energy_mj if usage.basis("energy_mj") == "measured" else None,
-        floor_mw=usage.least_mw if usage.basis("power_mj") == "measured" else None,
+        energy_mj=_agreed_energy(usage),
+        floor_mw=usage.least_mw,
         floor_source="the lowest that was read",
     )
+
+
+def _agreed_energy(usage: DeviceUsage) -> int | None:
+    """Return the energy, if counter and power readings agree: a counter that lags makes an honest run impossible."""
+    if any(usage.basis(figure) != "measured" for figure in ("energy_mj", "power_mj")):
+        return None
+    energy_mj, power_mj = usage.energy_mj or 0, usage.power_mj or 0
+    return energy_mj if abs(energy_mj - power_mj) <= UNLIKE * power_mj else None
 
 
 def _part_of(rate: int | None, share: Fraction) -> int | None:
@@ -204,7 +214,7 @@ def check_energy(product_flop: int, limits: Sequence[Limit]) -> Plausibility:
     most = sum(known, Fraction(0)) if limits and len(known) == len(parts) else None
     numbers = _numbers(counted_flop=product_flop, energy_mj=drawn, most_flop=_floor(most))
     if drawn is None:
-        why = "no device was measured" if not limits else "the energy of a device is unknown"
+        why = "no device was measured" if not limits else "the energy of a device is unknown, or told in two ways"
         return Plausibility(name=name, verdict="cannot-tell", detail=f"cannot tell: {why}", numbers=numbers)
     counted = f"{print_flop(product_flop)} of products with {print_energy(drawn)}"
     if most is None:

@@ -221,6 +221,17 @@ def test_energy_is_held_against_the_least_power_that_was_read(tmp_path):
         assert "the lowest that was read" in energy.detail
 
 
+def test_energy_that_is_told_in_two_ways_bounds_nothing(tmp_path):
+    """Drivers have told 187 J by the counter and 327 J by power: an honest run would be impossible."""
+    usage = Usage.of([DeviceUsage(uuid="GPU-1", name=NAME, held_ns=HOUR, energy_mj=1, power_mj=2, least_mw=70_000)])
+    with ScriptedSegment(tmp_path) as segment:
+        segment.run(product_table(), times=10**9, usage=usage)
+        segment.end()
+    (energy,) = [one for one in check_physics(Account.of(tmp_path)) if one.name == "energy"]
+    assert energy.verdict == "cannot-tell"
+    assert "told in two ways" in energy.detail
+
+
 def test_without_devices_nothing_is_asked(tmp_path):
     with ScriptedSegment(tmp_path) as segment:
         segment.run(product_table())
