@@ -164,7 +164,7 @@ class DcgmExporter:
                 self._devices = _parse(self._fetch())
             except self._failures as error:
                 cause = getattr(error, "reason", None)  # what urllib wraps
-                words = words_of(cause if isinstance(cause, Exception) else error).replace(";", ",")
+                words = words_of(cause if isinstance(cause, Exception) else error)
                 self._why = f"DCGM's exporter ({self.where}) did not answer: {words}"
             else:
                 if not self._devices:
