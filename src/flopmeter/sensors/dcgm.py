@@ -27,7 +27,8 @@ from flopmeter.sensors.reading import NEAR_NS, Activity, Reading
 from flopmeter.units import NS_PER_S
 
 VARIABLE = "FLOPMETER_DCGM"
-TIMEOUT_S = 2.0
+TIMEOUT_S = 1.5
+"""Less than the sampler is waited for at the end of a run."""
 MOST_BYTES = 8 * 2**20
 """Eight devices take less than 0.1 MiB."""
 STALE_NS = 120 * NS_PER_S
@@ -263,11 +264,11 @@ class DcgmDevice:
         self._shown: Reading | None = None  # what was made of these figures
         self._changed_ns: int | None = None  # when one change was followed by another
         self._xid: int | None = None
-        self.is_identified = False
+        self.is_identified = False  # until it has been asked who it is
 
     def identify(self) -> dict[str, str]:
         """Return what the exporter's labels say of the device, and who says so."""
-        self.is_identified = "modelName" in self._labels
+        self.is_identified = True
         said = {name: self._labels[label] for label, name in IDENTITY.items() if self._labels.get(label)}
         return {**said, "source": f"DCGM's exporter ({self._exporter.where})"}
 
@@ -309,6 +310,7 @@ class DcgmDevice:
 
     def release(self) -> None:
         """Forget what was read: the next figures follow nothing."""
+        self.is_identified = False
         self._figures, self._shown, self._changed_ns = {}, None, None
         self._counter.forget()
 

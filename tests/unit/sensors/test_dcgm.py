@@ -309,6 +309,15 @@ def test_labels_may_hold_anything_and_a_figure_told_in_two_ways_is_not_told(site
     assert device.sm_cycles == 11 * 1_500_000_000, "the same from both"
 
 
+def test_a_device_without_a_name_is_asked_once_and_its_unknown_figures_are_no_zeros(site):
+    """Else each second in which the exporter has nothing new is one at no load."""
+    site.answer = lambda second: exposition(figures_at(second)).replace("modelName", "other")
+    usage, identities = sampled(site, seconds=100, interval_s=30)
+    (device,) = usage.devices
+    assert (device.name, device.busy_ns, device.power_mj) == ("unknown", None, None)
+    assert "name" not in identities[UUID]
+
+
 def test_newer_names_of_the_same_fields_are_understood(site):
     renamed = {
         "DEV_BOARD_POWER_WATTS": "500.250000",
