@@ -74,6 +74,7 @@ class CycleCounter:
         if self._convention is None:
             return None
         is_total, sms = self._convention
+        # Each reading is divided, and not what lies between two: so nothing is lost to rounding over many.
         cycles = {
             name: count // sms - (before[name] // sms if is_total else 0)
             for name, count in now.items()
@@ -139,14 +140,18 @@ def make_activity(
         if not shares or then_mhz is None or now_mhz is None:
             return None
         return Activity(_parts(shares, (then_mhz + now_mhz) * ns, 2 * MHZ_NS_PER_CYCLE), ns)
-    pipes = {name: count for name, count in cycles.items() if name != ELAPSED}
-    elapsed = cycles.get(ELAPSED)
-    if elapsed is None:
+    if ELAPSED not in cycles:
         return None
-    for name in pipes.keys() & shares.keys():
-        if abs(100 * pipes[name] - shares[name] * elapsed) > APART_PERCENT * elapsed:
+    pipes = dict(cycles)
+    elapsed = pipes.pop(ELAPSED)
+    apart, rest = APART_PERCENT * elapsed, {}
+    for name, share in shares.items():
+        counted = pipes.get(name)
+        if counted is None:
+            rest[name] = share
+        elif abs(100 * counted - share * elapsed) > apart:
             notes.add(DISAGREE)
-    return Activity(_parts(shares, elapsed, 1) | pipes, ns, elapsed)
+    return Activity(pipes | _parts(rest, elapsed, 1) if rest else pipes, ns, elapsed)
 
 
 def _parts(shares: Mapping[str, float], whole: int, parts: int) -> dict[str, int]:

@@ -205,16 +205,19 @@ class DcgmExporter:
                     raise ValueError(f"more than {MOST_BYTES // 2**20} MiB")
                 if monotonic() > until_s:
                     raise TimeoutError("timed out")
-        return body.decode(errors="replace")
+            if answer.length:
+                raise ValueError("the answer breaks off")
+        return body.decode(errors="replace").rpartition("\n")[0]  # half a number is another number
 
 
 def _name_place(address: str) -> tuple[str, bool]:
     """Return what of an address may be shown (the rest may be a secret), and whether it is one of HTTP."""
     try:
         parts = urlsplit(address)
-    except ValueError:
+        is_http = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # no address, or a port that is none
         return "?", False
-    return f"{parts.hostname or '?'}{parts.path}", parts.scheme in {"http", "https"} and bool(parts.hostname)
+    return f"{parts.hostname or '?'}{parts.path}", is_http
 
 
 def _parse(text: str) -> dict[Key, tuple[dict[str, str], dict[str, float]]]:

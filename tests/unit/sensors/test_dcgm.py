@@ -164,7 +164,7 @@ BAD = {
     "nothing": ("", "answered without metrics of a device"),
     "another exporter": ('node_cpu_seconds_total{cpu="0"} 3\n', "answered without metrics of a device"),
     "another device": (exposition(figures_at(0), uuid=OTHER), "does not list this device"),
-    "cut short": (exposition(figures_at(0))[:40], "answered without metrics of a device"),
+    "cut short": (exposition({"DEV_TOTAL_ENERGY_CONSUMPTION": 12345})[:-3], "answered without metrics of a device"),
     "huge": (["DCGM_FI_DEV_SM_CLOCK{" + "x" * 2**20] * 12, "did not answer: more than 8 MiB"),
 }
 
@@ -199,6 +199,23 @@ def test_an_exporter_that_hangs_or_drips_is_given_up_after_a_moment(site):
     assert time.monotonic() - begun < 3
 
 
+@pytest.mark.parametrize("said", [b"", b"\x00\xff\n" * 50, b"HTTP/1.1 200 OK\r\nContent-Length: 90\r\n\r\nDCGM_FI_DEV"])
+def test_what_speaks_no_http_or_breaks_off_is_a_gap_with_words(site, said):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer():
+            with contextlib.suppress(OSError):
+                while True:
+                    with server.accept()[0] as caller:
+                        caller.recv(4096)
+                        caller.sendall(said)
+
+        threading.Thread(target=answer, daemon=True).start()
+        site.address = f"http://127.0.0.1:{server.getsockname()[1]}/metrics"
+        assert "DCGM's exporter (127.0.0.1/metrics) did not answer: " in silent(sampled(site, seconds=3)[0])
+        server.shutdown(socket.SHUT_RDWR)
+
+
 def test_where_nothing_listens_that_is_said(site):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -207,7 +224,11 @@ def test_where_nothing_listens_that_is_said(site):
 
 
 @pytest.mark.parametrize(
-    "address", ["file:///etc/passwd", "localhost:9400/metrics", "http://", "ftp://x/", "http://[::1"]
+    "address",
+    [
+        *("file:///etc/passwd", "localhost:9400/metrics", "http://", "ftp://x/", "http://[::1", "http://x:99999999/"),
+        *("http://127.0.0.1:1/a b", "http://127.0.0.1:1/\n", "http://ü ü/", "http://\ud800/", "http://a.invalid/"),
+    ],
 )
 def test_an_address_that_is_none_is_said(site, address):
     site.address = address

@@ -171,7 +171,9 @@ def test_what_is_not_told_for_a_while_is_not_counted_twice_and_not_missed_unsaid
 
 
 @pytest.mark.parametrize("convention", ["mean", "sum"])
-@pytest.mark.parametrize("site", ["nvmlGpmMetricsGet", "nvmlDeviceGetNumGpuCores", "metric:248", "metric:250"])
+@pytest.mark.parametrize(
+    "site", ["nvmlGpmMetricsGet", "nvmlDeviceGetNumGpuCores", "nvmlDeviceGetAttributes_v2", "metric:248", "metric:250"]
+)
 def test_whatever_a_call_answers_no_figure_differs_without_a_word(convention, site):
     """With one call of each second for percentages and one for cycles, either may be the one that fails."""
     whole = sampled(one(gpm_cycles=convention))[0].devices[0]
