@@ -29,8 +29,9 @@ COUNTED = {
 UNCLEAR = "the device's counts of cycles were for a while neither a mean over its SMs nor their sum, and were not used"
 RESET = "the device's counts of cycles went backwards (driver reloaded or device reset)"
 STILL = "the device's counts of cycles stood still for a while, and were not used"
-APART_PERCENT = 2
-DISAGREE = "percentages and counts of cycles of a pipe lay more than two points apart"
+APART = (0.1, 0.1)
+"""How far a pipe's count may lie from its percentage: points, and a part of it. Both are of the very same stretch."""
+DISAGREE = "counts of cycles of a pipe were not what its percentage says, which stands"
 TOO_MANY = "the device counted more cycles of a pipe than there were"
 
 
@@ -87,9 +88,6 @@ class CycleCounter:
         if self._is_still or was_still:  # when they move again, they may make up for the time or not
             self.notes = {STILL}
             return None
-        if 100 * max(cycles.values()) > MOST_PERCENT * cycles[ELAPSED]:
-            self.notes = {TOO_MANY}
-            return {}
         self.notes = {COUNTED[sms == 1]}
         return cycles
 
@@ -131,7 +129,9 @@ def make_activity(
 ) -> Activity | None:
     """Return the cycles of each pipe, by its counter or else by its share; None where nothing is known.
 
-    `cycles` are as `CycleCounter.take` returns them: where they are None, shares are worth what the clock is.
+    `cycles` are as `CycleCounter.take` returns them: where they are None, shares are worth what the clock is. What one
+    count of a pipe is, nobody documents (an SM has four tensor cores); a share is of cycles. So where the two differ
+    the share stands, of the cycles that elapsed.
 
     Units: `shares` percent of the cycles of `ns` nanoseconds, `clocks_mhz` megahertz at both ends of them.
     """
@@ -144,13 +144,16 @@ def make_activity(
         return None
     pipes = dict(cycles)
     elapsed = pipes.pop(ELAPSED)
-    apart, rest = APART_PERCENT * elapsed, {}
+    points, part = APART
+    rest = {}
     for name, share in shares.items():
-        counted = pipes.get(name)
-        if counted is None:
+        count = pipes.get(name)
+        if count is None or abs(100 * count - share * elapsed) > (points + part * share) * elapsed:
             rest[name] = share
-        elif abs(100 * counted - share * elapsed) > apart:
-            notes.add(DISAGREE)
+            notes |= {DISAGREE} if count is not None else set()
+    for name in [name for name, count in pipes.items() if 100 * count > MOST_PERCENT * elapsed and name not in rest]:
+        del pipes[name]
+        notes.add(TOO_MANY)
     return Activity(pipes | _parts(rest, elapsed, 1) if rest else pipes, ns, elapsed)
 
 

@@ -266,6 +266,7 @@ class DcgmDevice:
         self._figures: Figures = {}
         self._shown: Reading | None = None  # what was made of these figures
         self._changed_ns: int | None = None  # when one change was followed by another
+        self._is_broken = False  # whether an answer was missed since then
         self._xid: int | None = None
         self.is_identified = False  # until it has been asked who it is
 
@@ -295,6 +296,7 @@ class DcgmDevice:
             if shown is None or is_last or now - shown.at_ns >= STALE_NS:
                 self.release()
                 return Reading(now, has_answered=False, notes=frozenset({found}))
+            self._is_broken = True
             return shown
         self._labels, figures = found
         if now - self._exporter.date(self.uuid, figures, now) >= STALE_NS:
@@ -305,7 +307,7 @@ class DcgmDevice:
             return self._shown
         if figures != self._figures:
             self._shown = self._tell(figures, now)
-            self._figures, self._changed_ns = figures, now
+            self._figures, self._changed_ns, self._is_broken = figures, now, False
             return self._shown
         if is_last:
             return Reading(now, notes=frozenset({SOURCE, BEHIND}))
@@ -353,6 +355,8 @@ class DcgmDevice:
         if ns is None:
             return None
         shares = {name: 100 * share for name, share in _under("share", figures)}
+        if self._is_broken:  # they are of the last interval alone
+            shares = {}
         return make_activity(shares, cycles, clocks_mhz, ns, notes)
 
     def _look_at_xid(self, figures: Figures) -> dict[str, int]:

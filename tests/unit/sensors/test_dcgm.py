@@ -134,7 +134,7 @@ def test_counts_of_cycles_are_totals_at_any_interval(site):
     def answer(second):
         elapsed = 1_500_000_000 * (86_400 + second)
         counts = {"PROF_SM_CYCLES_ELAPSED_TOTAL": elapsed, "PROF_MMA_CYCLES_ACTIVE_TOTAL": elapsed // 4}
-        return exposition(figures_at(second, **counts))
+        return exposition(figures_at(second, **counts, PROF_PIPE_TENSOR_ACTIVE="0.251000"))
 
     site.answer = answer
     (device,) = sampled(site, seconds=100, interval_s=30)[0].devices
@@ -143,6 +143,23 @@ def test_counts_of_cycles_are_totals_at_any_interval(site):
     assert device.pipes["tensor"] == 60 * 1_500_000_000 // 4, "the counter's, not the ratio's"
     assert device.sm_cycles == 60 * 1_500_000_000
     assert device.missing["sm_cycles"] == 40 * SECOND
+
+
+def test_means_of_the_last_interval_are_not_held_against_counts_of_several(site):
+    """Else an exporter that was silent for a moment makes that moment into the one after it."""
+
+    def answer(second):
+        elapsed = 1_500_000_000 * (86_400 + second)
+        active = elapsed // 4 if second <= 20 else elapsed // 4 + 1_500_000_000 * min(second - 20, 10) // 2
+        counts = {"PROF_SM_CYCLES_ELAPSED_TOTAL": elapsed, "PROF_MMA_CYCLES_ACTIVE_TOTAL": active}
+        share = "0.750000" if 20 < second <= 30 else "0.250000"
+        return "" if 20 < second <= 35 else exposition(figures_at(second, **counts, PROF_PIPE_TENSOR_ACTIVE=share))
+
+    site.answer = answer
+    (device,) = sampled(site, seconds=60)[0].devices
+    known = 60 - 1
+    assert device.pipes["tensor"] == known * 1_500_000_000 // 4 + 10 * 1_500_000_000 // 2
+    assert cycles.DISAGREE not in device.note
 
 
 def test_one_request_a_sample_serves_all_devices(site):
