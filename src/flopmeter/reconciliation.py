@@ -10,6 +10,7 @@ from typing import Self
 from flopmeter import wire
 from flopmeter.account import Account
 from flopmeter.devices.peaks import print_device_id
+from flopmeter.devices.table import PeakTable
 from flopmeter.estimate.estimate import Estimate
 from flopmeter.estimate.hardware import Cycles, DeviceTime, estimate_hardware
 from flopmeter.tally import CONTRACTIONS, OpCount
@@ -41,8 +42,8 @@ class Reconciliation:
     terms: tuple[Term, ...]
 
     @classmethod
-    def of(cls, account: Account) -> Self:
-        """Compare what was counted with 6ND and with the devices."""
+    def of(cls, account: Account, *, table: PeakTable | None = None) -> Self:
+        """Compare what was counted with 6ND and with the devices, whose peaks are those of `table`."""
         counted = Estimate(
             method="counted",
             flop=account.flop,
@@ -50,7 +51,7 @@ class Reconciliation:
             upper=account.upper,
             inputs={"books": " ".join(book[:12] for book in account.books)},
         )
-        hardware = _hardware(account)
+        hardware = _hardware(account, table)
         modelled = account.estimate
         terms = () if modelled.flop is None else _explain(account, modelled.flop)
         return cls(counted=counted, modelled=modelled, hardware=hardware, terms=terms)
@@ -72,11 +73,11 @@ def precisions_of(account: Account) -> tuple[str, ...]:
     return tuple(sorted({count.precision for count in products if not count.precision.startswith(("int", "uint"))}))
 
 
-def _hardware(account: Account) -> Estimate:
+def _hardware(account: Account, table: PeakTable | None) -> Estimate:
     if not account.usage.devices:
         note = "; ".join(account.usage.notes) or "no device time was measured"
         return Estimate(method="hardware", flop=None, note=note)
-    return estimate_hardware(device_times(account), precisions=precisions_of(account)).estimate
+    return estimate_hardware(device_times(account), precisions=precisions_of(account), table=table).estimate
 
 
 def _device_time(device: DeviceUsage, says: Mapping[str, str]) -> DeviceTime:
@@ -86,7 +87,7 @@ def _device_time(device: DeviceUsage, says: Mapping[str, str]) -> DeviceTime:
         tensor = max(0, tensor - device.pipes.get("imma", 0))
     return DeviceTime(
         uuid=device.uuid,
-        name=says.get("parent_name", device.name),
+        name=says.get("parent_name", "" if device.name == "unknown" else device.name),
         device_id="" if (pci := _number(says.get("pci", ""), 16)) is None else print_device_id(pci),
         held_ns=None if device.held_ns is None else held_ns + device.unseen_ns + device.edge_ns,
         clock=_cycles(device.sm_cycles, max(0, held_ns - device.lacks("sm_cycles"))),

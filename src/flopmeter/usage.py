@@ -87,9 +87,17 @@ class DeviceUsage:
         """
         return self.missing.get(figure, (self.held_ns or 0) if getattr(self, figure) is None else 0)
 
+    @property
+    def known_held_ns(self) -> int | None:
+        """Return for how long the device was held; None where it never answered while it may have been.
+
+        Units: nanoseconds.
+        """
+        return None if not self.held_ns and (self.unseen_ns or self.edge_ns) else self.held_ns
+
     def basis(self, figure: str) -> str:
         """Return how a figure came to be: `measured`, `partial` (not all of the time), or `missing`."""
-        if getattr(self, figure) is None:
+        if getattr(self, "known_held_ns" if figure == "held_ns" else figure) is None:
             return "missing"
         return "partial" if self.missing.get(figure) or self.unseen_ns else "measured"
 

@@ -32,6 +32,7 @@ VARYING = (
     (re.compile(r"took [\d.e-]+ %"), "took <share> %"),
     (re.compile(r"(\(counted\) and |FLOP +)[\d.]+e\+1[3-9] FLOP"), r"\1<bound> FLOP"),
     (re.compile(r"(no NVIDIA driver: )[^;\n]*"), r"\1<reason>"),
+    (re.compile(r"host: [\d.,]+ s of.*?of\s+the\s+hardware", re.DOTALL), "host: <what it used>"),
     (re.compile(r"head \S+"), "head <id>"),
     (re.compile(r"\d+ lines"), "<n> lines"),
     (re.compile(r"[ ─]+"), " "),

@@ -14,12 +14,12 @@ PAGES = [*ROOT.glob("README.md"), *ROOT.glob("docs/**/*.md")]
 
 # Arguments by name in capitals (… where several are taken), then options, in alphabetical order.
 SURFACE = {
-    "attest": "RUN --allow-unrecorded-subject --issuer --json --key --out --subject",
+    "attest": "RUN --allow-unrecorded-subject --issuer --json --key --out --peaks --subject",
     "doctor": "--json",
     "keygen": "PATH --json",
     "recount": "RUN --book --json",
-    "report": "RUN --as --config --json --regime",
-    "verify": "FILE… --json --key --ledger --subject",
+    "report": "RUN --as --config --json --peaks --regime",
+    "verify": "FILE… --json --key --ledger --peaks --subject",
 }
 
 

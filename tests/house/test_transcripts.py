@@ -46,6 +46,7 @@ VARYING = (
     (re.compile(r"at most [\d.]+e\+1[3-9] FLOP"), "at most <bound> FLOP"),
     (re.compile(r"(no NVIDIA driver: )[^;\n]*"), r"\1<reason>"),
     (re.compile(r"Not *\n? +Found"), ""),
+    (re.compile(r"host: [\d.,]+ s of.*?of\s+the\s+hardware", re.DOTALL), "host: <what it used>"),
     (re.compile(r"\d+ lines"), "<n> lines"),
     (re.compile(r"the \d+ lines of the ledger"), "the <n> lines of the ledger"),
     (re.compile(r"\d+ operators, "), "<n> operators, "),

@@ -13,8 +13,11 @@ from flopmeter.account import Account
 from flopmeter.attestation.arithmetic import check_arithmetic
 from flopmeter.attestation.envelope import Attestation, encode_pae
 from flopmeter.attestation.evidence import describe_evidence
+from flopmeter.attestation.physics import refuse_impossible
+from flopmeter.attestation.plausibility import check_physics
 from flopmeter.attestation.signers.signer import Signer
 from flopmeter.attestation.statement import Statement, Subject, Threshold
+from flopmeter.devices.table import PeakTable
 from flopmeter.errors import CannotVerifyError, MismatchError, SigningError
 from flopmeter.ledger.evidence import read_reports
 from flopmeter.ledger.merge import RunLedger, read_run
@@ -33,19 +36,20 @@ def issue(
     thresholds: Iterable[Threshold] = (),
     issuer: str | None = None,
     spared: Iterable[Path | str] = (),
+    table: PeakTable | None = None,
 ) -> Attestation:
     """Sign what the ledger of a run holds now, write it to `out`, and return it.
 
     `live` means that the ledger is still being written: the statement is then as of its last record. Status and
     reason are derived from the ledger where they are not given. Sequence number and predecessor are those that the
     ledger records. `out` appears whole or not at all; `spared` are paths
-    that it may not be, such as the key and the subjects.
+    that it may not be, such as the key and the subjects; `table` has the peaks of devices.
 
     Raises:
         LedgerError: the ledger, or a report that a device signed over it, is missing, broken or unreadable; nothing is
             signed.
         MismatchError: a subject that the ledger never saw, and `allow_unrecorded` was not said; or a reason that
-            the figures do not bear out.
+            the figures do not bear out; or a count that its devices cannot have done.
         SigningError: the signer failed, or the file cannot be written, or something else is there.
     """
     refuse_place(Path(out), run_dir=Path(run_dir), spared=[Path(path) for path in spared])
@@ -71,7 +75,9 @@ def issue(
         status=status,
         thresholds=thresholds,
         evidence=describe_evidence(read_reports(run_dir), ((head.file, head.digest) for head in account.heads)),
+        table=table,
     )
+    refuse_impossible(check_physics(account, table=table))
     check_arithmetic(statement)  # what our own verifier would refuse is not signed
     attestation = sign_statement(statement, signer)
     write_atomically(Path(out), attestation.to_bytes())

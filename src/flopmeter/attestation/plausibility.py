@@ -15,8 +15,8 @@ from math import ceil
 
 from flopmeter import wire
 from flopmeter.account import Account
-from flopmeter.devices.peaks import find_columns, identify, most_flop_per_s
-from flopmeter.devices.table import Part
+from flopmeter.devices.peaks import bound_cpu, find_columns, identify, most_flop_per_s
+from flopmeter.devices.table import Part, PeakTable
 from flopmeter.estimate.hardware import DeviceTime, estimate_hardware
 from flopmeter.reconciliation import device_times, precisions_of
 from flopmeter.tally import CONTRACTIONS
@@ -77,10 +77,11 @@ class Activity:
     beside_flop: int | None = None
 
 
-def check_physics(account: Account) -> tuple[Plausibility, ...]:
+def check_physics(account: Account, *, table: PeakTable | None = None) -> tuple[Plausibility, ...]:
     """Put all four questions to what one run counted and its devices measured; none where no device was.
 
-    Time in which a device was not seen counts as time in which it did all that it can.
+    `table` has the peaks, else that which comes with flopmeter. Time in which a device was not seen counts
+    as time in which it did all that it can, and what the host's processors could do is added to what devices could.
     """
     devices = device_times(account)
     if not devices:
@@ -89,17 +90,34 @@ def check_physics(account: Account) -> tuple[Plausibility, ...]:
     products = sum(count.flop for count in counts if count.kind in KINDS)
     contractions = sum(count.flop for count in counts if count.kind in CONTRACTIONS)
     precisions = precisions_of(account)
-    limits = [_limit(time, usage, precisions) for time, usage in zip(devices, account.usage.devices, strict=True)]
-    seen = estimate_hardware(devices, precisions=precisions)
-    widest = estimate_hardware(devices)
+    limits = [
+        _limit(time, usage, precisions, table) for time, usage in zip(devices, account.usage.devices, strict=True)
+    ]
+    seen = estimate_hardware(devices, precisions=precisions, table=table)
+    widest = estimate_hardware(devices, table=table)
     activity = Activity(least_flop=seen.tensor_lower_flop, most_flop=widest.tensor_upper_flop)
-    answers = [check_ceiling(products, limits), check_energy(products, limits), check_activity(products, activity)]
+    host = account.usage.host
+    host_flop = 0 if host is None or host.cpu_ns is None else bound_host(host.cpu_ns)
+    answers = [
+        check_ceiling(products, limits, host_flop=host_flop),
+        check_energy(products, limits),
+        check_activity(products, activity),
+    ]
     if account.usage.notes or account.gaps:
-        answers = [_without_no(answer) for answer in answers]
+        answers = [without_no(answer) for answer in answers]
     return (*answers, check_unmetered(contractions, activity))
 
 
-def _without_no(answer: Plausibility) -> Plausibility:
+def bound_host(cpu_ns: int) -> int:
+    """Return what processors do at most in so many nanoseconds of their time.
+
+    Units: FLOP.
+    Basis: a stated bound (`devices.peaks.bound_cpu`) times measured time.
+    """
+    return ceil(Fraction(cpu_ns * bound_cpu(1), NS_PER_S))
+
+
+def without_no(answer: Plausibility) -> Plausibility:
     """Take back what was called impossible: devices that were not sampled may have done it."""
     if answer.verdict != "no":
         return answer
@@ -107,8 +125,8 @@ def _without_no(answer: Plausibility) -> Plausibility:
     return replace(answer, verdict="cannot-tell", detail=why)
 
 
-def _limit(time: DeviceTime, usage: DeviceUsage, precisions: Sequence[str]) -> Limit:
-    part = identify(device_id=time.device_id, name=time.name).part
+def _limit(time: DeviceTime, usage: DeviceUsage, precisions: Sequence[str], table: PeakTable | None) -> Limit:
+    part = identify(device_id=time.device_id, name=time.name, table=table).part
     share = Fraction(1)
     if part is not None and part.sms and time.slice_sms is not None:
         share = Fraction(min(time.slice_sms, part.sms), part.sms)
@@ -135,14 +153,17 @@ def _stated(part: Part, precision: str) -> int | None:
     return None if columns is None else min(int(part.dense[column]) for column in columns)
 
 
-def check_ceiling(product_flop: int, limits: Sequence[Limit]) -> Plausibility:
+def check_ceiling(product_flop: int, limits: Sequence[Limit], *, host_flop: int = 0) -> Plausibility:
     """Say whether the devices could have done these products in the time that they were held.
 
+    `host_flop` is what the host's processors could have done of them beside.
     `no` above every pipe at the highest clock. A datasheet's peak alone can only say `yes`: clocks go above it.
     """
     name = "ceiling"
     stated = _sum_time(limits, [limit.stated_flop_per_s for limit in limits])
     most = _sum_time(limits, [limit.most_flop_per_s for limit in limits])
+    if most is not None:
+        most += host_flop
     numbers = _numbers(counted_flop=product_flop, stated_flop=_floor(stated), most_flop=_floor(most))
     held_ns = [limit.held_ns for limit in limits]
     if not limits or None in held_ns:

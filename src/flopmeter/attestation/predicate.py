@@ -11,6 +11,7 @@ from typing import TypeAlias
 
 from flopmeter import wire
 from flopmeter.account import Account
+from flopmeter.devices.table import PeakTable
 from flopmeter.errors import MalformedError
 from flopmeter.formulas.book import CONVENTION
 from flopmeter.ledger.merge import RunLedger
@@ -189,10 +190,13 @@ def check_shape(value: wire.Wire, shape: Shape, name: str = "predicate") -> None
         shape(value, name)
 
 
-def describe(account: Account, *, ledger: RunLedger, status: str) -> dict[str, Mapping[str, wire.Wire]]:
+def describe(
+    account: Account, *, ledger: RunLedger, status: str, table: PeakTable | None = None
+) -> dict[str, Mapping[str, wire.Wire]]:
     """Return the parts of a predicate that follow from a ledger and nothing else.
 
-    A verifier that holds the ledger computes them again and compares.
+    A verifier that holds the ledger computes them again and compares, but for the hardware's figure, which goes by
+    the peaks of `table`.
     """
     return {
         "stage": {
@@ -201,7 +205,7 @@ def describe(account: Account, *, ledger: RunLedger, status: str) -> dict[str, M
             "asOf": account.ended,
             "finishedOn": account.ended if status == "finished" else None,
         },
-        "compute": _describe_compute(account),
+        "compute": _describe_compute(account, table),
         "model": _describe_model(account),
         "coverage": _describe_coverage(account),
         "usage": _describe_usage(account),
@@ -217,7 +221,7 @@ def describe(account: Account, *, ledger: RunLedger, status: str) -> dict[str, M
     }
 
 
-def _describe_compute(account: Account) -> dict[str, wire.Wire]:
+def _describe_compute(account: Account, table: PeakTable | None) -> dict[str, wire.Wire]:
     tally = account.tally
     return {
         "convention": CONVENTION,
@@ -233,7 +237,7 @@ def _describe_compute(account: Account) -> dict[str, wire.Wire]:
         },
         "uncounted": [seen.to_wire() for seen in tally.uncounted],
         "books": list(account.books),
-        "methods": [estimate.to_wire() for estimate in Reconciliation.of(account).estimates],
+        "methods": [estimate.to_wire() for estimate in Reconciliation.of(account, table=table).estimates],
         "replay": {
             "passages": {basis: wire.print_count(number) for basis, number in account.passages.items()},
             "audits": wire.print_count(account.audits),
@@ -277,13 +281,18 @@ def _describe_coverage(account: Account) -> dict[str, wire.Wire]:
 
 
 def _describe_usage(account: Account) -> dict[str, wire.Wire]:
-    usage = account.usage
+    usage, host = account.usage, account.usage.host
     return {
         "heldNs": print_known(usage.total("held_ns")),
         "busyNs": print_known(usage.total("busy_ns")),
         "energyMj": print_known(usage.total("energy_mj")),
         "devices": [_describe_device(device) for device in usage.devices],
         "notes": list(usage.notes),
+        **(
+            {}
+            if host is None
+            else {"host": {"cpuNs": print_known(host.cpu_ns), "peakBytes": print_known(host.peak_bytes)}}
+        ),
     }
 
 
@@ -292,8 +301,9 @@ def _describe_device(device: DeviceUsage) -> dict[str, wire.Wire]:
         "uuid": device.uuid,
         "name": device.name,
         "note": device.note,
-        "heldNs": print_known(device.held_ns),
+        "heldNs": print_known(device.known_held_ns),
         "unseenNs": wire.print_count(device.unseen_ns),
+        **({"edgeNs": wire.print_count(device.edge_ns)} if device.edge_ns else {}),
         "busyNs": print_known(device.busy_ns),
         "energyMj": print_known(device.energy_mj),
         "missingNs": {

@@ -10,6 +10,7 @@ from typing import Self
 
 from flopmeter import wire
 from flopmeter.account import Account
+from flopmeter.attestation.plausibility import check_physics
 from flopmeter.attestation.predicate import (
     FIGURES,
     PREDICATE_TYPE,
@@ -18,6 +19,7 @@ from flopmeter.attestation.predicate import (
     check_shape,
     describe,
 )
+from flopmeter.devices.table import PeakTable
 from flopmeter.errors import MalformedError, UnsupportedError
 from flopmeter.ledger.merge import Head, RunLedger
 
@@ -109,11 +111,12 @@ class Statement:
         status: str,
         thresholds: Iterable[Threshold] = (),
         evidence: Sequence[wire.Wire] = (),
+        table: PeakTable | None = None,
     ) -> Self:
         """Return the claim that an account supports.
 
         `ledger` is what the account was added up from. Without a subject, the run itself is one: the digest of its
-        first line. Whether the ledger knows a subject is written down, not judged.
+        first line. Whether the ledger knows a subject is written down, not judged. `table` has the peaks of devices.
 
         Raises:
             MalformedError: the ledger or an argument holds what no statement may, such as a date that is none.
@@ -122,7 +125,7 @@ class Statement:
         named = sorted(set(subjects)) or [Subject(name="run", sha256=genesis)]
         known = {*account.subjects, genesis}
         digests = sorted({subject.sha256 for subject in named})
-        facts = describe(account, ledger=ledger, status=status)
+        facts = describe(account, ledger=ledger, status=status, table=table)
         limits = sorted(thresholds, key=lambda limit: (limit.id, limit.flop, limit.figure))
         predicate: dict[str, wire.Wire] = {
             **facts,
@@ -136,6 +139,7 @@ class Statement:
                 "unrecorded": [digest for digest in digests if digest not in known],
             },
             "stage": {**facts["stage"], "kind": None, "status": status},
+            "plausibility": [answer.to_wire() for answer in check_physics(account, table=table)],
             "thresholds": [limit.to_wire(facts["compute"]) for limit in limits],
             "meter": {"name": "flopmeter", "version": _own_version()},
             **({"evidence": evidence} if evidence else {}),

@@ -14,9 +14,11 @@ from flopmeter.account import Account
 from flopmeter.attestation.arithmetic import check_arithmetic
 from flopmeter.attestation.envelope import Attestation
 from flopmeter.attestation.evidence import check_evidence
+from flopmeter.attestation.physics import judge_physics
 from flopmeter.attestation.policy import Policy
 from flopmeter.attestation.predicate import describe
 from flopmeter.attestation.statement import Statement, Subject
+from flopmeter.devices.table import PeakTable
 from flopmeter.errors import (
     CannotVerifyError,
     LedgerBrokenError,
@@ -88,12 +90,14 @@ def verify(
     ledger: "RunLedger | LedgerError | None" = None,
     subjects: Sequence[Subject] | None = None,
     reports: "Sequence[GpuReport] | LedgerError | None" = None,
+    table: PeakTable | None = None,
 ) -> Verified:
     """Answer whether these files are one true statement by whom the policy trusts.
 
     Several files are one statement by several signers. `ledger` is the run's ledger, or the error that reading it
     gave; `subjects` are names and digests of files that the statement should be about; `reports` are what devices
-    signed over the ledger, where the statement names such. What is not brought is not checked, and listed so.
+    signed over the ledger, where the statement names such. What is not brought is not checked, and listed so. `table`
+    has the peaks of devices, else that which comes with flopmeter.
     """
     files = [data] if isinstance(data, bytes) else list(data)
     bundle = "a Sigstore bundle with one DSSE envelope, in its canonical bytes"
@@ -107,13 +111,21 @@ def verify(
     form, statement = _attempt("form", lambda: Statement.from_bytes(attestations[0].payload), claim)
     if statement is None:
         return Verified(checks=(form, signature), statement=None)
+    accounts: list[Account] = []
+    checked = _answer("ledger", lambda: _check_ledger(statement, ledger, accounts), is_required=ledger is not None)
+    account = next(iter(accounts), None)
     checks: tuple[Check, ...] = (
         form,
         signature,
         _answer("arithmetic", lambda: check_arithmetic(statement)),
+        *(
+            [_answer("physics", lambda: judge_physics(statement, account, table=table), is_required=False)]
+            if wire.parse_list(statement.part("usage")["devices"])
+            else []  # where no device was measured there is nothing to ask
+        ),
         _answer("self-test", lambda: _check_self_test(statement), is_required=False),
         _answer("recorded-subjects", lambda: _check_recorded(statement), is_required=False),
-        _answer("ledger", lambda: _check_ledger(statement, ledger), is_required=ledger is not None),
+        checked,
         _answer("subject", lambda: _check_subjects(statement, subjects), is_required=subjects is not None),
     )
     if "evidence" in statement.predicate:
@@ -207,7 +219,8 @@ def _check_subjects(statement: Statement, subjects: Sequence[Subject] | None) ->
     return f"{len(given)} of {len(known)} subjects were given, each is what the statement is about"
 
 
-def _check_ledger(statement: Statement, ledger: "RunLedger | LedgerError | None") -> str:
+def _check_ledger(statement: Statement, ledger: "RunLedger | LedgerError | None", accounts: list[Account]) -> str:
+    """Compare a statement with the ledger; what that adds up to is left in `accounts`."""
     if ledger is None:
         msg = "not checked: no ledger was given"
         raise CannotVerifyError(msg)
@@ -219,6 +232,7 @@ def _check_ledger(statement: Statement, ledger: "RunLedger | LedgerError | None"
     cut = ledger.cut_at(statement.heads)
     _check_nothing_left_out(statement, ledger, cut)
     account = Account.of(cut, live=statement.status == "running")
+    accounts.append(account)
     _check_status(statement.status, ledger, cut)
     for name, expected in describe(account, ledger=cut, status=statement.status).items():
         _compare(name, statement.part(name), expected)

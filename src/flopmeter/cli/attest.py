@@ -3,7 +3,7 @@
 Not here: reading, stating and signing (`attestation/issuance.py`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from flopmeter import wire
@@ -12,8 +12,11 @@ from flopmeter.attestation.signers.signer import open_signer
 from flopmeter.attestation.statement import Statement
 from flopmeter.attestation.subjects import hash_subjects
 from flopmeter.cli.output import DONE, build_parser, print_json, print_text
+from flopmeter.cli.peaks import add_peaks_option, read_table
 from flopmeter.ledger.file import is_being_written
 from flopmeter.units import print_flop
+
+FIGURES = {"heldNs": "time", "busyNs": "utilisation", "energyMj": "energy"}
 
 
 def run(argv: Sequence[str]) -> int:
@@ -35,9 +38,11 @@ def run(argv: Sequence[str]) -> int:
         help="attest a file that the ledger never saw; the statement says so",
     )
     parser.add_argument("--issuer", metavar="NAME", help="who you are, in your own words")
+    add_peaks_option(parser)
     args = parser.parse_args(argv)
+    table = read_table(args.peaks)
     key = args.key.removeprefix("file:")
-    spared = [args.key, key, f"{key}.pub", *args.subject]
+    spared = [args.key, key, f"{key}.pub", *args.subject, *([args.peaks] if args.peaks else [])]
     refuse_place(Path(args.out), run_dir=Path(args.run), spared=map(Path, spared))  # before anything large is read
     signer = open_signer(args.key)
     attestation = issue(
@@ -49,6 +54,7 @@ def run(argv: Sequence[str]) -> int:
         allow_unrecorded=args.allow_unrecorded_subject,
         issuer=args.issuer,
         spared=spared,
+        table=table,
     )
     statement = Statement.from_bytes(attestation.payload)
     if args.json:
@@ -61,6 +67,7 @@ def run(argv: Sequence[str]) -> int:
                 "status": statement.status,
                 "sequence": statement.predicate["sequence"],
                 "flop": wire.print_count(statement.flop),
+                "unmeasured": list(describe_unmeasured(statement)),
                 "subjects": [{"name": s.name, "sha256": s.sha256} for s in statement.subjects],
             }
         )
@@ -70,4 +77,20 @@ def run(argv: Sequence[str]) -> int:
     print_text(f"about    {subjects if args.subject else 'the run itself; --subject names weight files'}")
     print_text(f"by       key {signer.key_id[:12]}…")
     print_text(f"in       {args.out}")
+    for sentence in describe_unmeasured(statement):
+        print_text(f"without  {sentence}")
     return DONE
+
+
+def describe_unmeasured(statement: Statement) -> Iterator[str]:
+    """Yield what the statement holds no figure of, and why, in a sentence for each reason."""
+    usage = statement.part("usage")
+    devices = [wire.parse_object(device) for device in wire.parse_list(usage["devices"])]
+    notes = "; ".join(wire.parse_text(note) for note in wire.parse_list(usage["notes"]))
+    if notes or not devices:
+        yield f"device time and energy: {notes or 'no device was measured'}"
+    for device in devices:
+        lacking = [words for name, words in FIGURES.items() if device[name] is None]
+        why = wire.parse_text(device["note"]) or "it was not measured"
+        if lacking and why not in notes:
+            yield f"{', '.join(lacking)} of {wire.parse_text(device['uuid'])[:12]}: {why}"

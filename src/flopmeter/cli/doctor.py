@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from flopmeter.cli.output import CANNOT_TELL, DONE, NO, build_parser, print_json, print_text
 from flopmeter.devices.peaks import bound_cpu
 from flopmeter.formulas.book import CONVENTION, FormulaBook
-from flopmeter.sensors.nvml import probe_driver
+from flopmeter.sensors.driver import probe_driver
 from flopmeter.units import print_flop
 
 
@@ -67,10 +67,17 @@ def _print(found: dict[str, object]) -> None:
             print_text(f"self-test  {answer['name']}: {answer['counted_flop']} FLOP, {verdict}")
     nvml = found["nvml"]
     if isinstance(nvml, dict):
-        print_text(f"NVML       {nvml['note'] or 'driver ' + str(nvml['driver'])}")
+        said = [f"driver {nvml['driver']}" if nvml["driver"] else "", nvml["note"]]
+        print_text(f"NVML       {'; '.join(filter(None, said)) or 'the driver answers, and does not say which it is'}")
         for device in nvml["devices"]:
             print_text(f"device     {device['name']} {device['uuid']}")
-        if not nvml["devices"]:
+            for note in device["notes"]:
+                print_text(f"           {note}")
+        if nvml["visible"] is not None and nvml["devices"]:
+            print_text(
+                f"visible    {len(nvml['visible'])} of them to this process: {', '.join(nvml['visible']) or 'none'}"
+            )
+        if all(device["name"] == "unknown" for device in nvml["devices"]):
             print_text("           device time and energy cannot be measured here; they will be unknown, not zero")
     cpu = found["cpu"]
     if isinstance(cpu, dict):

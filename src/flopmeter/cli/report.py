@@ -10,8 +10,10 @@ from pathlib import Path
 
 from flopmeter.account import Account
 from flopmeter.cli.output import CANNOT_TELL, DONE, WRONG_USAGE, build_parser, print_failure, print_json
+from flopmeter.cli.peaks import add_peaks_option, read_table
 from flopmeter.conventions.presets import PRESETS
 from flopmeter.conventions.translation import Given
+from flopmeter.devices.table import PeakTable
 from flopmeter.errors import MalformedError
 from flopmeter.ledger.file import is_being_written
 from flopmeter.ledger.merge import RunLedger, read_run
@@ -47,26 +49,29 @@ def run(argv: Sequence[str]) -> int:
         metavar="FILE",
         help=f"for --as: the model's config.json, where the run does not know its sizes; {LENGTH} may stand in it",
     )
+    add_peaks_option(parser)
     args = parser.parse_args(argv)
     if args.config is not None and args.convention is None:
         parser.error("--config is for --as")
+    table = read_table(args.peaks)
     live = is_being_written(args.run)
     ledger = read_run(args.run)
     account = Account.of(ledger, live=live)
     name = Path(args.run).resolve().name
     if args.convention is not None:
-        return translate(account, ledger, convention=args.convention, config=args.config, name=name, as_json=args.json)
+        given = {"convention": args.convention, "config": args.config, "name": name, "as_json": args.json}
+        return translate(account, ledger, table=table, **given)
     findings = assess(account, args.regime)
     if args.json:
         from flopmeter.report.summary import summarize
 
-        print_json(summarize(account, name=name, findings=[finding.to_wire() for finding in findings]))
+        print_json(summarize(account, name=name, findings=[finding.to_wire() for finding in findings], table=table))
         return DONE
     from rich.console import Console
 
     from flopmeter.report.terminal import print_account
 
-    print_account(account, Console(), name=name, findings=findings)
+    print_account(account, Console(), name=name, findings=findings, table=table)
     return DONE
 
 
@@ -78,7 +83,14 @@ def assess(account: Account, names: Sequence[str]) -> list[Finding]:
 
 
 def translate(
-    account: Account, ledger: RunLedger, *, convention: str, config: str | None, name: str, as_json: bool
+    account: Account,
+    ledger: RunLedger,
+    *,
+    convention: str,
+    config: str | None,
+    name: str,
+    as_json: bool,
+    table: PeakTable | None = None,
 ) -> int:
     """Print the run as another tool would, and return the exit code."""
     try:
@@ -88,7 +100,7 @@ def translate(
         print_failure(error)
         return WRONG_USAGE
     sizes = None if told is None else pick_sizes(told)
-    translation = PRESETS[convention](Given.of(account, ledger, config=sizes, sequence=sequence))
+    translation = PRESETS[convention](Given.of(account, ledger, config=sizes, sequence=sequence, table=table))
     if as_json:
         print_json({"run": name, **translation.to_wire()})
     else:

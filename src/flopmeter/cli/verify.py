@@ -15,6 +15,7 @@ from flopmeter.attestation.statement import Statement
 from flopmeter.attestation.subjects import hash_subjects
 from flopmeter.attestation.verifier import Check, Verified, verify
 from flopmeter.cli.output import CANNOT_TELL, DONE, NO, build_parser, print_json, print_text
+from flopmeter.cli.peaks import add_peaks_option, read_table
 from flopmeter.errors import LedgerError, LedgerMissingError
 from flopmeter.ledger.chain import refuse_special
 from flopmeter.ledger.evidence import GpuReport, read_reports
@@ -46,6 +47,7 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--subject", metavar="PATH", action="append", help="weight file, or directory of them, that it should be about"
     )
+    add_peaks_option(parser)
     args = parser.parse_args(argv)
     verified = check(args)
     if args.json:
@@ -64,6 +66,7 @@ def check(args: argparse.Namespace) -> Verified:
         ledger=None if args.ledger is None else _read_ledger(args.ledger),
         subjects=None if args.subject is None else hash_subjects(args.subject),
         reports=None if args.ledger is None else _read_reports(args.ledger),
+        table=read_table(args.peaks),
     )
     limits = None if verified.statement is None else check_limits(verified.statement)
     return verified if limits is None else replace(verified, checks=(*verified.checks, limits))

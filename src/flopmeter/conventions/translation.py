@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from flopmeter import wire
 from flopmeter.account import Account
+from flopmeter.devices.table import PeakTable
 from flopmeter.ledger.merge import RunLedger
 from flopmeter.tally import CONTRACTIONS, OpCount
 
@@ -29,6 +30,8 @@ class Given:
 
     `is_told` says that the configuration was brought by the reader, and is not the watched module's own.
 
+    `table` has the peaks of devices; None for that which comes with flopmeter.
+
     Units: `sequence` is the length of a sequence in tokens, None where nobody said it.
     """
 
@@ -37,6 +40,7 @@ class Given:
     config: Mapping[str, str]
     sequence: int | None = None
     is_told: bool = False
+    table: PeakTable | None = None
 
     @classmethod
     def of(
@@ -46,6 +50,7 @@ class Given:
         *,
         config: Mapping[str, str] | None = None,
         sequence: int | None = None,
+        table: PeakTable | None = None,
     ) -> "Given":
         """Take a configuration as it is given, else as the watched module had it, and a length that all samples had."""
         recorded = account.model.config if account.model else {}
@@ -53,7 +58,7 @@ class Given:
         if sequence is None and samples and tokens % samples == 0:
             sequence = tokens // samples or None
         known, is_told = (recorded, False) if config is None else (config, True)
-        return cls(account=account, ledger=ledger, config=known, sequence=sequence, is_told=is_told)
+        return cls(account=account, ledger=ledger, config=known, sequence=sequence, is_told=is_told, table=table)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

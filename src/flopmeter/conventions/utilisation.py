@@ -6,6 +6,7 @@ Not here: peaks (`devices/peaks.toml`), device time (`usage.py`), and MFU by a f
 from flopmeter.account import Account
 from flopmeter.conventions.translation import REASONS, Given, Line, Tool, Translation, describe_doubts, reason_of
 from flopmeter.devices.peaks import Peak, find_peak
+from flopmeter.devices.table import PeakTable
 from flopmeter.errors import UnknownDeviceError
 from flopmeter.ledger.merge import RunLedger
 from flopmeter.step import Steps
@@ -45,7 +46,7 @@ def _translate(given: Given, tool: Tool, wanted: frozenset[str]) -> Translation:
     inside = [count for count in account.tally.counts if _is_in(count, wanted)]
     numerator = sum(count.flop for count in inside)
     precision = _find_precision(inside)
-    peaks, missing = _find_peaks(account, precision)
+    peaks, missing = _find_peaks(account, precision, given.table)
     if peaks:
         missing += _find_unmeasured(given.ledger)
     if missing:
@@ -62,6 +63,7 @@ def _translate(given: Given, tool: Tool, wanted: frozenset[str]) -> Translation:
         "peaks": "; ".join(
             sorted({f"{peak.device}: {peak.flop_per_s:,} FLOP/s dense ({peak.source})" for peak in peaks})
         ),
+        **({"peaks_from": "; ".join(file.words for file in given.table.files)} if given.table else {}),
         "time": f"{print_duration(held_ns)} held by {len(peaks)} {'device' if len(peaks) == 1 else 'devices'} together",
     }
     return Translation(
@@ -87,7 +89,7 @@ def _find_precision(counts: list[OpCount]) -> str:
     return max(sums, key=lambda name: (sums[name], name)) if any(sums.values()) else ""
 
 
-def _find_peaks(account: Account, precision: str) -> tuple[list[Peak], list[str]]:
+def _find_peaks(account: Account, precision: str, table: PeakTable | None) -> tuple[list[Peak], list[str]]:
     """Return the peak of each device, and what is missing for a denominator."""
     devices = account.usage.devices
     if not precision:
@@ -99,7 +101,7 @@ def _find_peaks(account: Account, precision: str) -> tuple[list[Peak], list[str]
         if not device.held_ns:
             missing.append(f"device time of {device.name} {device.uuid[:12]}: {device.note or 'none was measured'}")
         try:
-            peaks.append(find_peak(device.name, precision))
+            peaks.append(find_peak(device.name, precision, table=table))
         except UnknownDeviceError as error:
             missing.append(str(error))
     return peaks, list(dict.fromkeys(missing))

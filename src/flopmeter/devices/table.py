@@ -12,6 +12,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Protocol, Self, TypeVar
 
+from flopmeter import wire
 from flopmeter.errors import MalformedError
 
 TERA = 10**12
@@ -83,12 +84,26 @@ class Part:
         return None if rate is None or clock is None or self.sms is None else self.sms * clock * MHZ * rate
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeakFile:
+    """A file of a user whose rows are in a table: its name, and the SHA-256 of what it held."""
+
+    name: str
+    sha256: str
+
+    @property
+    def words(self) -> str:
+        """Name and digest in one, as figures carry them that were made with it."""
+        return f"{self.name} sha256:{self.sha256}"
+
+
 @dataclass(frozen=True, slots=True)
 class PeakTable:
-    """Parts with figures, and the rates by which parts are built."""
+    """Parts with figures, and the rates by which parts are built; `files` are those of users that were put over it."""
 
     parts: tuple[Part, ...]
     rates: Mapping[str, Rates]
+    files: tuple[PeakFile, ...] = ()
 
     @classmethod
     def standard(cls) -> "PeakTable":
@@ -130,9 +145,10 @@ class PeakTable:
         """
         where = str(path)
         try:
-            text = Path(path).read_text(encoding="utf-8")
+            data = Path(path).read_bytes()
+            text = data.decode("utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            msg = f"cannot be read: {error}"
+            msg = f"cannot be read: {getattr(error, 'strerror', None) or error}"
             raise MalformedError(msg, where=where) from None
         theirs = PeakTable.parse(text, where=where, rates=self.rates)
         kept = []
@@ -155,7 +171,8 @@ class PeakTable:
                         f"has {_tera(value)} of {ours.part} ({ours.source})"
                     )
                     raise MalformedError(msg, where=f"{where}: row {row} ({new.part})")
-        return PeakTable((*kept, *theirs.parts), theirs.rates)
+        file = PeakFile(name=wire.print_path(Path(Path(path).name)), sha256=wire.digest(data))
+        return PeakTable((*kept, *theirs.parts), theirs.rates, (*self.files, file))
 
     def find_id(self, device_id: str) -> Part | None:
         """Return the part with this PCI device id."""

@@ -169,6 +169,7 @@ def estimate_hardware(
     shares = [_measure(device, asked, table, notes) for device in devices]
     if not devices:
         notes.append("no device time was measured")
+    notes += [f"with peaks of {file.name}, {file.sha256[:12]}…" for file in table.files]
     ceiling = _add(shares, lambda one: one.ceiling)
     bounded = ceiling is None and all(one.bound for one in shares)
     held_ns = [device.held_ns for device in devices]
@@ -176,6 +177,7 @@ def estimate_hardware(
         "devices": str(len(devices)),
         "precisions": " ".join(asked) or "any",
         **({} if not devices or None in held_ns else {"held_ns": str(sum(ns or 0 for ns in held_ns))}),
+        **({"peaks": "; ".join(file.words for file in table.files)} if table.files else {}),
         **({} if assumption is None else {"utilisation": f"{assumption.share}, assumed by {assumption.who}"}),
     }
     return Hardware(
@@ -195,6 +197,9 @@ def estimate_hardware(
 def _measure(device: DeviceTime, asked: tuple[str, ...], table: PeakTable, notes: list[str]) -> _Shares:
     if device.held_ns is None:
         notes.append(f"time of {device.name or device.uuid} is unknown, not zero")
+        return _Shares()
+    if not device.name and not device.device_id:
+        notes.append(f"{device.uuid[:12]} did not say which part it is, so its peak is unknown")
         return _Shares()
     held = Fraction(device.held_ns, NS_PER_S)
     identity = identify(device_id=device.device_id, name=device.name, table=table)

@@ -11,9 +11,11 @@ from rich.table import Table
 from rich.text import Text
 
 from flopmeter.attestation.plausibility import Plausibility
+from flopmeter.host import HostUsage
 from flopmeter.units import MJ_PER_J, NS_PER_S, print_ratio
 from flopmeter.usage import DeviceUsage, Usage
 
+MIB = 2**20
 DIFFER_PERCENT, DIFFER_NS = 5, 60 * NS_PER_S
 """Energy by the counter and by the power readings are compared over a minute or longer; more apart is said.
 
@@ -32,8 +34,11 @@ WORDS = {
 def render_usage(usage: Usage) -> Iterator[RenderableType]:
     """Yield what a terminal shows of the devices; where there are none, why."""
     yield Text()
-    for note in usage.notes:
-        yield Text(f"NVIDIA devices: {note}; device time and energy are unknown, not zero")
+    if usage.notes:
+        notes = _plain("; ".join(usage.notes))
+        yield Text(f"NVIDIA devices: {notes}; device time and energy are unknown, not zero")
+    if usage.host is not None:
+        yield Text(f"host: {_plain(describe_host(usage.host, is_all=not usage.devices))}")
     if not usage.devices:
         return
     table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="dim", show_edge=False)
@@ -42,16 +47,31 @@ def render_usage(usage: Usage) -> Iterator[RenderableType]:
         table.add_column(title, justify="right")
     for device in usage.devices:
         name = f"{device.name.removeprefix('NVIDIA ')} {device.uuid[:12]}"
-        table.add_row(Text("".join(filter(str.isprintable, name))), *_figures(device))  # not markup, whatever it says
+        table.add_row(Text(_plain(name)), *_figures(device))  # not markup, whatever it says
     yield table
     for device in usage.devices:
-        yield from (Text(f"{device.uuid[:12]}: {sentence}") for sentence in describe_device(device))
+        yield from (Text(_plain(f"{device.uuid[:12]}: {sentence}")) for sentence in describe_device(device))
 
 
 def render_physics(answers: Iterable[Plausibility]) -> Iterator[RenderableType]:
     """Yield what physics says of the count: impossible in red."""
+    joined: dict[tuple[str, str], list[str]] = {}
     for answer in answers:
-        yield Text(f"physics, {answer.name}: {answer.detail}", style="red" if answer.verdict == "no" else "")
+        joined.setdefault((answer.verdict, answer.detail), []).append(answer.name)
+    for (verdict, detail), names in joined.items():
+        yield Text(_plain(f"physics, {' and '.join(names)}: {detail}"), style="red" if verdict == "no" else "")
+
+
+def describe_host(host: HostUsage, *, is_all: bool) -> str:
+    """Return the host's side in a sentence; `is_all` says that nothing else of the hardware was measured."""
+    if host.cpu_ns is None:
+        return f"processor time and memory are unknown: {host.note or 'nobody read them'}"
+    cores = "" if host.cores is None else f" on {host.cores} {'core' if host.cores == 1 else 'cores'}"
+    memory = "memory unknown" if host.peak_bytes is None else f"at most {host.peak_bytes / MIB:,.0f} MiB of memory"
+    spent = _seconds(host.cpu_ns) if host.cpu_ns else "less than 0.01 s"  # of the system's own ticks
+    said = f"{spent} of processor time{cores}, {memory}"
+    note = f" ({host.note})" if host.note else ""
+    return f"{said}{note}{'; that is all that was measured of the hardware' if is_all else ''}"
 
 
 def describe_device(device: DeviceUsage) -> Iterator[str]:
@@ -79,13 +99,18 @@ def _figures(device: DeviceUsage) -> Iterable[str]:
     tensor = None if device.pipes is None else device.pipes.get("tensor")
     energy = "unknown" if device.energy_mj is None else _joules(device.energy_mj)
     return (
-        "unknown" if device.held_ns is None else _seconds(held_ns),
+        "unknown" if device.known_held_ns is None else _seconds(held_ns),
         _seconds(device.unseen_ns) if device.unseen_ns else "",
         _share(device.busy_ns, held_ns - device.lacks("busy_ns")),
         energy + ("+" if device.basis("energy_mj") == "partial" else ""),
         f"{1000 * device.sm_cycles / clocked_ns:,.0f} MHz" if device.sm_cycles and clocked_ns else "unknown",
         _share(tensor, device.sm_cycles),
     )
+
+
+def _plain(text: str) -> str:
+    """Leave out what could move a reader's cursor."""
+    return "".join(filter(str.isprintable, text))
 
 
 def _seconds(ns: int) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from flopmeter import wire
 from flopmeter.account import Account
 from flopmeter.attestation.plausibility import check_physics
+from flopmeter.devices.table import PeakTable
 from flopmeter.formulas.book import FormulaBook
 from flopmeter.reconciliation import Reconciliation
 from flopmeter.tally import Tally
@@ -16,9 +17,15 @@ from flopmeter.units import NS_PER_S
 SPLITS = ("phase", "kind", "precision", "purpose", "basis")
 
 
-def summarize(account: Account, *, name: str, findings: Iterable[Mapping[str, wire.Wire]] = ()) -> dict[str, object]:
-    """Return the fields of `flopmeter report --json`."""
-    reconciliation = Reconciliation.of(account)
+def summarize(
+    account: Account,
+    *,
+    name: str,
+    findings: Iterable[Mapping[str, wire.Wire]] = (),
+    table: PeakTable | None = None,
+) -> dict[str, object]:
+    """Return the fields of `flopmeter report --json`; `table` has the peaks of devices."""
+    reconciliation = Reconciliation.of(account, table=table)
     passages = {
         basis: str(account.passages.get(basis, 0)) for basis in ("counted", "replayed", "interpolated", "sampled")
     }
@@ -53,7 +60,8 @@ def summarize(account: Account, *, name: str, findings: Iterable[Mapping[str, wi
             "overhead_fraction": account.overhead_fraction,
         },
         "usage": _usage(account),
-        "plausibility": [answer.to_wire() for answer in check_physics(account)],
+        "plausibility": [answer.to_wire() for answer in check_physics(account, table=table)],
+        "peaks": [{"file": file.name, "sha256": file.sha256} for file in (table.files if table else ())],
         "model": None if account.model is None else account.model.to_wire(),
         "estimates": [estimate.to_wire() for estimate in reconciliation.estimates],
         "differences": [term.to_wire() for term in reconciliation.terms],
@@ -96,7 +104,11 @@ def _usage(account: Account) -> dict[str, object]:
         "busy_s": None if busy is None else busy / NS_PER_S,
         "energy_mj": None if energy is None else str(energy),
         "devices": [
-            {**device.to_wire(), "identity": dict(account.devices.get(device.uuid, {}))}
+            {
+                **device.to_wire(),
+                "held_ns": wire.print_known(device.known_held_ns),
+                "identity": dict(account.devices.get(device.uuid, {})),
+            }
             for device in account.usage.devices
         ],
         "notes": list(account.usage.notes),

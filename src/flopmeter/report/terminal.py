@@ -13,6 +13,7 @@ from rich.text import Text
 
 from flopmeter.account import Account
 from flopmeter.attestation.plausibility import check_physics
+from flopmeter.devices.table import PeakTable
 from flopmeter.estimate.estimate import Estimate
 from flopmeter.formulas.book import FormulaBook
 from flopmeter.reconciliation import Reconciliation
@@ -26,16 +27,23 @@ WORDS = {"modelled": "assumed"}
 COLOURS = {"above": "red", "cannot-tell": "yellow", "will-exceed": "yellow", "near": "yellow", "below": "green"}
 
 
-def print_account(account: Account, console: Console, *, name: str, findings: Sequence[Finding] = ()) -> None:
-    """Print everything that one run used, and what that means."""
-    reconciliation = Reconciliation.of(account)
+def print_account(
+    account: Account,
+    console: Console,
+    *,
+    name: str,
+    findings: Sequence[Finding] = (),
+    table: PeakTable | None = None,
+) -> None:
+    """Print everything that one run used, and what that means; `table` has the peaks of devices."""
+    reconciliation = Reconciliation.of(account, table=table)
     for part in (
         *_head(account, name),
         _split(account.tally, "phase", PHASES),
         _split(account.tally, "kind", KINDS),
         *_estimates(account, reconciliation),
         *render_usage(account.usage),
-        *render_physics(check_physics(account)),
+        *render_physics(check_physics(account, table=table)),
         *_findings(account, findings),
         *_ranks(account),
         *_unknowns(account),

@@ -17,8 +17,11 @@ from flopmeter.ledger.evidence import GpuReport, nonce_of
 from flopmeter.sensors.device import BINDING_FAILURES
 from flopmeter.sensors.guard import words_of
 
-LIMIT_S = 10.0
-"""For all devices of a process together; NVIDIA's own verifier allows five seconds for each call."""
+LIMIT_S = 8.0
+"""For all devices of a process together: with the sampler's two seconds no more than the ten of a call that hangs.
+
+NVIDIA's own verifier allows five seconds for each call; what a device takes was never measured.
+"""
 
 _log = logging.getLogger("flopmeter")
 

@@ -26,12 +26,18 @@ BINDING_FAILURES = (OSError, ValueError, AttributeError, TypeError, ArgumentErro
 NOT_TOLD = 2**32 - 1, 2**64 - 1
 """All ones: what drivers give for what they cannot tell."""
 OF_CARD = "NVML tells energy, power and utilisation of the whole card, not of this slice of it"
+NOT_THERE = "the driver lists no device with this UUID here"
 WHICH_SLICE = "CUDA names the card, which is cut into slices, and not the slice that is used"
 SHARED = "other processes used this device, too"
 ASK_LIMIT_EVERY = 30
 """So many readings a power limit is taken to hold; it can be set at any time, and seldom is."""
 UNCORRECTED = "uncorrected ECC"
-_ENERGY, _POWER, _RECOVERY, _UNCORRECTED, _ROWS_PENDING, _ROWS_FAILED = 83, 185, 230, 4, 144, 145
+ROWS_EVERY = 30
+"""Rows of memory are replaced at a reset, if ever: to ask once in so many readings is enough."""
+_member = object.__getattribute__
+"""Reads a structure's member: the bindings put a slow function of their own before it, for the sake of old texts."""
+_ENERGY, _POWER, _RECOVERY, _UNCORRECTED = 83, 185, 230, 4
+_ROWS_PENDING, _ROWS_FAILED = 144, 145
 _ACTIONS = {
     1: "reset of this device",
     2: "reboot of the machine",
@@ -55,19 +61,20 @@ class Device:
         self._library = library
         self._note_call = note_call
         self._slowdowns = _slowdown_fields(driver)
-        self._fields = [_ENERGY, _POWER, _RECOVERY, _UNCORRECTED, _ROWS_PENDING, _ROWS_FAILED, *self._slowdowns]
+        self._fields = [_ENERGY, _POWER, _RECOVERY, _UNCORRECTED, *self._slowdowns]
         self._value_names = _names_of_values(library)
         self._handle: Any = None
         self._parent: Any = None
         self._is_slice = self._is_unknown_slice = self._is_followed = False
         self._notes: set[str] = set()
-        self._has_answered, self._why = False, ""
+        self._has_answered, self._is_unlisted, self._why = False, False, ""
         self.is_identified = False  # under the handle that it has now
         self._gpm: PipeReader | None = None
         self._faults = FaultWatch(library, self._ask)
         self._limit_mw: int | None = None
         self._readings = 0
         self._uncorrected: int | None = None
+        self._readings = 0
 
     def identify(self) -> dict[str, str]:
         """Return what the device says it is; what it does not say is not there."""
@@ -132,8 +139,8 @@ class Device:
         )
 
     def _silent(self, at_ns: int, faults: Mapping[str, int], words: set[str]) -> Reading:
-        notes = frozenset({f"the device did not answer: {self._why}", *words})
-        return Reading(at_ns, has_answered=False, faults=faults, notes=notes)
+        why = NOT_THERE if self._is_unlisted else f"the device did not answer: {self._why}"
+        return Reading(at_ns, has_answered=False, faults=faults, notes=frozenset({why, *words}))
 
     def release(self) -> None:
         """Give back what is kept in the driver."""
@@ -193,19 +200,22 @@ class Device:
 
     def _read_fields(self, handle: Any) -> dict[int, int]:
         """Read the counters in one call; each has a state of its own."""
-        library = self._library
+        library, asked = self._library, self._fields
+        self._readings += 1
+        if self._readings % ROWS_EVERY == 2:  # what a first reading notes has no stretch to stand in
+            asked = [*asked, _ROWS_PENDING, _ROWS_FAILED]
         values = self._ask(
             "fields",
-            lambda: library.nvmlDeviceGetFieldValues(handle, self._fields),
+            lambda: library.nvmlDeviceGetFieldValues(handle, asked),
             is_noted=False,
             is_answer=False,
         )
         found = {}
-        for number, value in zip(self._fields, values or (), strict=False):
-            if value.nvmlReturn == 0:
+        for number, value in zip(asked, values or (), strict=False):
+            if _member(value, "nvmlReturn") == 0:
                 self._has_answered = True
-                name = self._value_names.get(value.valueType)
-                if name is not None and _is_told(told := getattr(value.value, name)):
+                name = self._value_names.get(_member(value, "valueType"))
+                if name is not None and _is_told(told := getattr(_member(value, "value"), name)):
                     found[number] = told
         return found
 
@@ -214,6 +224,8 @@ class Device:
             self._gpm = PipeReader(self._library, handle, self._ask)
         activity = self._gpm.read(clock_mhz, at_ns)
         self._notes |= self._gpm.notes
+        if self._gpm.refusal:
+            self._notes.add(self._gpm.refusal)
         return activity
 
     def _look_at_health(self, fields: Mapping[int, int], faults: dict[str, int]) -> None:
@@ -236,7 +248,9 @@ class Device:
         try:
             said = read()
         except (self._library.NVMLError, *BINDING_FAILURES) as error:
-            self._why = self._why or words_of(error)
+            if not self._why:
+                self._why = words_of(error)
+                self._is_unlisted = getattr(error, "value", None) == self._library.NVML_ERROR_NOT_FOUND
             if is_noted:
                 self._notes.add(f"{what} could not be read: {words_of(error)}")
             return None

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from flopmeter.sensors.cycles import ELAPSED, MOST_PERCENT, CycleCounter, make_activity
+from flopmeter.sensors.guard import words_of
 from flopmeter.sensors.reading import Activity
 
 PIPES = {5: "tensor", 7: "hmma", 8: "dmma", 9: "imma", 4: "integer", 11: "fp64", 12: "fp32", 13: "fp16"}
@@ -28,6 +29,7 @@ CYCLES = {
     260: "fp16",
 }
 """The same as counts of cycles. Source: nvidia-ml-py 13.595; nvml.h says FP64 of 259 and 260, whose names say else."""
+OLDER = "this device has no counters of pipe activity (Hopper and newer do)"
 LEAST_NS = 150_000_000
 """Samples closer than 100 ms hold the same figures (nvml.h); with some room."""
 TRIES = 5
@@ -42,11 +44,15 @@ class PipeReader:
     """Takes a sample at each reading, and reads what lies between the last two; `notes` are those of the last one."""
 
     def __init__(self, library: Any, handle: Any, ask: Callable[..., Any]) -> None:
-        """Prepare; `ask` makes a call and returns None where it fails, having noted that."""
+        """Prepare; `ask` makes a call and returns None where it fails, having noted that.
+
+        `refusal` says why there is no activity at all, empty while there may be some.
+        """
         self.notes: set[str] = set()
         self._library = library
         self._handle = handle
         self._ask = ask
+        self.refusal = ""
         self._is_supported: bool | None = None
         self._spare: list[Any] = []
         self._told: set[str] = set()
@@ -59,8 +65,7 @@ class PipeReader:
         """Return the activity since the last sample; None where there is none, or it is too early for one."""
         library, ask, self.notes = self._library, self._ask, set()
         if self._is_supported is None:
-            support = ask("GPM", lambda: library.nvmlGpmQueryDeviceSupport(self._handle), is_noted=False)
-            self._is_supported = bool(support is not None and support.isSupportedDevice)
+            self._is_supported = self._query()
         if not self._is_supported or (self._last is not None and at_ns - self._last[1] < LEAST_NS):
             return None
         sample = self._spare.pop() if self._spare else ask("GPM", library.nvmlGpmSampleAlloc)
@@ -80,6 +85,22 @@ class PipeReader:
             return None  # a sum over times when one was not told would be too little
         self._told |= set(activity.pipes)
         return activity if len(activity.pipes) == len(self._told) else None
+
+    def _query(self) -> bool:
+        """Ask once whether there is activity to read, and keep the reason where there is none."""
+
+        def ask_support() -> Any:
+            try:
+                return self._library.nvmlGpmQueryDeviceSupport(self._handle)
+            except self._library.NVMLError as error:
+                self.refusal = f"pipe activity could not be read: {words_of(error)}"
+                raise
+
+        support = self._ask("GPM", ask_support, is_noted=False)
+        is_supported = bool(support is not None and support.isSupportedDevice)
+        if not is_supported:
+            self.refusal = self.refusal or OLDER
+        return is_supported
 
     def release(self) -> None:
         """Give the samples back to the driver."""

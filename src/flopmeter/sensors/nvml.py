@@ -18,6 +18,7 @@ from typing import Any
 from flopmeter.sensors.claims import DeviceClaims
 from flopmeter.sensors.dcgm import DcgmDevice, find_exporter
 from flopmeter.sensors.device import BINDING_FAILURES, SHARED, Device
+from flopmeter.sensors.driver import explain_refusal, read_quietly
 from flopmeter.sensors.gpm import LEAST_NS
 from flopmeter.sensors.guard import guarded, words_of
 from flopmeter.sensors.host import HostSampler
@@ -244,7 +245,7 @@ class NvmlSampler:
         try:
             library.nvmlInit()
         except (library.NVMLError, *BINDING_FAILURES) as error:
-            self._say(f"no NVIDIA driver: {words_of(error)}")
+            self._say(explain_refusal(error))
             return False
         finally:
             self._note_call("")
@@ -265,7 +266,7 @@ class NvmlSampler:
         """Return what a call says, or None where NVML cannot tell."""
         self._note_call(what)
         try:
-            return _quiet(library or self._open, read)
+            return read_quietly(library or self._open, read)
         finally:
             self._note_call("")
 
@@ -330,31 +331,3 @@ class NvmlSampler:
     def _say(self, status: str, *, is_failure: bool = True) -> None:
         with self._lock:
             self._status, self._has_failed = status, is_failure
-
-
-def probe_driver() -> dict[str, Any]:
-    """Return driver version and devices as NVML names them, or a note that says why there are none."""
-    try:
-        import pynvml
-    except ImportError as error:
-        return {"driver": None, "devices": [], "note": f"nvidia-ml-py is not installed: {error}"}
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError as error:
-        return {"driver": None, "devices": [], "note": f"no NVIDIA driver: {words_of(error)}"}
-    try:
-        handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
-        devices = [{"name": pynvml.nvmlDeviceGetName(h), "uuid": pynvml.nvmlDeviceGetUUID(h)} for h in handles]
-        return {"driver": pynvml.nvmlSystemGetDriverVersion(), "devices": devices, "note": ""}
-    except pynvml.NVMLError as error:
-        return {"driver": None, "devices": [], "note": f"NVML does not answer: {words_of(error)}"}
-    finally:
-        _quiet(pynvml, pynvml.nvmlShutdown)
-
-
-def _quiet(library: Any, read: Callable[[], Any]) -> Any:
-    """Return what a call says, or None where NVML cannot tell."""
-    try:
-        return read()
-    except (library.NVMLError, *BINDING_FAILURES):
-        return None

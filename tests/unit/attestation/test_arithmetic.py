@@ -80,6 +80,54 @@ def test_a_figure_that_does_not_follow_is_caught(attested, forge, change):
         check_arithmetic(statement_of(forge(attested.data, change)))
 
 
+def device(**fields):
+    """Return a device as a statement has it: held for a hundred, busy for ninety."""
+    known = {"uuid": "GPU-1", "name": "x", "note": "", "heldNs": "100", "busyNs": "90", "energyMj": "7"}
+    return {**known, "unseenNs": "0", "missingNs": {}, **fields}
+
+
+def using(*devices, **totals):
+    def change(value):
+        value["predicate"]["usage"].update(devices=list(devices), **totals)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("devices", "totals", "words"),
+    [
+        ([device(busyNs="101")], {"busyNs": "101"}, "busyNs of GPU-1 is 101, more than the 100 ns"),
+        ([device(missingNs={"busyNs": "11"})], {"busyNs": None}, "more than the 89 ns in which that was measured"),
+        (
+            [device(missingNs={"energyMj": "101"})],
+            {"energyMj": None},
+            "energyMj of GPU-1 is missing for 101 ns of the 100",
+        ),
+        ([device(missingNs={"sm_cycles": "101"})], {}, "sm_cycles of GPU-1 is missing for 101 ns of the 100"),
+        (
+            [device(heldNs=None, busyNs=None, missingNs={"energyMj": "1"})],
+            {"heldNs": None, "busyNs": None, "energyMj": None},
+            "missing for 1 ns of the unknown that it was held",
+        ),
+        ([device(), device()], {"heldNs": "200", "busyNs": "180", "energyMj": "14"}, "has GPU-1 2 times"),
+    ],
+)
+def test_a_device_that_contradicts_itself_is_caught(attested, forge, devices, totals, words):
+    """Else a device was busy for longer than it was held, and its energy twice that of the card."""
+    known = {"heldNs": "100", "busyNs": "90", "energyMj": "7"}
+    with pytest.raises(MismatchError, match=words):
+        check_arithmetic(statement_of(forge(attested.data, using(*devices, **{**known, **totals}))))
+    check_arithmetic(statement_of(forge(attested.data, using(device(), **known))))
+
+
+def test_bounds_in_the_wrong_order_are_caught(attested, forge):
+    def change(value):
+        value["predicate"]["compute"]["methods"][2].update(lower="2", upper="1")
+
+    with pytest.raises(MismatchError, match="method hardware has bounds 2 and 1"):
+        check_arithmetic(statement_of(forge(attested.data, change)))
+
+
 def test_a_true_relation_holds(attested, forge):
     flop = statement_of(attested.data).flop
     for number, relation in ((flop, "atOrAbove"), (2 * flop, "near"), (2 * flop + 1, "below")):

@@ -164,6 +164,14 @@ def test_convolutions_are_not_compared():
     assert set(KINDS) == set(CONTRACTIONS) - {"convolution"}
 
 
+def test_what_processors_did_is_not_laid_to_devices():
+    """Else an hour on the host beside a second on a card is called impossible."""
+    held = limit()
+    bare = check_ceiling(10**30, [held])
+    assert bare.verdict == "no"
+    assert check_ceiling(10**30, [held], host_flop=10**30).verdict == "yes"
+
+
 def test_every_answer_travels_with_its_numbers():
     for found in (
         check_ceiling(1, [limit()]),

@@ -1,5 +1,6 @@
 """The table of devices, checked by how the parts are built, and rows of users."""
 
+import hashlib
 import re
 import tomllib
 from importlib.resources import files
@@ -216,6 +217,16 @@ def test_a_file_that_cannot_be_read_is_said(tmp_path):
     (tmp_path / "bytes.toml").write_bytes(b"\xff\xfe")
     with pytest.raises(MalformedError, match="cannot be read"):
         TABLE.with_file(tmp_path / "bytes.toml")
+
+
+def test_a_table_knows_which_files_are_in_it(tmp_path):
+    """Else nobody can tell which figures a ceiling was made with."""
+    assert TABLE.files == ()
+    path = tmp_path / "mine.toml"
+    path.write_text(ROW, encoding="utf-8")
+    (file,) = TABLE.with_file(path).files
+    assert (file.name, file.sha256) == ("mine.toml", hashlib.sha256(ROW.encode()).hexdigest())
+    assert file.words == f"mine.toml sha256:{file.sha256}"
 
 
 def test_a_row_that_its_author_doubts_need_not_fit():

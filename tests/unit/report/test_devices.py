@@ -4,7 +4,8 @@ from io import StringIO
 
 from rich.console import Console
 
-from flopmeter.report.devices import describe_device, render_usage
+from flopmeter.host import HostUsage
+from flopmeter.report.devices import describe_device, describe_host, render_usage
 from flopmeter.usage import DeviceUsage, Usage
 
 HOUR = 3600 * 1_000_000_000
@@ -55,3 +56,34 @@ def test_unknown_is_a_word():
     text = text_of(Usage.of([DeviceUsage(uuid="GPU-1", name="x")], ["no driver"]))
     assert text.count("unknown") == 6, "five figures, and the sentence about the driver"
     assert "not zero" in text
+
+
+def test_a_device_that_never_answered_was_not_held_for_no_time():
+    """Else a device without a permission reads as one that was held for zero seconds."""
+    device = DeviceUsage(uuid="GPU-1", name="x", held_ns=0, unseen_ns=HOUR)
+    (line,) = [line for line in text_of(Usage.of([device])).splitlines() if line.startswith("x GPU-1")]
+    assert line.split() == ["x", "GPU-1", "unknown", "3,600", "s", *["unknown"] * 4]
+
+
+def test_what_a_device_calls_itself_does_not_move_the_cursor():
+    device = DeviceUsage(uuid="\x1b[2J", name="\x1b[1m", held_ns=HOUR, note="\x1b[3A")
+    assert "\x1b" not in text_of(Usage.of([device], ["\x1b[4A"], host=HostUsage(note="\x1b[5A")))
+
+
+def test_the_host_is_said_to_be_all_where_no_device_was_measured():
+    """Else a laptop's report leaves open whether there was more to see."""
+    host = HostUsage(cpu_ns=3_640_000_000, peak_bytes=352 * 2**20, cores=2)
+    said = "host: 3.64 s of processor time on 2 cores, at most 352 MiB of memory"
+    assert said + "; that is all" in text_of(Usage.of([], ["no NVIDIA driver"], host=host))
+    beside = text_of(Usage.of([DeviceUsage(uuid="GPU-1", name="x", held_ns=HOUR)], host=host))
+    assert said in beside
+    assert "that is all" not in beside
+
+
+def test_what_of_the_host_was_not_read_is_unknown():
+    assert describe_host(HostUsage(note="psutil does not load"), is_all=True) == (
+        "processor time and memory are unknown: psutil does not load"
+    )
+    assert describe_host(HostUsage(cpu_ns=0, note="late"), is_all=False) == (
+        "less than 0.01 s of processor time, memory unknown (late)"
+    )

@@ -15,7 +15,8 @@ from flopmeter.attestation.verifier import verify
 from flopmeter.ledger.evidence import FOLDER, nonce_of, read_reports
 from flopmeter.ledger.merge import read_run
 from flopmeter.meter import Meter
-from flopmeter.sensors.confidential import sign_head
+from flopmeter.sensors.confidential import LIMIT_S, sign_head
+from flopmeter.sensors.nvml import JOIN_S, WATCHDOG_S
 from flopmeter.testing.fake_clusters import eight_h100s, h100, sliced_h100
 from flopmeter.testing.fake_devices import FakeDriver, FakeMachine, Fault
 from flopmeter.testing.fake_nvml import FakeNvml
@@ -26,7 +27,7 @@ HEAD = "ab" * 32
 ON = {"cc": "on"}
 
 
-def signed(folder, machine, *, identities=None, limit_s=10.0):
+def signed(folder, machine, *, identities=None, limit_s=LIMIT_S):
     """Have the devices of a machine sign; return the reports that are then there, and the calls that were made."""
     ledger = folder / "ledger" / "0-0.jsonl"
     ledger.parent.mkdir(exist_ok=True)
@@ -114,6 +115,10 @@ def test_a_driver_that_hangs_is_left_behind_in_time_and_what_others_signed_is_ke
         if thread.name == "flopmeter-reports":
             assert thread.daemon
             thread.join(5)
+
+
+def test_a_run_whose_driver_hangs_ends_no_later_than_a_hanging_call_is_named():
+    assert JOIN_S + LIMIT_S <= WATCHDOG_S
 
 
 def test_without_room_for_a_thread_that_is_the_reason(tmp_path, monkeypatch):

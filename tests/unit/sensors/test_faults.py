@@ -117,10 +117,10 @@ def test_errors_of_memory_are_counted_and_noted():
         h100(),
         ecc_uncorrected=Series.steps({0: 5, 3: 7}),
         remapping_pending=Series.steps({0: 0, 3: 1}),
-        remapping_failed=Series.steps({0: 0, 6: 1}),
+        remapping_failed=Series.steps({0: 0, 35: 1}),
         recovery_action=Series.steps({0: 0, 6: 5}),
     )
-    whole = Usage.of(of_one(device)).devices[0]
+    whole = Usage.of(of_one(device, seconds=65)).devices[0]
     assert whole.faults == {"uncorrected ECC": 2, "double-bit ECC": 1}
     assert whole.note.split("; ") == [
         "memory errors that could not be corrected occurred",

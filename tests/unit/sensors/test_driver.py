@@ -1,0 +1,70 @@
+"""What a driver tells when somebody looks, and why it cannot be opened; by the fake library."""
+
+import pynvml
+import pytest
+
+from flopmeter.sensors.driver import explain_refusal, probe_driver
+from flopmeter.testing.fake_clusters import h100, sliced_h100
+from flopmeter.testing.fake_devices import FakeMachine, Fault
+from flopmeter.testing.fake_nvml import FakeNvml
+
+TWO = (h100(0), h100(1))
+
+
+def probed(machine, find_uuids=list):
+    with FakeNvml(machine):
+        return probe_driver(find_uuids)
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (pynvml.NVML_ERROR_DRIVER_NOT_LOADED, "no NVIDIA driver"),
+        (pynvml.NVML_ERROR_LIBRARY_NOT_FOUND, "no NVIDIA driver"),
+        (pynvml.NVML_ERROR_NO_PERMISSION, "refuses"),
+        (pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH, "different versions"),
+        (pynvml.NVML_ERROR_UNKNOWN, "does not answer"),
+    ],
+)
+def test_a_driver_that_refuses_is_not_one_that_is_not_there(code, words):
+    """Else somebody installs a driver where a permission is missing."""
+    assert words in explain_refusal(pynvml.NVMLError(code))
+
+
+def test_a_device_that_is_kept_away_hides_no_other():
+    """A card that cgroups keep away is no reason to hide the others."""
+    fault = Fault("nvmlDevice*", pynvml.NVML_ERROR_NO_PERMISSION, device=0)
+    found = probed(FakeMachine(TWO, faults=(fault,)))
+    assert [device["uuid"] for device in found["devices"]] == [h100(1).uuid]
+    assert found["note"] == "device 0 does not answer: Insufficient Permissions"
+
+
+def test_a_device_that_is_named_and_not_there_is_said():
+    found = probed(FakeMachine(TWO), lambda: ["GPU-elsewhere"])
+    assert found["devices"][-1]["notes"] == ["the driver lists no device with this UUID here"]
+
+
+@pytest.mark.parametrize(
+    ("variable", "visible", "words"),
+    [
+        (None, [h100(0).uuid, h100(1).uuid], ""),
+        ("1", [h100(1).uuid], ""),
+        ("1,7", [h100(1).uuid], "names no device"),
+        ("", [], "is empty"),
+    ],
+)
+def test_what_cuda_shows_to_this_process_is_told(monkeypatch, variable, visible, words):
+    """Else a variable that hides a device looks like a broken driver."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if variable is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", variable)
+    found = probed(FakeMachine(TWO))
+    assert found["visible"] == visible
+    assert words in found["note"]
+    assert len(found["devices"]) == 2
+
+
+def test_of_a_card_in_slices_the_first_is_visible(monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    machine = sliced_h100()
+    assert probed(machine)["visible"] == [machine.devices[0].migs[0].uuid]
