@@ -74,7 +74,6 @@ class Device:
         self._limit_mw: int | None = None
         self._readings = 0
         self._uncorrected: int | None = None
-        self._readings = 0
 
     def identify(self) -> dict[str, str]:
         """Return what the device says it is; what it does not say is not there."""
@@ -112,7 +111,6 @@ class Device:
             self._limit_mw = self._ask(
                 "power limit", lambda: library.nvmlDeviceGetEnforcedPowerLimit(parent), is_noted=False
             )
-        self._readings += 1
         busy = None
         if not is_slice:  # of one NVML does not tell it
             busy = self._ask("utilisation", lambda: library.nvmlDeviceGetUtilizationRates(handle).gpu)
