@@ -21,6 +21,7 @@ from time import monotonic
 from typing import Any
 from urllib.parse import urlsplit
 
+from flopmeter.errors import SensorError
 from flopmeter.sensors.cycles import ELAPSED, MOST_PERCENT, CycleCounter, make_activity
 from flopmeter.sensors.guard import words_of
 from flopmeter.sensors.reading import NEAR_NS, Activity, Reading
@@ -113,17 +114,13 @@ def find_exporter(is_last: Callable[[], bool]) -> "DcgmExporter | None":
     return DcgmExporter(address, is_last=is_last) if address else None
 
 
-class ExporterError(RuntimeError):
-    """What the exporter cannot do; the sampler takes it as NVML's."""
-
-
 class DcgmExporter:
     """Stands for pynvml before the sampler, with what it asks of a library as a whole.
 
     `is_last` says whether the run is at its end, so that no later change of the figures will be seen.
     """
 
-    NVMLError = ExporterError
+    NVMLError = SensorError  # what the sampler catches
 
     def __init__(
         self, address: str, *, is_last: Callable[[], bool] = lambda: False, timeout_s: float = TIMEOUT_S
@@ -153,7 +150,7 @@ class DcgmExporter:
 
     def nvmlDeviceGetCount(self) -> int:  # noqa: N802
         """Refuse: an exporter tells of a node's devices, not of this process's."""
-        raise ExporterError("DCGM's exporter does not tell which devices CUDA shows")
+        raise SensorError("DCGM's exporter does not tell which devices CUDA shows")
 
     def make_device(self, _: Any, uuid: str, *, driver: str, note_call: Callable[[str], None]) -> "DcgmDevice":
         """Return one of its devices; whether it lists it, each reading shows."""
