@@ -36,7 +36,7 @@ class Account:
 
     `logical` is the same with work that several ranks did alike taken once, `coordinates` says where each rank stands,
     and `contradictions` are ranks that must have run the same products and say that they did not. `devices` is what
-    each device says it is, by its UUID.
+    each device says it is, by its UUID. `is_live`: the run goes on, and devices are read later than steps are counted.
 
     Units: `flop`, `int_op`, `lower`, `upper` operations; `steps` optimizer updates of the rank that made most;
     `tokens` and `samples` summed over ranks that have examples of their own; `passages` by basis; `foreign_formulas`
@@ -75,6 +75,7 @@ class Account:
     started: str = ""
     ended: str = ""
     heads: tuple[Head, ...] = ()
+    is_live: bool = False
 
     @classmethod
     def of(cls, run: "Path | str | RunLedger", *, live: bool = False) -> Self:
@@ -94,7 +95,7 @@ class Account:
             same_rank = following is not None and following.rank == segment.rank
             sums.add_segment(segment, following if same_rank else None, live=live)
         sums.add_missing_ranks(ledger.segments)
-        return cls(**sums.fields(), run=ledger.run, **_circumstances(ledger))
+        return cls(**sums.fields(), run=ledger.run, is_live=live, **_circumstances(ledger))
 
     @property
     def flop(self) -> int:

@@ -7,6 +7,18 @@ from flopmeter.errors import MalformedError
 from flopmeter.usage import DeviceUsage, Usage
 
 
+def test_a_device_that_never_answered_was_held_for_an_unknown_time():
+    """Else a device that refuses every call counts as one that was held for no time."""
+    for missing in ({"unseen_ns": 5}, {"edge_ns": 5}):
+        never = DeviceUsage(uuid="GPU-1", name="x", held_ns=0, **missing)
+        assert (never.known_held_ns, never.basis("held_ns"), Usage.of([never]).total("held_ns")) == (
+            None,
+            "missing",
+            None,
+        )
+    assert DeviceUsage(uuid="GPU-1", name="x", held_ns=0).known_held_ns == 0
+
+
 def device(uuid="GPU-1", **fields):
     return DeviceUsage(**{"uuid": uuid, "name": "a device", "held_ns": 10, "busy_ns": 5, "energy_mj": 7, **fields})
 

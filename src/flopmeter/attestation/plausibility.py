@@ -103,7 +103,7 @@ def check_physics(account: Account, *, table: PeakTable | None = None) -> tuple[
         check_energy(products, limits),
         check_activity(products, activity),
     ]
-    if account.usage.notes or account.gaps:
+    if account.usage.notes or account.gaps or account.is_live:
         answers = [without_no(answer) for answer in answers]
     return (*answers, check_unmetered(contractions, activity))
 
@@ -118,10 +118,10 @@ def bound_host(cpu_ns: int) -> int:
 
 
 def without_no(answer: Plausibility) -> Plausibility:
-    """Take back what was called impossible: devices that were not sampled may have done it."""
+    """Take back what was called impossible: devices that were not sampled, or not yet, may have done it."""
     if answer.verdict != "no":
         return answer
-    why = f"cannot tell: a part of the run was not sampled or is a gap; else {answer.detail}"
+    why = f"cannot tell: a part of the run was not sampled, not yet, or is a gap; else {answer.detail}"
     return replace(answer, verdict="cannot-tell", detail=why)
 
 

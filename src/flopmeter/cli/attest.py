@@ -3,7 +3,7 @@
 Not here: reading, stating and signing (`attestation/issuance.py`).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from flopmeter import wire
@@ -14,7 +14,7 @@ from flopmeter.attestation.subjects import hash_subjects
 from flopmeter.cli.output import DONE, build_parser, print_json, print_text
 from flopmeter.cli.peaks import add_peaks_option, read_table
 from flopmeter.ledger.file import is_being_written
-from flopmeter.units import print_flop
+from flopmeter.units import print_duration, print_flop
 
 FIGURES = {"heldNs": "time", "busyNs": "utilisation", "energyMj": "energy"}
 
@@ -91,6 +91,15 @@ def describe_unmeasured(statement: Statement) -> Iterator[str]:
         yield f"device time and energy: {notes or 'no device was measured'}"
     for device in devices:
         lacking = [words for name, words in FIGURES.items() if device[name] is None]
+        missing = wire.parse_object(device["missingNs"])
+        lacking += [f"{FIGURES[name]} for {_span(missing, name)}" for name in missing]
+        if unseen := _span(device, "unseenNs"):
+            lacking.append(f"whatever it did in {unseen}")
         why = wire.parse_text(device["note"]) or "it was not measured"
         if lacking and why not in notes:
-            yield f"{', '.join(lacking)} of {wire.parse_text(device['uuid'])[:12]}: {why}"
+            yield f"{wire.parse_text(device['uuid'])[:12]}: {', '.join(lacking)} ({why})"
+
+
+def _span(fields: Mapping[str, wire.Wire], name: str) -> str:
+    ns = wire.parse_count(fields[name], name=name)
+    return print_duration(ns) if ns else ""

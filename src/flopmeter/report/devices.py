@@ -31,14 +31,14 @@ WORDS = {
 }
 
 
-def render_usage(usage: Usage) -> Iterator[RenderableType]:
-    """Yield what a terminal shows of the devices; where there are none, why."""
+def render_usage(usage: Usage, *, ranks: int = 1) -> Iterator[RenderableType]:
+    """Yield what a terminal shows of the devices, where there are none, why, and of the host."""
     yield Text()
     if usage.notes:
-        notes = _plain("; ".join(usage.notes))
+        notes = strip_controls("; ".join(usage.notes))
         yield Text(f"NVIDIA devices: {notes}; device time and energy are unknown, not zero")
     if usage.host is not None:
-        yield Text(f"host: {_plain(describe_host(usage.host, is_all=not usage.devices))}")
+        yield Text(f"host: {strip_controls(describe_host(usage.host, is_all=not usage.devices, ranks=ranks))}")
     if not usage.devices:
         return
     table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="dim", show_edge=False)
@@ -47,10 +47,10 @@ def render_usage(usage: Usage) -> Iterator[RenderableType]:
         table.add_column(title, justify="right")
     for device in usage.devices:
         name = f"{device.name.removeprefix('NVIDIA ')} {device.uuid[:12]}"
-        table.add_row(Text(_plain(name)), *_figures(device))  # not markup, whatever it says
+        table.add_row(Text(strip_controls(name)), *_figures(device))  # not markup, whatever it says
     yield table
     for device in usage.devices:
-        yield from (Text(_plain(f"{device.uuid[:12]}: {sentence}")) for sentence in describe_device(device))
+        yield from (Text(strip_controls(f"{device.uuid[:12]}: {sentence}")) for sentence in describe_device(device))
 
 
 def render_physics(answers: Iterable[Plausibility]) -> Iterator[RenderableType]:
@@ -59,15 +59,22 @@ def render_physics(answers: Iterable[Plausibility]) -> Iterator[RenderableType]:
     for answer in answers:
         joined.setdefault((answer.verdict, answer.detail), []).append(answer.name)
     for (verdict, detail), names in joined.items():
-        yield Text(_plain(f"physics, {' and '.join(names)}: {detail}"), style="red" if verdict == "no" else "")
+        yield Text(strip_controls(f"physics, {' and '.join(names)}: {detail}"), style="red" if verdict == "no" else "")
 
 
-def describe_host(host: HostUsage, *, is_all: bool) -> str:
-    """Return the host's side in a sentence; `is_all` says that nothing else of the hardware was measured."""
+def describe_host(host: HostUsage, *, is_all: bool, ranks: int = 1) -> str:
+    """Return the host's side in a sentence; `is_all` says that nothing else of the hardware was measured.
+
+    Processor time is that of all ranks together, memory that of the rank that had most.
+    """
     if host.cpu_ns is None:
         return f"processor time and memory are unknown: {host.note or 'nobody read them'}"
     cores = "" if host.cores is None else f" on {host.cores} {'core' if host.cores == 1 else 'cores'}"
-    memory = "memory unknown" if host.peak_bytes is None else f"at most {host.peak_bytes / MIB:,.0f} MiB of memory"
+    memory = (
+        "memory unknown"
+        if host.peak_bytes is None
+        else f"at most {host.peak_bytes / MIB:,.0f} MiB of memory{' in one rank' if ranks > 1 else ''}"
+    )
     spent = _seconds(host.cpu_ns) if host.cpu_ns else "less than 0.01 s"  # of the system's own ticks
     said = f"{spent} of processor time{cores}, {memory}"
     note = f" ({host.note})" if host.note else ""
@@ -93,6 +100,11 @@ def describe_device(device: DeviceUsage) -> Iterator[str]:
         yield f"its power readings add up to {_joules(power)}, its energy counter says {_joules(energy)}"
 
 
+def strip_controls(text: str) -> str:
+    """Leave out what could move a reader's cursor."""
+    return "".join(filter(str.isprintable, text))
+
+
 def _figures(device: DeviceUsage) -> Iterable[str]:
     held_ns = device.held_ns or 0
     clocked_ns = held_ns - device.lacks("sm_cycles")
@@ -106,11 +118,6 @@ def _figures(device: DeviceUsage) -> Iterable[str]:
         f"{1000 * device.sm_cycles / clocked_ns:,.0f} MHz" if device.sm_cycles and clocked_ns else "unknown",
         _share(tensor, device.sm_cycles),
     )
-
-
-def _plain(text: str) -> str:
-    """Leave out what could move a reader's cursor."""
-    return "".join(filter(str.isprintable, text))
 
 
 def _seconds(ns: int) -> str:

@@ -18,7 +18,7 @@ from flopmeter.estimate.estimate import Estimate
 from flopmeter.formulas.book import FormulaBook
 from flopmeter.reconciliation import Reconciliation
 from flopmeter.regimes.regime import Finding
-from flopmeter.report.devices import render_physics, render_usage
+from flopmeter.report.devices import render_physics, render_usage, strip_controls
 from flopmeter.tally import BASES, KINDS, PHASES, Tally
 from flopmeter.units import print_flop, print_ratio
 
@@ -42,7 +42,7 @@ def print_account(
         _split(account.tally, "phase", PHASES),
         _split(account.tally, "kind", KINDS),
         *_estimates(account, reconciliation),
-        *render_usage(account.usage),
+        *render_usage(account.usage, ranks=account.ranks),
         *render_physics(check_physics(account, table=table)),
         *_findings(account, findings),
         *_ranks(account),
@@ -51,6 +51,8 @@ def print_account(
     ):
         if isinstance(part, Table):
             console.print()
+        elif isinstance(part, Text):
+            part.plain = strip_controls(part.plain)  # ledgers hold what programs and drivers call themselves
         console.print(part)
 
 
@@ -146,7 +148,7 @@ def _estimates(account: Account, reconciliation: Reconciliation) -> Iterable[Ren
             print_flop(estimate.flop),
             "" if estimate.lower is None else print_flop(estimate.lower),
             "" if estimate.upper is None else print_flop(estimate.upper),
-            _origin(estimate),
+            Text(strip_controls(_origin(estimate))),  # not markup, whatever it says
         )
     yield table
     six_nd = reconciliation.modelled.flop

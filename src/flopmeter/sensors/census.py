@@ -127,6 +127,17 @@ def has_straddled(events: Collection[Any]) -> bool:
     )
 
 
+def has_unfinished(tree: Iterable[Any]) -> bool:
+    """Say whether a record of a tree has no end."""
+    nodes = list(tree)
+    while nodes:
+        node = nodes.pop()
+        if node.end_time_ns < node.start_time_ns:
+            return True
+        nodes.extend(node.children)
+    return False
+
+
 def _make_profiler() -> Any:
     return torch.autograd.profiler.profile(use_device="cuda", use_kineto=True)
 
@@ -217,7 +228,9 @@ class Census:
         profiler.__exit__(None, None, None)
         self._profiler = None
         events: Collection[Any] = profiler.kineto_results.events()
-        if self._is_on and has_straddled(events):
+        # Torch 2.9 leaves what has not ended out of its events, and keeps it in their tree.
+        tree = getattr(profiler.kineto_results, "experimental_event_tree", list)
+        if self._is_on and (has_straddled(events) or has_unfinished(tree())):
             self._is_on = False
             self._sink.passage_lost(reason=STRADDLED, ns=0)
         return events

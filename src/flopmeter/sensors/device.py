@@ -29,11 +29,10 @@ OF_CARD = "NVML tells energy, power and utilisation of the whole card, not of th
 NOT_THERE = "the driver lists no device with this UUID here"
 WHICH_SLICE = "CUDA names the card, which is cut into slices, and not the slice that is used"
 SHARED = "other processes used this device, too"
-ASK_LIMIT_EVERY = 30
-"""So many readings a power limit is taken to hold; it can be set at any time, and seldom is."""
 UNCORRECTED = "uncorrected ECC"
-ROWS_EVERY = 30
-"""Rows of memory are replaced at a reset, if ever: to ask once in so many readings is enough."""
+SELDOM = 30
+"""In so many readings it is asked once for what hardly ever changes: rows of memory that were replaced, which takes a
+reset, and the power limit, which somebody has to set."""
 _member = object.__getattribute__
 """Reads a structure's member: the bindings put a slow function of their own before it, for the sake of old texts."""
 _ENERGY, _POWER, _RECOVERY, _UNCORRECTED = 83, 185, 230, 4
@@ -72,8 +71,8 @@ class Device:
         self._gpm: PipeReader | None = None
         self._faults = FaultWatch(library, self._ask)
         self._limit_mw: int | None = None
-        self._readings = 0
         self._uncorrected: int | None = None
+        self._readings = 0
 
     def identify(self) -> dict[str, str]:
         """Return what the device says it is; what it does not say is not there."""
@@ -107,7 +106,7 @@ class Device:
         at_ns = clock_ns()  # when the counters were read
         if power is None and not is_slice:
             power = self._ask("power", lambda: library.nvmlDeviceGetPowerUsage(parent))
-        if self._limit_mw is None or self._readings % ASK_LIMIT_EVERY == 0:
+        if self._limit_mw is None or self._readings % SELDOM == 2:
             self._limit_mw = self._ask(
                 "power limit", lambda: library.nvmlDeviceGetEnforcedPowerLimit(parent), is_noted=False
             )
@@ -200,7 +199,7 @@ class Device:
         """Read the counters in one call; each has a state of its own."""
         library, asked = self._library, self._fields
         self._readings += 1
-        if self._readings % ROWS_EVERY == 2:  # what a first reading notes has no stretch to stand in
+        if self._readings % SELDOM == 2:  # what a first reading notes has no stretch to stand in
             asked = [*asked, _ROWS_PENDING, _ROWS_FAILED]
         values = self._ask(
             "fields",

@@ -3,6 +3,7 @@
 Not here: a run's devices (`nvml.py`), one device (`device.py`).
 """
 
+import threading
 import time
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -12,6 +13,7 @@ from flopmeter.sensors.device import BINDING_FAILURES, Device
 from flopmeter.sensors.guard import words_of
 from flopmeter.sensors.visible import VISIBLE, find_held_uuids, find_visible, read_inventory
 
+LIMIT_S = 10.0
 ABSENT, NO_PERMISSION, MISMATCH = (9, 12), 4, 18
 """Codes of nvml.h: driver not loaded, library not found; no permission; library and kernel module differ."""
 
@@ -35,35 +37,46 @@ def explain_refusal(error: Exception) -> str:
     return f"the NVIDIA driver {'refuses' if code == NO_PERMISSION else 'does not answer'}: {words}"
 
 
-def probe_driver(find_uuids: Callable[[], Sequence[str]] = find_held_uuids) -> dict[str, Any]:
+def probe_driver(
+    find_uuids: Callable[[], Sequence[str]] = find_held_uuids, *, limit_s: float = LIMIT_S
+) -> dict[str, Any]:
     """Return driver version, devices as NVML names them with what each does not tell, and a note on what is missing.
 
     Besides those that the driver lists, devices that the environment names are looked for. `visible` is what CUDA shows
-    to this process by the environment, None where that cannot be known.
+    to this process by the environment, None where that cannot be known. A driver that hangs is left to a daemon.
     """
-    found: dict[str, Any] = {"driver": None, "devices": [], "visible": None, "note": ""}
+    note = f"NVML does not come back within {limit_s:g} s"
+    found: dict[str, Any] = {"driver": None, "devices": [], "visible": None, "note": note}
+    thread = threading.Thread(target=lambda: found.update(_probe_driver(find_uuids)), daemon=True)
+    thread.start()
+    thread.join(limit_s)
+    return dict(found)
+
+
+def _probe_driver(find_uuids: Callable[[], Sequence[str]]) -> dict[str, Any]:
     try:
         library = import_module("pynvml")
     except ImportError as error:
-        return {**found, "note": f"nvidia-ml-py is not installed: {words_of(error)}"}
+        return {"note": f"nvidia-ml-py is not installed: {words_of(error)}"}
     try:
         library.nvmlInit()
     except (library.NVMLError, *BINDING_FAILURES) as error:
-        return {**found, "note": explain_refusal(error)}
+        return {"note": explain_refusal(error)}
     try:
         driver = _text(read_quietly(library, library.nvmlSystemGetDriverVersion))
         listed, note = _list_devices(library)
         named = [uuid for uuid in find_uuids() if uuid not in {VISIBLE, *listed}]
         seen = find_visible(read_inventory(library))
-        devices = [_probe(library, uuid, driver) for uuid in (*listed, *named)]
-        visible = None if seen.uuids is None else list(seen.uuids)
-        notes = "; ".join(filter(None, dict.fromkeys((note, seen.note))))
-        found |= {"driver": driver or None, "devices": devices, "visible": visible, "note": notes}
-    except (library.NVMLError, *BINDING_FAILURES) as error:
-        found["note"] = f"NVML does not answer: {words_of(error)}"
+        return {
+            "driver": driver or None,
+            "devices": [_probe(library, uuid, driver) for uuid in (*listed, *named)],
+            "visible": None if seen.uuids is None else list(seen.uuids),
+            "note": "; ".join(filter(None, dict.fromkeys((note, seen.note)))),
+        }
+    except (library.NVMLError, RuntimeError, *BINDING_FAILURES) as error:
+        return {"note": f"NVML does not answer: {words_of(error)}"}
     finally:
         read_quietly(library, library.nvmlShutdown)
-    return found
 
 
 def _list_devices(library: Any) -> tuple[list[str], str]:

@@ -79,6 +79,16 @@ def test_what_something_else_may_have_done_is_not_called_impossible(tmp_path, mo
         assert words_of(statement, known).startswith(("possible", "cannot tell"))
 
 
+def test_a_run_that_goes_on_is_not_called_impossible(tmp_path):
+    """What is counted is known at once, what devices did a second later: else a warning in time is never signed."""
+    ledger = read_run(record(tmp_path, held_ns=SECOND // 10))
+    account = Account.of(ledger, live=True)
+    said = {"reason": "heartbeat", "sequence": 0, "previous": None, "status": "running"}
+    statement = Statement.about(account, ledger=ledger, **said)
+    for known in (None, account):
+        assert words_of(statement, known).startswith("cannot tell")
+
+
 def test_what_is_not_stated_of_the_host_is_not_taken_for_nothing(tmp_path):
     statement, _ = state(record(tmp_path, held_ns=SECOND // 10, host=HostUsage(note="psutil does not load")))
     (answer,) = check_stated(statement)

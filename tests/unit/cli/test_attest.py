@@ -6,6 +6,7 @@ import pytest
 
 from flopmeter.attestation.envelope import Attestation
 from flopmeter.testing.ledgers import ScriptedSegment, product_table
+from flopmeter.usage import DeviceUsage, Usage
 
 
 def test_a_run_is_attested_and_the_claim_summed_up(call, lab):
@@ -106,3 +107,26 @@ def test_an_attestation_is_made_again_in_its_place(call, lab):
     """Else a script that attests every night fails on its second."""
     for _ in range(2):
         assert call("attest", "run", "--key", "key", "--subject", "checkpoint", "--out", "a.json").code == 0
+
+
+def test_it_says_what_the_statement_has_no_figure_of(call, tmp_path):
+    """Else whoever signs takes half a device's energy for all of it."""
+    seen = {"uuid": "GPU-1", "name": "x", "held_ns": 3_600 * 10**9, "busy_ns": 1, "energy_mj": 5}
+    whole = DeviceUsage(**seen)
+    lost = DeviceUsage(
+        **{**seen, "uuid": "GPU-2"}, unseen_ns=10**9, note="GPU is lost", missing={"energy_mj": 2 * 10**9}
+    )
+    for name, devices, notes, said in (
+        ("a", (whole,), (), []),
+        ("b", (whole, lost), (), ["GPU-2: energy for 2 s, whatever it did in 1 s (GPU is lost)"]),
+        ("c", (), (), ["device time and energy: no device was measured"]),
+        ("d", (), ("no NVIDIA driver: x",), ["device time and energy: no NVIDIA driver: x"]),
+    ):
+        with ScriptedSegment(tmp_path / name) as segment:
+            segment.run(product_table(), usage=Usage(devices, notes))
+            segment.end()
+        call("keygen", f"{name}.key")
+        done = call("attest", name, "--key", f"{name}.key", "--out", f"{name}.json", "--json")
+        assert done.json["unmeasured"] == said
+        done = call("attest", name, "--key", f"{name}.key", "--out", f"{name}.json")
+        assert [line.removeprefix("without  ") for line in done.out.splitlines() if line.startswith("without")] == said

@@ -15,6 +15,12 @@ BF16 = 989_400 * 10**9
 FP8 = 1_978_900 * 10**9
 
 
+def test_a_device_that_did_not_say_what_it_is_has_no_peak_and_that_is_said():
+    found = estimate_hardware([DeviceTime(uuid="GPU-12345678-9", held_ns=NS_PER_S)])
+    assert found.ceiling_flop is None
+    assert found.notes == ("GPU-12345678 did not say which part it is, so its peak is unknown",)
+
+
 def h100(**given):
     return DeviceTime(**H100, **{"held_ns": HOUR, **given})
 

@@ -11,9 +11,9 @@ from flopmeter.usage import DeviceUsage, Usage
 HOUR = 3600 * 1_000_000_000
 
 
-def text_of(usage):
+def text_of(usage, **circumstances):
     console = Console(file=StringIO(), width=100)
-    for part in render_usage(usage):
+    for part in render_usage(usage, **circumstances):
         console.print(part)
     return console.file.getvalue()
 
@@ -78,6 +78,11 @@ def test_the_host_is_said_to_be_all_where_no_device_was_measured():
     beside = text_of(Usage.of([DeviceUsage(uuid="GPU-1", name="x", held_ns=HOUR)], host=host))
     assert said in beside
     assert "that is all" not in beside
+
+
+def test_memory_of_one_rank_is_not_taken_for_that_of_all():
+    host = HostUsage(cpu_ns=10**9, peak_bytes=2**30)
+    assert "1,024 MiB of memory in one rank" in text_of(Usage((), (), host), ranks=8)
 
 
 def test_what_of_the_host_was_not_read_is_unknown():

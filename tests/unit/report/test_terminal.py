@@ -120,3 +120,16 @@ def test_a_ledger_written_with_another_book_says_so(tmp_path: Path) -> None:
     assert (summaries["standard"]["is_standard_book"], summaries["standard"]["foreign_formulas"]) == (True, {})
     assert summaries["other"]["foreign_formulas"] == {"mylib::attn": "mylib.flop.count"}
     assert summaries["other"]["is_standard_book"] is False
+
+
+def test_what_a_ledger_calls_things_is_neither_markup_nor_moves_the_cursor(tmp_path):
+    """Else a device or an operator with an odd name breaks the report, or rewrites what stands above it."""
+    odd = "[/]\x1b[2J"
+    with ScriptedSegment(tmp_path) as segment:
+        device = DeviceUsage(uuid=odd, name=odd, held_ns=10**9, note=odd)
+        segment.note("gap", {"reason": "failure", "detail": odd, "ns": "1", "upper_flop": None})
+        segment.run(product_table(), usage=Usage.of([device], [odd]))
+        segment.end()
+    text = render_account(Account.of(tmp_path), name=odd)
+    assert "\x1b" not in text
+    assert text.count("[/][2J") >= 4

@@ -7,6 +7,7 @@ import inspect
 import itertools
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -469,6 +470,15 @@ def test_a_record_that_outlives_its_census_is_found(records, expected):
     last = Event(census.LAST, 600, 601)
     assert census.has_straddled([KNOWN, *records, last]) is expected
     assert census.has_straddled([KNOWN, *records]) is False
+
+
+def test_a_record_without_an_end_is_found_in_the_tree():
+    """Torch 2.9 tells of it nowhere else."""
+    ended = SimpleNamespace(start_time_ns=5, end_time_ns=6, children=[])
+    open_one = SimpleNamespace(start_time_ns=5, end_time_ns=-(2**63), children=[ended])
+    around = SimpleNamespace(start_time_ns=1, end_time_ns=9, children=[ended, open_one])
+    assert census.has_unfinished([ended, around])
+    assert not census.has_unfinished([ended, ended])
 
 
 def test_after_a_record_that_straddles_there_is_no_census_any_more(tmp_path, usable, monkeypatch):

@@ -9,6 +9,7 @@ from flopmeter.testing.fake_devices import FakeMachine, Fault
 from flopmeter.testing.fake_nvml import FakeNvml
 
 TWO = (h100(0), h100(1))
+POWER = ("nvmlDeviceGetPowerUsage", "field:185")
 
 
 def probed(machine, find_uuids=list):
@@ -29,6 +30,7 @@ def probed(machine, find_uuids=list):
 def test_a_driver_that_refuses_is_not_one_that_is_not_there(code, words):
     """Else somebody installs a driver where a permission is missing."""
     assert words in explain_refusal(pynvml.NVMLError(code))
+    assert explain_refusal(OSError("a symbol")) == "the NVIDIA driver does not answer: a symbol"
 
 
 def test_a_device_that_is_kept_away_hides_no_other():
@@ -37,6 +39,24 @@ def test_a_device_that_is_kept_away_hides_no_other():
     found = probed(FakeMachine(TWO, faults=(fault,)))
     assert [device["uuid"] for device in found["devices"]] == [h100(1).uuid]
     assert found["note"] == "device 0 does not answer: Insufficient Permissions"
+
+
+def test_every_device_is_asked_and_says_what_it_refuses():
+    faults = tuple(Fault(target, code=pynvml.NVML_ERROR_NO_PERMISSION) for target in POWER)
+    with FakeNvml(FakeMachine((h100(),), faults=faults)) as fake:
+        found = probe_driver(lambda: [h100().uuid, "GPU-nowhere"])
+        assert fake.calls()["nvmlShutdown"] == 1
+    ours, stranger = found["devices"]
+    assert (ours["name"], ours["notes"]) == (h100().name, ["power could not be read: Insufficient Permissions"])
+    assert (stranger["name"], stranger["notes"]) == ("unknown", ["the driver lists no device with this UUID here"])
+
+
+def test_a_driver_that_hangs_hangs_nobody():
+    with FakeNvml(FakeMachine(TWO, faults=(Fault("nvmlInit*", hangs=True),))) as fake:
+        found = probe_driver(list, limit_s=0.2)
+        fake.release()
+    assert (found["driver"], found["devices"], found["visible"]) == (None, [], None)
+    assert found["note"] == "NVML does not come back within 0.2 s"
 
 
 def test_a_device_that_is_named_and_not_there_is_said():

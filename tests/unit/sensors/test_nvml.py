@@ -455,3 +455,24 @@ def test_a_forked_child_does_not_wait_for_a_thread_that_it_has_not():
     sampler._pid = os.getpid() + 1
     sampler.stop()
     sampler._halt.set()
+
+
+@pytest.mark.parametrize(
+    ("fields", "faults", "why"),
+    [
+        ({"has_gpm": False}, (), "this device has no counters of pipe activity (Hopper and newer do)"),
+        ({}, (Fault("nvmlGpm*", code=4),), "pipe activity could not be read: Insufficient Permissions"),
+    ],
+)
+def test_a_device_without_pipe_activity_says_why(fields, faults, why):
+    """Else a figure is unknown, and nobody knows whether a right or a newer card would help."""
+    usage, _, _ = sampled(replace(one(**fields), faults=faults))
+    (device,) = usage.devices
+    assert (device.pipes, device.note) == (None, why)
+
+
+def test_a_device_that_is_not_there_is_told_from_one_that_does_not_answer():
+    usage, _, _ = sampled(one(), uuids=["GPU-nowhere"])
+    (device,) = usage.devices
+    assert device.note == "the driver lists no device with this UUID here"
+    assert (device.known_held_ns, device.unseen_ns, usage.total("held_ns")) == (None, 6 * SECOND, None)
