@@ -23,6 +23,7 @@ LEAST_LEFT_NS = 2 * NS_PER_S
 JOINED_NS = 5 * NS_PER_S
 """Spans no farther apart than this are one."""
 TWICE = "several ranks told of this device at the same time: what one of them told is taken, the rest is not seen"
+KILLED = "a process that held it ended without a last record: what it did since the one before is not in here"
 LEFT = "a rank left this device to another, which did not read it all that time"
 
 
@@ -68,6 +69,12 @@ class Holders:
             else:
                 told.usage += device
             told.cover((_ns(dates[0]), _ns(dates[1])), machine_ns)
+
+    def break_off(self, rank: int) -> None:
+        """Hear that a life of a rank ended without a last record."""
+        for told in self._told.values():
+            if rank in told:
+                told[rank].usage = _with(told[rank].usage, KILLED, unseen_ns=0)
 
     def usage(self) -> Usage:
         """Return what all devices spent; where ranks told of one at the same time, what one of them told."""

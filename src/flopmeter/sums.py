@@ -278,6 +278,7 @@ class Sums:
 
     def _add_unclosed(self, segment: Segment, following: Segment | None, ceiling: int | None) -> None:
         """A life that did not end in order: what ran after its last record is unknown, and bounded by time at most."""
+        self.holders.break_off(segment.rank)
         last = segment.entries[-1].at
         torn = f"; {segment.torn.size} bytes of a line that was being written were lost" if segment.torn else ""
         if following is None:

@@ -3,7 +3,7 @@
 import pytest
 
 from flopmeter.errors import MalformedError
-from flopmeter.holders import LEFT, TWICE, Holders
+from flopmeter.holders import KILLED, LEFT, TWICE, Holders
 from flopmeter.usage import DeviceUsage, Usage
 
 SECOND = 1_000_000_000
@@ -97,6 +97,15 @@ def test_what_was_left_to_a_rank_that_read_less_is_not_seen():
     assert LEFT in device.note
     (alone,) = added((1, 0, 10, left(8))).devices
     assert (alone.known_held_ns, alone.unseen_ns) == (None, 8 * SECOND)
+
+
+def test_a_life_that_broke_off_is_said_of_its_devices():
+    """Else what a killed process measured looks like all that its devices did."""
+    holders = Holders()
+    holders.add(0, told(10), dates=(at(0), at(10)), machine_ns=(0, 10 * SECOND))
+    holders.add(1, told(10, uuid="GPU-2"), dates=(at(0), at(10)), machine_ns=(0, 10 * SECOND))
+    holders.break_off(0)
+    assert [device.note for device in holders.usage().devices] == [KILLED, ""]
 
 
 def test_what_is_no_date_is_said():
