@@ -16,6 +16,14 @@ from flopmeter.sensors.visible import VISIBLE, find_held_uuids, find_visible, re
 LIMIT_S = 10.0
 ABSENT, NO_PERMISSION, MISMATCH = (9, 12), 4, 18
 """Codes of nvml.h: driver not loaded, library not found; no permission; library and kernel module differ."""
+MARK = "fake_is_scripted"
+"""A symbol that the fake library has, and NVIDIA's has not."""
+SCRIPTED = "the devices are a script (flopmeter.testing): nothing of them was measured"
+
+
+def is_scripted(library: Any) -> bool:
+    """Say whether what an initialised pynvml has loaded is the fake library."""
+    return getattr(getattr(library, "nvmlLib", None), MARK, None) is not None
 
 
 def read_quietly(library: Any, read: Callable[[], Any]) -> Any:

@@ -18,7 +18,7 @@ from typing import Any
 from flopmeter.sensors.claims import DeviceClaims
 from flopmeter.sensors.dcgm import DcgmDevice, find_exporter
 from flopmeter.sensors.device import BINDING_FAILURES, SHARED, Device
-from flopmeter.sensors.driver import explain_refusal, read_quietly
+from flopmeter.sensors.driver import SCRIPTED, explain_refusal, is_scripted, read_quietly
 from flopmeter.sensors.gpm import LEAST_NS
 from flopmeter.sensors.guard import guarded, words_of
 from flopmeter.sensors.host import HostSampler
@@ -79,6 +79,7 @@ class NvmlSampler:
         self._visible: list[str] | None = None
         self._identity: dict[str, dict[str, str]] = {}
         self._open: Any = None  # the library, while it is initialised
+        self._is_scripted = False
         self._failed_ns: int | None = None
         self._silent_since_ns: int | None = None
         self._sampled_ns: int | None = None  # when sampling began, then when it last looked which devices are held
@@ -113,6 +114,8 @@ class NvmlSampler:
             pending, self._pending = self._pending, []
             is_told = self._has_ended or not self._has_sampled
             notes = [self._status] if is_told and (self._has_failed or self._halt.is_set()) else []
+            if self._is_scripted and pending:
+                notes.append(SCRIPTED)
             if self._is_hanging():
                 notes.append(f"NVML does not come back from reading {self._called[0]}")
             return Usage.of(pending, notes, host=self._host.read() if self._has_host else None)
@@ -251,6 +254,7 @@ class NvmlSampler:
             self._note_call("")
         self._say(NO_DEVICE, is_failure=False)
         self._open, self._failed_ns = library, None
+        self._is_scripted |= is_scripted(library)
         return True
 
     def _release(self) -> None:
