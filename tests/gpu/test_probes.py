@@ -60,6 +60,9 @@ def test_the_convention_of_the_counters_is_named(convention, is_difference, name
     assert found["conventions"][name] >= 4
     assert found["sms"] == 132
     assert found["went backwards"] == []
+    tensor = found["shares"]["tensor"]
+    assert tensor["percentage"] == pytest.approx(46)
+    assert tensor["as differences" if is_difference else "as totals"] == pytest.approx(46, rel=1e-6)
 
 
 def test_what_an_ordinary_user_is_refused_after_a_while_is_counted():

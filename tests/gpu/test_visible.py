@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from flopmeter.sensors.processes import read_numbers, read_sharing
-from flopmeter.sensors.visible import Inventory, find_held, name_held, parse_visible, read_inventory
+from flopmeter.sensors.visible import Inventory, find_held, parse_visible, read_inventory
 
 pytestmark = [
     pytest.mark.gpu,
@@ -40,6 +40,15 @@ def inventory():
     pynvml.nvmlShutdown()
 
 
+def name_of(bare, inventory: Inventory):
+    """Return what NVML calls a device that CUDA gives as bare UUID: of a slice it may be that of its card."""
+    plain = bare.removeprefix("GPU-").removeprefix("MIG-")
+    if any(mig.uuid == f"MIG-{plain}" for device in inventory.devices for mig in device.migs):
+        return f"MIG-{plain}"
+    cut = [device.migs[0].uuid for device in inventory.devices if device.uuid == f"GPU-{plain}" and device.migs]
+    return cut[0] if cut else f"GPU-{plain}"
+
+
 def what_cuda_shows(value, order, inventory: Inventory):
     environment = {name: words for name, words in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
     environment |= {"CUDA_DEVICE_ORDER": order} | ({} if value is None else {"CUDA_VISIBLE_DEVICES": value})
@@ -52,7 +61,7 @@ def what_cuda_shows(value, order, inventory: Inventory):
         timeout=120,
     )
     held = json.loads(done.stdout)
-    return name_held(held, inventory).uuids if held else ()
+    return tuple(name_of(bare, inventory) for bare in held)
 
 
 @pytest.mark.parametrize("order", ["FASTEST_FIRST", "PCI_BUS_ID"])
@@ -72,11 +81,11 @@ def test_cuda_shows_the_devices_that_we_say_it_does(inventory, findings, templat
 def test_the_device_in_use_is_held_and_we_are_on_it(inventory, findings):
     block = torch.zeros(1 << 20, device="cuda")
     held = find_held()
-    named = name_held(held, inventory)
+    named = [name_of(bare, inventory) for bare in held]
     pci_ids = [device.bus_id for device in inventory.devices]
-    sharing = read_sharing(pynvml, pynvml.nvmlDeviceGetHandleByUUID(named.uuids[0]))
+    sharing = read_sharing(pynvml, pynvml.nvmlDeviceGetHandleByUUID(named[0]))
     numbers = read_numbers()
-    findings["held"] = {"torch": held, "nvml": named.uuids, "note": named.note, "buses": pci_ids}
+    findings["held"] = {"torch": held, "nvml": named, "buses": pci_ids}
     findings["sharing"] = {
         "others": sharing.others,
         "is_ours_listed": sharing.is_ours_listed,
@@ -84,7 +93,7 @@ def test_the_device_in_use_is_held_and_we_are_on_it(inventory, findings):
         "is_outermost": numbers.is_outermost,
         "pids": len(numbers.pids),
     }
-    assert named.note == ""
+    assert set(named) <= {one.uuid for device in inventory.devices for one in (device, *device.migs)}
     assert block.is_cuda
     if numbers.is_outermost:
         assert sharing.is_ours_listed

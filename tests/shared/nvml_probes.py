@@ -4,7 +4,7 @@ Each probe returns plain values for a result file and concludes nothing that it 
 pass: under load on a device, at once on a script. Without torch: `tests/gpu/test_nvml.py` brings the load.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import isnan
@@ -159,12 +159,36 @@ def watch_gpm(bench: Bench, *, seconds: int, numbers: Sequence[int] = (*PERCENTA
         "sms": sms,
         "conventions": conventions,
         "last": {str(number): told[-1] for number, told in answers.items() if told},
+        "shares": compare_shares(answers),
         "went backwards": [
             str(number)
             for number in COUNTERS
             if any(later < former for former, later in _pairs(answers.get(number, ())))
         ],
     }
+
+
+def compare_shares(answers: Mapping[int, Sequence[Any]]) -> dict[str, dict[str, Any]]:
+    """Return, for each pipe, the last percentage beside what its counter and the elapsed cycles make of it.
+
+    What a count of a pipe is, this tells: a quotient of four may be four tensor cores in an SM.
+    """
+    percentages = {name: number for number, name in gpm.PIPES.items()}
+    found: dict[str, dict[str, Any]] = {}
+    for number, name in gpm.CYCLES.items():
+        told, elapsed = answers.get(number, ()), answers.get(248, ())
+        if name not in percentages or len(told) < 2 or len(elapsed) != len(told):
+            continue
+        (before, now), (former, latter) = told[-2:], elapsed[-2:]
+        if not all(isinstance(value, float) for value in (before, now, former, latter)):
+            continue
+        said = answers.get(percentages[name], ())
+        found[name] = {
+            "percentage": said[-1] if said else None,
+            "as totals": 100 * (now - before) / (latter - former) if latter != former else None,
+            "as differences": 100 * now / latter if latter else None,
+        }
+    return found
 
 
 def name_conventions(before: float | None, now: float, expected: float, sms: int | None) -> list[str]:

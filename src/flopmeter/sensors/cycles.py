@@ -29,8 +29,9 @@ COUNTED = {
 UNCLEAR = "the device's counts of cycles were for a while neither a mean over its SMs nor their sum, and were not used"
 RESET = "the device's counts of cycles went backwards (driver reloaded or device reset)"
 STILL = "the device's counts of cycles stood still for a while, and were not used"
-APART_PERCENT = 2
-DISAGREE = "percentages and counts of cycles of a pipe lay more than two points apart"
+APART = (0.1, 0.1)
+"""How far a pipe's count may lie from its percentage: points, and a part of it. Both are of the very same stretch."""
+DISAGREE = "counts of cycles of a pipe were not what its percentage says, which stands"
 TOO_MANY = "the device counted more cycles of a pipe than there were"
 
 
@@ -74,6 +75,7 @@ class CycleCounter:
         if self._convention is None:
             return None
         is_total, sms = self._convention
+        # Each reading is divided, and not what lies between two: so nothing is lost to rounding over many.
         cycles = {
             name: count // sms - (before[name] // sms if is_total else 0)
             for name, count in now.items()
@@ -86,9 +88,6 @@ class CycleCounter:
         if self._is_still or was_still:  # when they move again, they may make up for the time or not
             self.notes = {STILL}
             return None
-        if 100 * max(cycles.values()) > MOST_PERCENT * cycles[ELAPSED]:
-            self.notes = {TOO_MANY}
-            return {}
         self.notes = {COUNTED[sms == 1]}
         return cycles
 
@@ -130,7 +129,9 @@ def make_activity(
 ) -> Activity | None:
     """Return the cycles of each pipe, by its counter or else by its share; None where nothing is known.
 
-    `cycles` are as `CycleCounter.take` returns them: where they are None, shares are worth what the clock is.
+    `cycles` are as `CycleCounter.take` returns them: where they are None, shares are worth what the clock is. What one
+    count of a pipe is, nobody documents (an SM has four tensor cores); a share is of cycles. So where the two differ
+    the share stands, of the cycles that elapsed.
 
     Units: `shares` percent of the cycles of `ns` nanoseconds, `clocks_mhz` megahertz at both ends of them.
     """
@@ -139,14 +140,21 @@ def make_activity(
         if not shares or then_mhz is None or now_mhz is None:
             return None
         return Activity(_parts(shares, (then_mhz + now_mhz) * ns, 2 * MHZ_NS_PER_CYCLE), ns)
-    pipes = {name: count for name, count in cycles.items() if name != ELAPSED}
-    elapsed = cycles.get(ELAPSED)
-    if elapsed is None:
+    if ELAPSED not in cycles:
         return None
-    for name in pipes.keys() & shares.keys():
-        if abs(100 * pipes[name] - shares[name] * elapsed) > APART_PERCENT * elapsed:
-            notes.add(DISAGREE)
-    return Activity(_parts(shares, elapsed, 1) | pipes, ns, elapsed)
+    pipes = dict(cycles)
+    elapsed = pipes.pop(ELAPSED)
+    points, part = APART
+    rest = {}
+    for name, share in shares.items():
+        count = pipes.get(name)
+        if count is None or abs(100 * count - share * elapsed) > (points + part * share) * elapsed:
+            rest[name] = share
+            notes |= {DISAGREE} if count is not None else set()
+    for name in [name for name, count in pipes.items() if 100 * count > MOST_PERCENT * elapsed and name not in rest]:
+        del pipes[name]
+        notes.add(TOO_MANY)
+    return Activity(pipes | _parts(rest, elapsed, 1) if rest else pipes, ns, elapsed)
 
 
 def _parts(shares: Mapping[str, float], whole: int, parts: int) -> dict[str, int]:

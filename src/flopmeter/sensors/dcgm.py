@@ -21,13 +21,15 @@ from time import monotonic
 from typing import Any
 from urllib.parse import urlsplit
 
+from flopmeter.errors import SensorError
 from flopmeter.sensors.cycles import ELAPSED, MOST_PERCENT, CycleCounter, make_activity
 from flopmeter.sensors.guard import words_of
 from flopmeter.sensors.reading import NEAR_NS, Activity, Reading
 from flopmeter.units import NS_PER_S
 
 VARIABLE = "FLOPMETER_DCGM"
-TIMEOUT_S = 2.0
+TIMEOUT_S = 1.5
+"""Less than the sampler is waited for at the end of a run."""
 MOST_BYTES = 8 * 2**20
 """Eight devices take less than 0.1 MiB."""
 STALE_NS = 120 * NS_PER_S
@@ -118,7 +120,7 @@ class DcgmExporter:
     `is_last` says whether the run is at its end, so that no later change of the figures will be seen.
     """
 
-    NVMLError = RuntimeError
+    NVMLError = SensorError  # what the sampler catches
 
     def __init__(
         self, address: str, *, is_last: Callable[[], bool] = lambda: False, timeout_s: float = TIMEOUT_S
@@ -148,7 +150,7 @@ class DcgmExporter:
 
     def nvmlDeviceGetCount(self) -> int:  # noqa: N802
         """Refuse: an exporter tells of a node's devices, not of this process's."""
-        raise RuntimeError("DCGM's exporter does not tell which devices CUDA shows")
+        raise SensorError("DCGM's exporter does not tell which devices CUDA shows")
 
     def make_device(self, _: Any, uuid: str, *, driver: str, note_call: Callable[[str], None]) -> "DcgmDevice":
         """Return one of its devices; whether it lists it, each reading shows."""
@@ -164,7 +166,7 @@ class DcgmExporter:
                 self._devices = _parse(self._fetch())
             except self._failures as error:
                 cause = getattr(error, "reason", None)  # what urllib wraps
-                words = words_of(cause if isinstance(cause, Exception) else error).replace(";", ",")
+                words = words_of(cause if isinstance(cause, Exception) else error)
                 self._why = f"DCGM's exporter ({self.where}) did not answer: {words}"
             else:
                 if not self._devices:
@@ -200,16 +202,19 @@ class DcgmExporter:
                     raise ValueError(f"more than {MOST_BYTES // 2**20} MiB")
                 if monotonic() > until_s:
                     raise TimeoutError("timed out")
-        return body.decode(errors="replace")
+            if answer.length:
+                raise ValueError("the answer breaks off")
+        return body.decode(errors="replace").rpartition("\n")[0]  # half a number is another number
 
 
 def _name_place(address: str) -> tuple[str, bool]:
     """Return what of an address may be shown (the rest may be a secret), and whether it is one of HTTP."""
     try:
         parts = urlsplit(address)
-    except ValueError:
+        is_http = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # no address, or a port that is none
         return "?", False
-    return f"{parts.hostname or '?'}{parts.path}", parts.scheme in {"http", "https"} and bool(parts.hostname)
+    return f"{parts.hostname or '?'}{parts.path}", is_http
 
 
 def _parse(text: str) -> dict[Key, tuple[dict[str, str], dict[str, float]]]:
@@ -258,12 +263,13 @@ class DcgmDevice:
         self._figures: Figures = {}
         self._shown: Reading | None = None  # what was made of these figures
         self._changed_ns: int | None = None  # when one change was followed by another
+        self._is_broken = False  # whether an answer was missed since then
         self._xid: int | None = None
-        self.is_identified = False
+        self.is_identified = False  # until it has been asked who it is
 
     def identify(self) -> dict[str, str]:
         """Return what the exporter's labels say of the device, and who says so."""
-        self.is_identified = "modelName" in self._labels
+        self.is_identified = True
         said = {name: self._labels[label] for label, name in IDENTITY.items() if self._labels.get(label)}
         return {**said, "source": f"DCGM's exporter ({self._exporter.where})"}
 
@@ -287,6 +293,7 @@ class DcgmDevice:
             if shown is None or is_last or now - shown.at_ns >= STALE_NS:
                 self.release()
                 return Reading(now, has_answered=False, notes=frozenset({found}))
+            self._is_broken = True
             return shown
         self._labels, figures = found
         if now - self._exporter.date(self.uuid, figures, now) >= STALE_NS:
@@ -297,7 +304,7 @@ class DcgmDevice:
             return self._shown
         if figures != self._figures:
             self._shown = self._tell(figures, now)
-            self._figures, self._changed_ns = figures, now
+            self._figures, self._changed_ns, self._is_broken = figures, now, False
             return self._shown
         if is_last:
             return Reading(now, notes=frozenset({SOURCE, BEHIND}))
@@ -305,6 +312,7 @@ class DcgmDevice:
 
     def release(self) -> None:
         """Forget what was read: the next figures follow nothing."""
+        self.is_identified = False
         self._figures, self._shown, self._changed_ns = {}, None, None
         self._counter.forget()
 
@@ -344,6 +352,8 @@ class DcgmDevice:
         if ns is None:
             return None
         shares = {name: 100 * share for name, share in _under("share", figures)}
+        if self._is_broken:  # they are of the last interval alone
+            shares = {}
         return make_activity(shares, cycles, clocks_mhz, ns, notes)
 
     def _look_at_xid(self, figures: Figures) -> dict[str, int]:

@@ -161,5 +161,8 @@ class PipeReader:
         metrics.sample1, metrics.sample2 = then, now
         if self._ask("pipe activity", lambda: library.nvmlGpmMetricsGet(metrics), is_noted=is_noted) is None:
             return {}
-        told = {name: metric.value for name, metric in slots if metric.nvmlReturn == 0}
+        # By the descriptors: pynvml's own way to a member of a structure takes as long as all the rest.
+        kind = type(slots[0][1])
+        code_of, value_of = kind.nvmlReturn.__get__, kind.value.__get__
+        told = {name: value_of(metric) for name, metric in slots if code_of(metric) == 0}
         return {name: value for name, value in told.items() if 0 <= value < INFINITE}  # NaN is not, either

@@ -32,5 +32,5 @@ def guarded(method: Callable[Concatenate[S, P], None]) -> Callable[Concatenate[S
 
 
 def words_of(error: Exception) -> str:
-    """Return what an error says, in one line."""
-    return " ".join(str(error).split()) or type(error).__name__
+    """Return what an error says, in one line, without the semicolon that parts notes."""
+    return " ".join(str(error).split()).replace(";", ",") or type(error).__name__

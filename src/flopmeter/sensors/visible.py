@@ -36,7 +36,7 @@ class MigInstance:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Device:
+class ListedDevice:
     """A whole device as NVML tells of it; `part` is the same for devices that are alike, `migs` in NVML's order."""
 
     uuid: str
@@ -50,7 +50,7 @@ class Device:
 class Inventory:
     """What NVML lists to this process. Where devices are missing from it that CUDA may have, numbers mean nothing."""
 
-    devices: tuple[Device, ...] = ()
+    devices: tuple[ListedDevice, ...] = ()
     is_complete: bool = True
     note: str = ""
 
@@ -66,7 +66,7 @@ class Visible:
     note: str = ""
 
 
-Pick = tuple[Device, MigInstance | None]
+Pick = tuple[ListedDevice, MigInstance | None]
 
 
 def find_visible(inventory: Inventory, *, environment: Mapping[str, str] = os.environ) -> Visible:
@@ -111,7 +111,7 @@ def find_held_uuids() -> list[str]:
 
 
 def parse_visible(
-    value: str | None, devices: Sequence[Device], *, order: str = "", is_complete: bool = True
+    value: str | None, devices: Sequence[ListedDevice], *, order: str = "", is_complete: bool = True
 ) -> Visible:
     """Return the devices that CUDA shows where `CUDA_VISIBLE_DEVICES` is `value` (None: unset).
 
@@ -137,7 +137,7 @@ def parse_visible(
     return _as_cuda_shows(chosen, _joined(note, f"{UNORDERED}: their order is not known" if chosen else ""))
 
 
-def _parse_entries(value: str, devices: Sequence[Device]) -> tuple[list[Pick], bool, str]:
+def _parse_entries(value: str, devices: Sequence[ListedDevice]) -> tuple[list[Pick], bool, str]:
     """Return what the entries name, whether by number, and why the list ends early or is empty."""
     if not value.strip():
         return [], False, f"{VARIABLE} is empty: no device"
@@ -153,13 +153,13 @@ def _parse_entries(value: str, devices: Sequence[Device]) -> tuple[list[Pick], b
     return chosen, by_number, ""
 
 
-def _by_number(entry: str, devices: Sequence[Device]) -> Pick | None:
+def _by_number(entry: str, devices: Sequence[ListedDevice]) -> Pick | None:
     found = _NUMBER.match(entry)
     number = int(found[1]) if found else -1
     return (devices[number], None) if 0 <= number < len(devices) else None
 
 
-def _by_uuid(entry: str, devices: Sequence[Device]) -> Pick | None:
+def _by_uuid(entry: str, devices: Sequence[ListedDevice]) -> Pick | None:
     if entry.startswith("MIG-"):
         names = {
             name: (device, mig)
@@ -223,11 +223,11 @@ def read_inventory(library: Any, *, nodes: Path = Path("/dev")) -> Inventory:
     return Inventory(tuple(devices), is_complete, _joined(*notes))
 
 
-def _read_device(library: Any, handle: Any) -> Device:
+def _read_device(library: Any, handle: Any) -> ListedDevice:
     pci = library.nvmlDeviceGetPciInfo(handle)
     mode = _ask(library, library.nvmlDeviceGetMigMode, handle)
     is_mig = bool(mode) and mode[0] == library.NVML_DEVICE_MIG_ENABLE
-    return Device(
+    return ListedDevice(
         uuid=_text(library.nvmlDeviceGetUUID(handle)),
         bus_id=_text(pci.busId),
         part=f"{pci.pciDeviceId:08x} {_text(library.nvmlDeviceGetName(handle))}",

@@ -2,7 +2,17 @@
 
 import pytest
 
-from flopmeter.sensors.cycles import COUNTED, ELAPSED, RESET, STILL, TOO_MANY, UNCLEAR, CycleCounter
+from flopmeter.sensors.cycles import (
+    COUNTED,
+    DISAGREE,
+    ELAPSED,
+    RESET,
+    STILL,
+    TOO_MANY,
+    UNCLEAR,
+    CycleCounter,
+    make_activity,
+)
 
 SECOND = 1_000_000_000
 SMS = 132
@@ -92,11 +102,37 @@ def test_counters_that_stand_still_are_not_used_until_they_have_moved_once():
     assert counter.notes == {STILL}
 
 
+CYCLES = {ELAPSED: 1000, "tensor": 400, "fp64": 7}
+
+
+def activity(shares, cycles=CYCLES, clocks=CLOCK, ns=SECOND):
+    notes = set()
+    return make_activity(shares, cycles, clocks, ns, notes), notes
+
+
 def test_more_active_cycles_than_there_were_are_none():
-    counter, value = decided()
-    said = {ELAPSED: value + PER_SECOND, "tensor": value / 2 + 1.02 * PER_SECOND}
-    assert counter.take(said, CLOCK, SECOND) == {}
-    assert counter.notes == {TOO_MANY}
+    found, notes = activity({}, CYCLES | {"tensor": 1011})
+    assert (found.pipes, notes) == ({"fp64": 7}, {TOO_MANY})
+
+
+def test_a_count_that_is_not_what_its_percentage_says_gives_way_to_it():
+    """A counter of each of four tensor cores would call a quarter of the peak all of it."""
+    found, notes = activity({"tensor": 40.0, "fp64": 0.7})
+    assert (found.pipes, found.elapsed, notes) == ({"tensor": 400, "fp64": 7}, 1000, set())
+    for count in (4 * 400, 100):
+        found, notes = activity({"tensor": 40.0}, CYCLES | {"tensor": count})
+        assert (found.pipes, notes) == ({"tensor": 400, "fp64": 7}, {DISAGREE})
+    found, notes = activity({"fp64": 0.2})
+    assert (found.pipes["fp64"], notes) == (2, {DISAGREE})
+
+
+def test_a_pipe_without_a_counter_has_its_share_of_the_counted_cycles_and_without_any_that_of_the_clock():
+    assert activity({"fp16": 50.0})[0].pipes == {"tensor": 400, "fp64": 7, "fp16": 500}
+    found, _ = activity({"fp16": 50.0}, None)
+    assert (found.pipes, found.elapsed) == ({"fp16": PER_SECOND // 2}, None)
+    assert activity({"fp16": 50.0}, None, (None, 1000))[0] is None
+    assert activity({}, None)[0] is None
+    assert activity({"fp16": 50.0}, {})[0] is None, "the counters said what cannot be"
 
 
 def test_a_pipe_that_is_not_told_at_both_ends_is_left_out():

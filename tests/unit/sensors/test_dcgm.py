@@ -134,7 +134,7 @@ def test_counts_of_cycles_are_totals_at_any_interval(site):
     def answer(second):
         elapsed = 1_500_000_000 * (86_400 + second)
         counts = {"PROF_SM_CYCLES_ELAPSED_TOTAL": elapsed, "PROF_MMA_CYCLES_ACTIVE_TOTAL": elapsed // 4}
-        return exposition(figures_at(second, **counts))
+        return exposition(figures_at(second, **counts, PROF_PIPE_TENSOR_ACTIVE="0.251000"))
 
     site.answer = answer
     (device,) = sampled(site, seconds=100, interval_s=30)[0].devices
@@ -143,6 +143,23 @@ def test_counts_of_cycles_are_totals_at_any_interval(site):
     assert device.pipes["tensor"] == 60 * 1_500_000_000 // 4, "the counter's, not the ratio's"
     assert device.sm_cycles == 60 * 1_500_000_000
     assert device.missing["sm_cycles"] == 40 * SECOND
+
+
+def test_means_of_the_last_interval_are_not_held_against_counts_of_several(site):
+    """Else an exporter that was silent for a moment makes that moment into the one after it."""
+
+    def answer(second):
+        elapsed = 1_500_000_000 * (86_400 + second)
+        active = elapsed // 4 if second <= 20 else elapsed // 4 + 1_500_000_000 * min(second - 20, 10) // 2
+        counts = {"PROF_SM_CYCLES_ELAPSED_TOTAL": elapsed, "PROF_MMA_CYCLES_ACTIVE_TOTAL": active}
+        share = "0.750000" if 20 < second <= 30 else "0.250000"
+        return "" if 20 < second <= 35 else exposition(figures_at(second, **counts, PROF_PIPE_TENSOR_ACTIVE=share))
+
+    site.answer = answer
+    (device,) = sampled(site, seconds=60)[0].devices
+    known = 60 - 1
+    assert device.pipes["tensor"] == known * 1_500_000_000 // 4 + 10 * 1_500_000_000 // 2
+    assert cycles.DISAGREE not in device.note
 
 
 def test_one_request_a_sample_serves_all_devices(site):
@@ -164,7 +181,7 @@ BAD = {
     "nothing": ("", "answered without metrics of a device"),
     "another exporter": ('node_cpu_seconds_total{cpu="0"} 3\n', "answered without metrics of a device"),
     "another device": (exposition(figures_at(0), uuid=OTHER), "does not list this device"),
-    "cut short": (exposition(figures_at(0))[:40], "answered without metrics of a device"),
+    "cut short": (exposition({"DEV_TOTAL_ENERGY_CONSUMPTION": 12345})[:-3], "answered without metrics of a device"),
     "huge": (["DCGM_FI_DEV_SM_CLOCK{" + "x" * 2**20] * 12, "did not answer: more than 8 MiB"),
 }
 
@@ -199,6 +216,23 @@ def test_an_exporter_that_hangs_or_drips_is_given_up_after_a_moment(site):
     assert time.monotonic() - begun < 3
 
 
+@pytest.mark.parametrize("said", [b"", b"\x00\xff\n" * 50, b"HTTP/1.1 200 OK\r\nContent-Length: 90\r\n\r\nDCGM_FI_DEV"])
+def test_what_speaks_no_http_or_breaks_off_is_a_gap_with_words(site, said):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer():
+            with contextlib.suppress(OSError):
+                while True:
+                    with server.accept()[0] as caller:
+                        caller.recv(4096)
+                        caller.sendall(said)
+
+        threading.Thread(target=answer, daemon=True).start()
+        site.address = f"http://127.0.0.1:{server.getsockname()[1]}/metrics"
+        assert "DCGM's exporter (127.0.0.1/metrics) did not answer: " in silent(sampled(site, seconds=3)[0])
+        server.shutdown(socket.SHUT_RDWR)
+
+
 def test_where_nothing_listens_that_is_said(site):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -207,7 +241,11 @@ def test_where_nothing_listens_that_is_said(site):
 
 
 @pytest.mark.parametrize(
-    "address", ["file:///etc/passwd", "localhost:9400/metrics", "http://", "ftp://x/", "http://[::1"]
+    "address",
+    [
+        *("file:///etc/passwd", "localhost:9400/metrics", "http://", "ftp://x/", "http://[::1", "http://x:99999999/"),
+        *("http://127.0.0.1:1/a b", "http://127.0.0.1:1/\n", "http://ü ü/", "http://\ud800/", "http://a.invalid/"),
+    ],
 )
 def test_an_address_that_is_none_is_said(site, address):
     site.address = address
@@ -307,6 +345,15 @@ def test_labels_may_hold_anything_and_a_figure_told_in_two_ways_is_not_told(site
     (device,) = sampled(site)[0].devices
     assert device.busy_ns is None, "90 and 10"
     assert device.sm_cycles == 11 * 1_500_000_000, "the same from both"
+
+
+def test_a_device_without_a_name_is_asked_once_and_its_unknown_figures_are_no_zeros(site):
+    """Else each second in which the exporter has nothing new is one at no load."""
+    site.answer = lambda second: exposition(figures_at(second)).replace("modelName", "other")
+    usage, identities = sampled(site, seconds=100, interval_s=30)
+    (device,) = usage.devices
+    assert (device.name, device.busy_ns, device.power_mj) == ("unknown", None, None)
+    assert "name" not in identities[UUID]
 
 
 def test_newer_names_of_the_same_fields_are_understood(site):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from flopmeter.sensors.guard import guarded
+from flopmeter.sensors.guard import guarded, words_of
 
 
 class Sensor:
@@ -44,3 +44,12 @@ def test_an_interrupt_is_the_users_and_goes_through():
 
 def test_a_guarded_method_keeps_its_name_and_its_docstring():
     assert (Sensor.work.__name__, Sensor.work.__doc__) == ("work", "Divide.")
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [(ValueError("one\n  two"), "one two"), (ValueError("one; two"), "one, two"), (ValueError(), "ValueError")],
+)
+def test_what_an_error_says_is_one_note(error, words):
+    """Notes are parted by semicolons: an error that has one would be two, and the second without its cause."""
+    assert words_of(error) == words

@@ -15,7 +15,7 @@ import pynvml
 import pytest
 
 from flopmeter.sensors.visible import (
-    Device,
+    ListedDevice,
     MigInstance,
     Visible,
     find_held,
@@ -38,7 +38,7 @@ HOPPER, TURING = "233010de NVIDIA H100 80GB HBM3", "1eb810de Tesla T4"
 
 
 def device(uuid, bus, part=HOPPER, **fields):
-    return Device(uuid=uuid, bus_id=f"00000000:{bus:02X}:00.0", part=part, **fields)
+    return ListedDevice(uuid=uuid, bus_id=f"00000000:{bus:02X}:00.0", part=part, **fields)
 
 
 ALIKE = (device(A, 1), device(B, 2), device(C, 3))
