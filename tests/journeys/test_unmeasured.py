@@ -247,6 +247,7 @@ def test_devices_of_a_script_are_said_to_be_one_wherever_they_stand(start, tmp_p
     assert done.summary["usage"]["notes"] == [SCRIPTED]
     assert f"NVIDIA devices: {SCRIPTED}" in done.report
     assert f"without device time and energy: {SCRIPTED}" in done.attest
+    assert SCRIPTED in done.doctor
     assert SCRIPTED in "".join(file.read_text() for file in (tmp_path / "run" / "ledger").glob("*.jsonl"))
 
 
@@ -262,4 +263,5 @@ def test_in_a_pid_namespace_devices_are_measured_all_the_same(start):
     (device,) = done.summary["usage"]["devices"]
     assert min(int(device[name]) for name in ("held_ns", "busy_ns", "energy_mj", "sm_cycles")) > 0
     assert device["note"] == ""
-    assert "without" not in done.attest
+    assert done.attest.count("without") == 1, "that they are a script, and nothing else"
+    assert f"without device time and energy: {SCRIPTED}" in done.attest
