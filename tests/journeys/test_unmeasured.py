@@ -236,7 +236,7 @@ def test_names_of_devices_that_are_not_there_are_said_to_be_unknown(start, named
 def test_a_process_that_used_no_device_says_so(start):
     with FakeNvml(machine(), speed=1) as fake:
         done = start({**fake.environment(), "FLOPMETER_DEVICES": " , "}).go()
-    done.assert_unknown("no CUDA device was used by this process", doctor=DEVICE.uuid)
+    done.assert_unknown("no CUDA device was found held by this process, so none was sampled", doctor=DEVICE.uuid)
 
 
 def test_devices_of_a_script_are_said_to_be_one_wherever_they_stand(start, tmp_path):
@@ -245,7 +245,9 @@ def test_devices_of_a_script_are_said_to_be_one_wherever_they_stand(start, tmp_p
         done = start({**fake.environment(), **NAMED}).go()
     assert done.summary["usage"]["devices"][0]["held_ns"] is not None
     assert done.summary["usage"]["notes"] == [SCRIPTED]
+    assert done.summary["usage"]["devices"][0]["identity"]["named_by"] == "FLOPMETER_DEVICES"
     assert f"NVIDIA devices: {SCRIPTED}" in done.report
+    assert "devices named by FLOPMETER_DEVICES, whether the run used them or not: all of them" in done.report
     assert f"without device time and energy: {SCRIPTED}" in done.attest
     assert SCRIPTED in done.doctor
     assert SCRIPTED in "".join(file.read_text() for file in (tmp_path / "run" / "ledger").glob("*.jsonl"))

@@ -24,7 +24,7 @@ from flopmeter.sensors.guard import guarded, words_of
 from flopmeter.sensors.host import HostSampler
 from flopmeter.sensors.identity import find_changes
 from flopmeter.sensors.reading import Spending
-from flopmeter.sensors.visible import VISIBLE, find_held_uuids, find_visible, read_inventory
+from flopmeter.sensors.visible import VISIBLE, find_held_uuids, find_namer, find_visible, read_inventory
 from flopmeter.units import NS_PER_S
 from flopmeter.usage import DeviceUsage, Usage
 
@@ -39,7 +39,7 @@ COMPANY_NS = 60 * NS_PER_S
 IDLE_SAMPLES = 30
 """After so many samples without a device the driver is let go."""
 FORKED = "a forked child does not sample devices"
-NO_DEVICE = "no CUDA device was used by this process"
+NO_DEVICE = "no CUDA device was found held by this process, so none was sampled"
 
 
 class NvmlSampler:
@@ -78,6 +78,7 @@ class NvmlSampler:
         self._company_ns: dict[str, int] = {}  # when it is next looked who else is on a device
         self._visible: list[str] | None = None
         self._identity: dict[str, dict[str, str]] = {}
+        self._named_by = find_namer()
         self._open: Any = None  # the library, while it is initialised
         self._is_scripted = False
         self._failed_ns: int | None = None
@@ -322,7 +323,7 @@ class NvmlSampler:
         """Ask a device who it is; return what is not as it was."""
         before, fields = self._identity.get(uuid, {}), device.identify()
         with self._lock:
-            self._identity[uuid] = before | fields
+            self._identity[uuid] = before | fields | {"named_by": self._named_by}
         return find_changes(before, fields)
 
     def _note_call(self, what: str) -> None:

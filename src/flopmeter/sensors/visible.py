@@ -111,6 +111,14 @@ def find_held_uuids() -> list[str]:
     return [uuid if uuid.startswith(("GPU-", "MIG-")) else f"GPU-{uuid}" for uuid in find_held() or ()]
 
 
+def find_namer() -> str:
+    """Return who says which devices are held: torch, or a variable of the environment, used or not."""
+    named = os.environ.get(HELD, "").strip()
+    if not named:
+        return "torch"
+    return VARIABLE if [name.strip() for name in named.split(",") if name.strip()] == [VISIBLE] else HELD
+
+
 def parse_visible(
     value: str | None, devices: Sequence[ListedDevice], *, order: str = "", is_complete: bool = True
 ) -> Visible:

@@ -117,6 +117,7 @@ def test_an_exporter_that_collects_each_second_tells_what_nvml_does(site):
         "name": "NVIDIA H100 80GB HBM3",
         "driver": "595.58.03",
         "source": "DCGM's exporter (127.0.0.1/metrics)",
+        "named_by": "torch",
     }
 
 
