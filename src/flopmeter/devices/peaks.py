@@ -17,7 +17,7 @@ NVIDIA_VENDOR = 0x10DE
 
 HOW_TO_ADD = (
     "add a row with its PCI device id, NVML name, figures and their source to a TOML file of your own, as"
-    " devices/peaks.toml has them"
+    " devices/peaks.toml has them, and name it with --peaks FILE"
 )
 # What the meter calls a precision → what the table has a figure of, the fastest first.
 _COLUMNS: dict[str, tuple[str, ...]] = {

@@ -3,7 +3,7 @@
 Not here: figures; every number is one of `usage.py`, only lined up.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from rich.box import SIMPLE_HEAD
 from rich.console import RenderableType
@@ -51,6 +51,18 @@ def render_usage(usage: Usage, *, ranks: int = 1) -> Iterator[RenderableType]:
     yield table
     for device in usage.devices:
         yield from (Text(strip_controls(f"{device.uuid[:12]}: {sentence}")) for sentence in describe_device(device))
+
+
+def render_namers(usage: Usage, identities: Mapping[str, Mapping[str, str]]) -> Iterator[RenderableType]:
+    """Yield a sentence where devices are there because somebody named them; `identities` are the ledger's, by UUID."""
+    named: dict[str, list[str]] = {}
+    for device in usage.devices:
+        namer = identities.get(device.uuid, {}).get("named_by", "torch")
+        if namer != "torch":
+            named.setdefault(namer, []).append(device.uuid)
+    for namer, uuids in named.items():
+        which = "all of them" if len(uuids) == len(usage.devices) else ", ".join(uuid[:12] for uuid in uuids)
+        yield Text(strip_controls(f"devices named by {namer}, whether the run used them or not: {which}"))
 
 
 def render_physics(answers: Iterable[Plausibility]) -> Iterator[RenderableType]:

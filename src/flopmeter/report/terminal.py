@@ -18,7 +18,7 @@ from flopmeter.estimate.estimate import Estimate
 from flopmeter.formulas.book import FormulaBook
 from flopmeter.reconciliation import Reconciliation
 from flopmeter.regimes.regime import Finding
-from flopmeter.report.devices import render_physics, render_usage, strip_controls
+from flopmeter.report.devices import render_namers, render_physics, render_usage, strip_controls
 from flopmeter.tally import BASES, KINDS, PHASES, Tally
 from flopmeter.units import print_flop, print_ratio
 
@@ -43,6 +43,7 @@ def print_account(
         _split(account.tally, "kind", KINDS),
         *_estimates(account, reconciliation),
         *render_usage(account.usage, ranks=account.ranks),
+        *render_namers(account.usage, account.devices),
         *render_physics(check_physics(account, table=table)),
         *_findings(account, findings),
         *_ranks(account),

@@ -156,7 +156,10 @@ class DcgmExporter:
 
     def nvmlDeviceGetCount(self) -> int:  # noqa: N802
         """Refuse: an exporter tells of a node's devices, not of this process's."""
-        raise SensorError("DCGM's exporter does not tell which devices CUDA shows")
+        raise SensorError(
+            "DCGM's exporter does not tell which devices CUDA shows",
+            hint="with DCGM's exporter, name devices by UUID in FLOPMETER_DEVICES",
+        )
 
     def make_device(self, _: Any, uuid: str, *, driver: str, note_call: Callable[[str], None]) -> "DcgmDevice":
         """Return one of its devices; whether it lists it, each reading shows."""
@@ -186,6 +189,11 @@ class DcgmExporter:
         if found is not None:
             return found
         return SLICE if uuid.startswith("MIG-") and not part else UNLISTED
+
+    def list_devices(self) -> tuple[list[str], str]:
+        """Return all that it lists, as `look_up` takes it, or why it lists nothing; from the request of this turn."""
+        self.look_up("")
+        return [f"MIG-{card}/{part}/0" if part else card for card, part in self._devices], self._why
 
     def date(self, uuid: str, figures: Figures, now_ns: int) -> int:
         """Return since when a device has shown these figures, now included.
@@ -324,6 +332,12 @@ class DcgmDevice:
         if is_last:
             return Reading(now, notes=frozenset({SOURCE, BEHIND}))
         return shown
+
+    def tells(self) -> tuple[bool, bool, bool]:
+        """Say whether energy, power and activity of pipes were among the last figures."""
+        figures, is_whole = self._figures, "/" not in self.uuid
+        pipes = any(name.startswith(("share ", "count ")) for name in figures)
+        return is_whole and ENERGY in figures, is_whole and POWER in figures, pipes
 
     def release(self) -> None:
         """Forget what was read: the next figures follow nothing."""

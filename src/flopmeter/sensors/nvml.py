@@ -18,13 +18,13 @@ from typing import Any
 from flopmeter.sensors.claims import DeviceClaims
 from flopmeter.sensors.dcgm import DcgmDevice, find_exporter
 from flopmeter.sensors.device import BINDING_FAILURES, SHARED, Device
-from flopmeter.sensors.driver import explain_refusal, read_quietly
+from flopmeter.sensors.driver import SCRIPTED, explain_refusal, is_scripted, read_quietly
 from flopmeter.sensors.gpm import LEAST_NS
 from flopmeter.sensors.guard import guarded, words_of
 from flopmeter.sensors.host import HostSampler
 from flopmeter.sensors.identity import find_changes
 from flopmeter.sensors.reading import Spending
-from flopmeter.sensors.visible import VISIBLE, Inventory, find_held_uuids, find_visible, read_inventory
+from flopmeter.sensors.visible import VISIBLE, Inventory, find_held_uuids, find_namer, find_visible, read_inventory
 from flopmeter.units import NS_PER_S
 from flopmeter.usage import DeviceUsage, Usage
 
@@ -40,7 +40,7 @@ FOR_EVER_NS = 2**63
 IDLE_SAMPLES = 30
 """After so many samples without a device the driver is let go."""
 FORKED = "a forked child does not sample devices"
-NO_DEVICE = "no CUDA device was used by this process"
+NO_DEVICE = "no CUDA device was found held by this process, so none was sampled"
 
 
 class NvmlSampler:
@@ -81,7 +81,9 @@ class NvmlSampler:
         self._visible: tuple[list[str], int | None] = ([], None)  # what CUDA shows, and when to look again
         self._left_ns: dict[str, int] = {}  # devices that another process of the run reads, and when last
         self._identity: dict[str, dict[str, str]] = {}
+        self._named_by = find_namer()
         self._open: Any = None  # the library, while it is initialised
+        self._is_scripted = False
         self._failed_ns: int | None = None
         self._silent_since_ns: int | None = None
         self._sampled_ns: int | None = None  # when sampling began, then when it last looked which devices are held
@@ -116,6 +118,8 @@ class NvmlSampler:
             pending, self._pending = self._pending, []
             is_told = self._has_ended or not self._has_sampled
             notes = [self._status] if is_told and (self._has_failed or self._halt.is_set()) else []
+            if self._is_scripted and pending:
+                notes.append(SCRIPTED)
             if self._is_hanging():
                 notes.append(f"NVML does not come back from reading {self._called[0]}")
             new = [note for note in notes if note not in self._told]  # a ledger needs to hear each of them once
@@ -285,6 +289,7 @@ class NvmlSampler:
             self._note_call("")
         self._say(NO_DEVICE, is_failure=False)
         self._open, self._failed_ns = library, None
+        self._is_scripted |= is_scripted(library)
         return True
 
     def _release(self) -> None:
@@ -354,7 +359,7 @@ class NvmlSampler:
         """Ask a device who it is; return what is not as it was."""
         before, fields = self._identity.get(uuid, {}), device.identify()
         with self._lock:
-            self._identity[uuid] = before | fields
+            self._identity[uuid] = before | fields | {"named_by": self._named_by}
         return find_changes(before, fields)
 
     def _note_call(self, what: str) -> None:

@@ -5,7 +5,7 @@ from io import StringIO
 from rich.console import Console
 
 from flopmeter.host import HostUsage
-from flopmeter.report.devices import describe_device, describe_host, render_usage
+from flopmeter.report.devices import describe_device, describe_host, render_namers, render_usage
 from flopmeter.usage import DeviceUsage, Usage
 
 HOUR = 3600 * 1_000_000_000
@@ -92,3 +92,17 @@ def test_what_of_the_host_was_not_read_is_unknown():
     assert describe_host(HostUsage(cpu_ns=0, note="late"), is_all=False) == (
         "less than 0.01 s of processor time, memory unknown (late)"
     )
+
+
+def test_devices_that_somebody_named_are_said_to_be_named():
+    """Else devices that did nothing raise what the run could have done, and nobody asks who put them there."""
+    usage = Usage.of([DeviceUsage(uuid=f"GPU-{number}", name="x", held_ns=1) for number in range(2)])
+    ours, theirs = {"named_by": "torch"}, {"named_by": "FLOPMETER_DEVICES"}
+
+    def said(one, two):
+        return [part.plain for part in render_namers(usage, {"GPU-0": one, "GPU-1": two})]
+
+    words = "devices named by FLOPMETER_DEVICES, whether the run used them or not"
+    assert said(ours, {}) == []
+    assert said(ours, theirs) == [f"{words}: GPU-1"]
+    assert said(theirs, theirs) == [f"{words}: all of them"]

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pynvml
 import pytest
 
-from flopmeter.sensors import nvml
+from flopmeter.sensors import driver, nvml
 from flopmeter.sensors.device import SHARED, WHICH_SLICE
 from flopmeter.sensors.nvml import NO_DEVICE, NvmlSampler
 from flopmeter.testing import fake_truth
@@ -73,6 +73,16 @@ def test_a_bad_hour_of_eight_devices_is_recovered_to_the_millijoule_and_the_seco
     }  # the second in which it restarted
     assert slowed.throttled == {"power cap": 900 * SECOND, "thermal": 900 * SECOND}
     assert usage.total("energy_mj") is None, "no total where a part is unknown"
+
+
+def test_a_script_says_so_and_nothing_else_does(monkeypatch):
+    """Else eight H100s that nobody has stand in a signed attestation."""
+    usage, _, _ = sampled(one())
+    assert usage.notes == (driver.SCRIPTED,)
+    monkeypatch.setattr(driver, "MARK", "a_symbol_that_no_library_has")
+    usage, _, _ = sampled(one())
+    assert usage.total("held_ns") == 6 * SECOND
+    assert usage.notes == ()
 
 
 def test_activity_is_cycles_of_the_measured_clock():

@@ -20,6 +20,7 @@ from flopmeter.sensors.visible import (
     Visible,
     find_held,
     find_held_uuids,
+    find_namer,
     find_visible,
     parse_visible,
     read_inventory,
@@ -394,3 +395,23 @@ def test_nvitop_reads_the_list_alike(make):
     theirs = dict(zip(values, json.loads(done.stdout), strict=True))
     ours = {value: list(parse_visible(value, devices).uuids) for value in values}
     assert ours == theirs
+
+
+@pytest.mark.parametrize(
+    ("named", "who"),
+    [
+        (None, "torch"),
+        (" ", "torch"),
+        ("visible", "CUDA_VISIBLE_DEVICES"),
+        (" visible, ", "CUDA_VISIBLE_DEVICES"),
+        ("GPU-1", "FLOPMETER_DEVICES"),
+        ("GPU-1,visible", "FLOPMETER_DEVICES"),
+        (" , ", "FLOPMETER_DEVICES"),
+    ],
+)
+def test_who_named_the_devices_is_known(monkeypatch, named, who):
+    """Else a ledger cannot tell devices that were used from devices that somebody listed."""
+    monkeypatch.delenv("FLOPMETER_DEVICES", raising=False)
+    if named is not None:
+        monkeypatch.setenv("FLOPMETER_DEVICES", named)
+    assert find_namer() == who
