@@ -3,18 +3,15 @@
 Not here: how each came about (`account`, `estimate`).
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 
 from flopmeter import wire
 from flopmeter.account import Account
-from flopmeter.devices.peaks import print_device_id
 from flopmeter.devices.table import PeakTable
 from flopmeter.estimate.estimate import Estimate
-from flopmeter.estimate.hardware import Cycles, DeviceTime, estimate_hardware
+from flopmeter.estimate.hardware import DeviceTime, estimate_hardware
 from flopmeter.tally import CONTRACTIONS, OpCount
-from flopmeter.usage import DeviceUsage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +61,7 @@ class Reconciliation:
 
 def device_times(account: Account) -> tuple[DeviceTime, ...]:
     """Return what was measured of each device, as the hardware's figure takes it; time not seen and edges are held."""
-    return tuple(_device_time(device, account.devices.get(device.uuid, {})) for device in account.usage.devices)
+    return tuple(DeviceTime.of(device, account.devices.get(device.uuid, {})) for device in account.usage.devices)
 
 
 def precisions_of(account: Account) -> tuple[str, ...]:
@@ -78,36 +75,6 @@ def _hardware(account: Account, table: PeakTable | None) -> Estimate:
         note = "; ".join(account.usage.notes) or "no device time was measured"
         return Estimate(method="hardware", flop=None, note=note)
     return estimate_hardware(device_times(account), precisions=precisions_of(account), table=table).estimate
-
-
-def _device_time(device: DeviceUsage, says: Mapping[str, str]) -> DeviceTime:
-    held_ns = device.held_ns or 0
-    tensor = None if device.pipes is None else device.pipes.get("tensor")
-    if tensor is not None and device.pipes is not None:
-        tensor = max(0, tensor - device.pipes.get("imma", 0))
-    return DeviceTime(
-        uuid=device.uuid,
-        name=says.get("parent_name", "" if device.name == "unknown" else device.name),
-        device_id="" if (pci := _number(says.get("pci", ""), 16)) is None else print_device_id(pci),
-        held_ns=None if device.held_ns is None else held_ns + device.unseen_ns + device.edge_ns,
-        clock=_cycles(device.sm_cycles, max(0, held_ns - device.lacks("sm_cycles"))),
-        tensor=_cycles(tensor, max(0, held_ns - device.lacks("pipes"))),
-        slice_sms=_number(says.get("sms", ""), 10),
-        capability=says.get("capability", ""),
-    )
-
-
-def _number(text: str, base: int) -> int | None:
-    """Return the number that a device gave; None where what stands there is none."""
-    try:
-        number = int(text, base)
-    except ValueError:
-        return None
-    return number if 0 < number < 2**32 else None
-
-
-def _cycles(cycles: int | None, covered_ns: int) -> Cycles | None:
-    return None if cycles is None else Cycles(cycles=cycles, covered_ns=covered_ns)
 
 
 def _explain(account: Account, six_nd_flop: int) -> tuple[Term, ...]:

@@ -39,7 +39,8 @@ def judge_physics(statement: Statement, account: Account | None, *, table: PeakT
     strange = [answer.detail for answer in answers if answer.verdict == "no"]
     if strange or not possible:
         raise CannotVerifyError("; ".join(strange or dict.fromkeys(answer.detail for answer in answers)))
-    return "; ".join(possible)
+    left = [f"{answer.name} ({answer.why})" for answer in answers if answer.verdict == "cannot-tell"]
+    return "; ".join([*possible, *([f"not answered: {', '.join(left)}"] if left else [])])
 
 
 def refuse_impossible(answers: tuple[Plausibility, ...]) -> None:
@@ -70,7 +71,7 @@ def check_stated(statement: Statement, *, table: PeakTable | None = None) -> tup
         limits.append(
             Limit(
                 uuid=wire.parse_text(device["uuid"]),
-                held_ns=sum(spans) or None,
+                may_have_held_ns=sum(spans) or None,
                 most_flop_per_s=None if part is None else most_flop_per_s(part),
             )
         )

@@ -50,8 +50,8 @@ def words_of(statement, account):
 
 def test_a_count_that_its_devices_can_have_made_is_possible(tmp_path):
     statement, account = state(record(tmp_path))
-    assert judge_physics(statement, None).startswith("possible: 2.00e+15 FLOP of products in 10 s of devices")
-    assert "their makers' peaks" in judge_physics(statement, account)
+    assert judge_physics(statement, None).startswith("possible: 2.00e+15 FLOP of products in 10 device-seconds")
+    assert "by stated peaks in bf16" in judge_physics(statement, account)
 
 
 def test_a_count_that_no_program_can_have_made_is_a_no(tmp_path):
@@ -99,7 +99,7 @@ def test_a_device_that_never_said_what_it_is_tells_nothing(tmp_path):
     statement, _ = state(record(tmp_path, held_ns=0, unseen_ns=1, name="unknown"))
     (device,) = statement.part("usage")["devices"]
     assert device["heldNs"] is None
-    with pytest.raises(CannotVerifyError, match="no peak of a device is known"):
+    with pytest.raises(CannotVerifyError, match="no peak of GPU-1 is known"):
         judge_physics(statement, None)
 
 
@@ -107,7 +107,9 @@ def test_work_that_was_not_counted_is_no_reason_to_disbelieve_what_was(tmp_path)
     """Another's job on the same device would make a true statement a lie."""
     pipes = {"tensor": 10 * 1_755_000_000, "imma": 0}
     statement, account = state(record(tmp_path, sm_cycles=10 * 1_755_000_000, pipes=pipes))
-    assert judge_physics(statement, account).count("possible") == 2
+    said = judge_physics(statement, account)
+    assert said.count("possible") == 2
+    assert "; not answered: energy (the energy of GPU-1 was not measured), unmetered (tiles" in said
     light = tmp_path / "light"
     with ScriptedSegment(light) as segment:
         segment.note("device", {"uuid": "GPU-1", "name": H100, "pci": "0x233010de"})

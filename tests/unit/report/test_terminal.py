@@ -85,7 +85,7 @@ def test_devices_stand_with_what_was_measured_and_what_was_not(tmp_path: Path) -
         segment.run(product_table(), usage=usage)
         segment.end()
     text = render_account(Account.of(tmp_path), name="tiny")
-    (line,) = [line for line in text.splitlines() if "GPU-1" in line]
+    (line,) = [line for line in text.splitlines() if line.startswith("H100 GPU-1")]
     assert line.split() == ["H100", "GPU-1", "2", "s", "unknown", "5.000", "J", "unknown", "unknown"]
 
 
