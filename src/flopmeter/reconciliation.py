@@ -12,6 +12,7 @@ from flopmeter.devices.table import PeakTable
 from flopmeter.estimate.estimate import Estimate
 from flopmeter.estimate.hardware import DeviceTime, estimate_hardware
 from flopmeter.tally import CONTRACTIONS, OpCount
+from flopmeter.units import NS_PER_S, print_duration, print_flop
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +58,52 @@ class Reconciliation:
     def estimates(self) -> tuple[Estimate, ...]:
         """All three, in the order of the contract."""
         return (self.counted, self.modelled, self.hardware)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unseen:
+    """A device that did not answer for a while: a gap between nothing and all that it can do.
+
+    It is none in the count: what the hook counted is counted, and the interval of the count is no wider for it.
+
+    Units: `ns` nanoseconds; `most_flop_per_s` what no program makes it exceed, None where that is unknown.
+    """
+
+    uuid: str
+    ns: int
+    most_flop_per_s: int | None
+
+    @property
+    def most_flop(self) -> int | None:
+        """Return what it may have done in that time at most.
+
+        Units: FLOP.
+        """
+        return None if self.most_flop_per_s is None else -(-self.ns * self.most_flop_per_s // NS_PER_S)
+
+    @property
+    def words(self) -> str:
+        """Name it, for how long, and between what."""
+        most = "what nobody knows, its peak being unknown" if self.most_flop is None else print_flop(self.most_flop)
+        return f"{self.uuid[:12]} for {print_duration(self.ns)}, between nothing and {most}"
+
+    def to_wire(self) -> dict[str, wire.Wire]:
+        """Return it as reports carry it."""
+        return {
+            "uuid": self.uuid,
+            "ns": wire.print_count(self.ns),
+            "most_flop_per_s": wire.print_known(self.most_flop_per_s),
+            "most_flop": wire.print_known(self.most_flop),
+        }
+
+
+def unseen_devices(account: Account, *, table: PeakTable | None = None) -> tuple[Unseen, ...]:
+    """Return the devices that were not seen for a part of the time in which the run may have held them."""
+    return tuple(
+        Unseen(uuid=device.uuid, ns=device.unseen_ns, most_flop_per_s=time.most_flop_per_s(table))
+        for device, time in zip(account.usage.devices, device_times(account), strict=True)
+        if device.unseen_ns
+    )
 
 
 def device_times(account: Account) -> tuple[DeviceTime, ...]:

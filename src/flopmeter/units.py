@@ -48,7 +48,8 @@ def print_held(value_ns: int) -> str:
     Units: takes nanoseconds, prints device-seconds, device-minutes or GPU-hours.
     """
     number, unit = print_duration(value_ns).split()
-    return f"{number} {'GPU-hours' if unit == 'h' else 'device-minutes' if unit == 'min' else 'device-seconds'}"
+    words = {"h": "GPU-hour", "min": "device-minute", "s": "device-second"}[unit]
+    return f"{number} {words if number == '1' else words + 's'}"
 
 
 def print_energy(value_mj: int | None) -> str:

@@ -19,6 +19,8 @@ from flopmeter.attestation.statement import Statement
 from flopmeter.devices.peaks import identify, most_flop_per_s
 from flopmeter.devices.table import PeakTable
 from flopmeter.errors import CannotVerifyError, MismatchError
+from flopmeter.reconciliation import unseen_devices
+from flopmeter.units import print_flop
 
 UNMETERED = "unmetered"
 """The one question whose `no` says nothing against the count: what else ran may be another's."""
@@ -40,7 +42,21 @@ def judge_physics(statement: Statement, account: Account | None, *, table: PeakT
     if strange or not possible:
         raise CannotVerifyError("; ".join(strange or dict.fromkeys(answer.detail for answer in answers)))
     left = [f"{answer.name} ({answer.why})" for answer in answers if answer.verdict == "cannot-tell"]
-    return "; ".join([*possible, *([f"not answered: {', '.join(left)}"] if left else [])])
+    unlike = [] if account is None else _compare_unseen(statement, account, table)
+    return "; ".join([*possible, *unlike, *([f"not answered: {', '.join(left)}"] if left else [])])
+
+
+def _compare_unseen(statement: Statement, account: Account, table: PeakTable | None) -> list[str]:
+    """Say where a device that was not seen is bounded otherwise than by the peaks here; no lie: tables differ."""
+    here = {one.uuid: one.most_flop for one in unseen_devices(account, table=table)}
+    stated = [wire.parse_object(one) for one in wire.parse_list(statement.part("coverage").get("devicesNotSeen", []))]
+    said = {wire.parse_text(one.get("uuid")): wire.parse_known(one.get("mostFlop"), name="mostFlop") for one in stated}
+    return [
+        f"{uuid[:12]} while it was not seen did at most {print_flop(most)} by the statement,"
+        f" {print_flop(here[uuid])} by the peaks here"
+        for uuid, most in said.items()
+        if uuid in here and most != here[uuid]
+    ]
 
 
 def refuse_impossible(answers: tuple[Plausibility, ...]) -> None:

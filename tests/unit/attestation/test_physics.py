@@ -103,6 +103,23 @@ def test_a_device_that_never_said_what_it_is_tells_nothing(tmp_path):
         judge_physics(statement, None)
 
 
+def test_a_device_that_was_lost_is_a_bounded_gap_of_the_statement(tmp_path):
+    """Else an attestation has no gap, below a device that nobody saw for a minute."""
+    statement, account = state(record(tmp_path, unseen_ns=60 * SECOND))
+    (gap,) = statement.part("coverage")["devicesNotSeen"]
+    assert (gap["uuid"], gap["ns"]) == ("GPU-1", str(60 * SECOND))
+    assert int(gap["mostFlop"]) == 60 * int(gap["mostFlopPerS"]) > 60 * 10**15
+    assert statement.part("compute")["upper"] == statement.part("compute")["flop"], "what was counted is counted"
+    assert statement.part("coverage")["gaps"] == []
+    assert "while it was not seen" not in words_of(statement, account)
+    other = Statement.from_bytes(
+        statement.data.replace(gap["mostFlopPerS"].encode(), b"7").replace(gap["mostFlop"].encode(), b"420")
+    )
+    assert "GPU-1 while it was not seen did at most 420 FLOP by the statement" in words_of(other, account)
+    statement, _ = state(record(tmp_path / "whole"))
+    assert "devicesNotSeen" not in statement.part("coverage")
+
+
 def test_work_that_was_not_counted_is_no_reason_to_disbelieve_what_was(tmp_path):
     """Another's job on the same device would make a true statement a lie."""
     pipes = {"tensor": 10 * 1_755_000_000, "imma": 0}
