@@ -25,6 +25,9 @@ from flopmeter.units import print_flop
 UNMETERED = "unmetered"
 """The one question whose `no` says nothing against the count: what else ran may be another's."""
 
+LEDGERS = ("energy", "tensor-activity", UNMETERED + " (for want of the ledger)")
+"""The questions that a statement alone does not answer."""
+
 
 def judge_physics(statement: Statement, account: Account | None, *, table: PeakTable | None = None) -> str:
     """Say in words that the devices could have done what is claimed; `account` is the ledger's, where one was brought.
@@ -39,11 +42,15 @@ def judge_physics(statement: Statement, account: Account | None, *, table: PeakT
         raise CannotVerifyError("not checked: no device was measured")
     possible = [answer.detail for answer in answers if answer.verdict == "yes"]
     strange = [answer.detail for answer in answers if answer.verdict == "no"]
-    if strange or not possible:
-        raise CannotVerifyError("; ".join(strange or dict.fromkeys(answer.detail for answer in answers)))
+    if not strange and not possible:
+        raise CannotVerifyError("; ".join(dict.fromkeys(answer.detail for answer in answers)))
     left = [f"{answer.name} ({answer.why})" for answer in answers if answer.verdict == "cannot-tell"]
+    left += list(LEDGERS) if account is None else []
+    silent = [f"not answered: {', '.join(left)}"] if left else []
+    if strange:
+        raise CannotVerifyError("; ".join([*strange, *silent]))
     unlike = [] if account is None else _compare_unseen(statement, account, table)
-    return "; ".join([*possible, *unlike, *([f"not answered: {', '.join(left)}"] if left else [])])
+    return "; ".join([*possible, *unlike, *silent])
 
 
 def _compare_unseen(statement: Statement, account: Account, table: PeakTable | None) -> list[str]:

@@ -364,8 +364,9 @@ def check_unmetered(contraction_flop: int, activity: Activity, *, waste: int = T
         tiles = f"tiles that are not full may do {waste} times over, or something ran unmetered"
         pieced = f"{foreign}: kernels made it of pieces that do, or something ran unmetered"
         return _cannot_tell(name, numbers, pieced if foreign else tiles, about=saw)
-    less = f"{foreign or f'less than one part in {waste}'}: something ran unmetered, here or beside this run"
-    return Plausibility(name=name, verdict="no", detail=f"impossible: {saw}, {less}", numbers=numbers)
+    less = f"and {foreign}" if foreign else f"less than one part in {waste}"
+    detail = f"impossible: {saw}, {less}: something ran unmetered, here or beside this run"
+    return Plausibility(name=name, verdict="no", detail=detail, numbers=numbers)
 
 
 def _sum_time(limits: Sequence[Limit], rates: Sequence[int | None]) -> Fraction | None:

@@ -51,6 +51,9 @@ def words_of(statement, account):
 def test_a_count_that_its_devices_can_have_made_is_possible(tmp_path):
     statement, account = state(record(tmp_path))
     assert judge_physics(statement, None).startswith("possible: 2.00e+15 FLOP of products in 10 device-seconds")
+    assert judge_physics(statement, None).endswith(
+        "; not answered: energy, tensor-activity, unmetered (for want of the ledger)"
+    ), "a question that was not put is not a yes"
     assert "by stated peaks in bf16" in judge_physics(statement, account)
 
 
