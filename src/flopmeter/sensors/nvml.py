@@ -6,6 +6,7 @@ yet run on a GPU (`tests/gpu` holds the check).
 Not here: one device (`device.py`), what lies between two readings (`reading.py`), peaks (`devices`).
 """
 
+import contextlib
 import os
 import threading
 import time
@@ -24,7 +25,15 @@ from flopmeter.sensors.guard import guarded, words_of
 from flopmeter.sensors.host import HostSampler
 from flopmeter.sensors.identity import find_changes
 from flopmeter.sensors.reading import Spending
-from flopmeter.sensors.visible import VISIBLE, Inventory, find_held_uuids, find_namer, find_visible, read_inventory
+from flopmeter.sensors.visible import (
+    VISIBLE,
+    Inventory,
+    find_held_uuids,
+    find_namer,
+    find_visible,
+    has_queued_work,
+    read_inventory,
+)
 from flopmeter.units import NS_PER_S
 from flopmeter.usage import DeviceUsage, Usage
 
@@ -40,6 +49,7 @@ FOR_EVER_NS = 2**63
 IDLE_SAMPLES = 30
 """After so many samples without a device the driver is let go."""
 FORKED = "a forked child does not sample devices"
+QUEUED = "a device still had work to do when the meter was closed: what it did later is not in here"
 NO_DEVICE = "no CUDA device was found held by this process, so none was sampled"
 
 
@@ -83,7 +93,7 @@ class NvmlSampler:
         self._identity: dict[str, dict[str, str]] = {}
         self._named_by = find_namer()
         self._open: Any = None  # the library, while it is initialised
-        self._is_scripted = False
+        self._is_scripted = self._has_queued = False
         self._failed_ns: int | None = None
         self._silent_since_ns: int | None = None
         self._sampled_ns: int | None = None  # when sampling began, then when it last looked which devices are held
@@ -118,6 +128,8 @@ class NvmlSampler:
             pending, self._pending = self._pending, []
             is_told = self._has_ended or not self._has_sampled
             notes = [self._status] if is_told and (self._has_failed or self._halt.is_set()) else []
+            if self._has_queued:
+                notes.append(QUEUED)
             if self._is_scripted and pending:
                 notes.append(SCRIPTED)
             if self._is_hanging():
@@ -139,6 +151,8 @@ class NvmlSampler:
         A thread that hangs in the driver is left behind, as a daemon; what it did not read is a gap.
         """
         if self._pid in {0, os.getpid()}:
+            with contextlib.suppress(RuntimeError, *BINDING_FAILURES):  # a broken device, or a torch of its own kind
+                self._has_queued = not self._halt.is_set() and has_queued_work()
             self._halt.set()  # from now on it is said if there never was a device
         if self._thread is not None and self._pid == os.getpid():
             self._thread.join(JOIN_S)

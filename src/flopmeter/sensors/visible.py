@@ -111,6 +111,18 @@ def find_held_uuids() -> list[str]:
     return [uuid if uuid.startswith(("GPU-", "MIG-")) else f"GPU-{uuid}" for uuid in find_held() or ()]
 
 
+def has_queued_work() -> bool:
+    """Say whether torch's current stream on a device has not come to its end; asks, and waits for nothing.
+
+    Is not: what other streams have. Read in torch's sources, not tried on a GPU.
+    """
+    torch = sys.modules.get("torch")
+    if not find_held() or torch is None or torch.cuda.is_current_stream_capturing():  # to ask would end the capture
+        return False
+    indices = [index for index in range(torch.cuda.device_count()) if torch.cuda.memory_reserved(index) > 0]
+    return any(not torch.cuda.current_stream(index).query() for index in indices)
+
+
 def find_namer() -> str:
     """Return who says which devices are held: torch, or a variable of the environment, used or not."""
     named = os.environ.get(HELD, "").strip()

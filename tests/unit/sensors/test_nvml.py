@@ -273,6 +273,16 @@ def test_whoever_has_stopped_reads_nothing_and_lets_others_read(tmp_path, monkey
     assert (held.stdout, free.stdout) == ("False\n", "True\n")
 
 
+@pytest.mark.parametrize("queued", [True, False])
+def test_work_that_is_still_queued_at_the_end_is_said(monkeypatch, queued):
+    """Else physics calls a short run impossible whose device worked on after the meter was closed."""
+    monkeypatch.setattr(nvml, "has_queued_work", lambda: queued)
+    sampler = NvmlSampler(list, period_s=0.01)
+    sampler.start()
+    sampler.stop()
+    assert (nvml.QUEUED in sampler.read().notes) is queued
+
+
 def test_a_signal_that_stops_the_meter_while_it_is_read_waits_for_nobody():
     """Else only SIGKILL ends a run whose handler of SIGTERM closes its meter."""
     sampler = NvmlSampler(list, period_s=0.01)
