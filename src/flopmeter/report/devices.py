@@ -104,7 +104,7 @@ def render_usage(usage: Usage, *, ranks: int = 1) -> Iterator[RenderableType]:
         table.add_column(title, justify="right")
     rows = [tuple(_figures(device)) for device in usage.devices]
     for device, row in zip(usage.devices, rows, strict=True):
-        name = f"{device.name.removeprefix('NVIDIA ')} {device.uuid.removeprefix('GPU-')[:8]}"
+        name = f"{device.name.removeprefix('NVIDIA ')} {device.uuid.removeprefix('GPU-').removeprefix('MIG-')[:8]}"
         table.add_row(Text(strip_controls(name)), *row)  # not markup, whatever it says
     total = Total.of(usage)
     table.add_row(f"all {total.devices}: GPU-hours, kWh", *total.words, "", "", style="bold")

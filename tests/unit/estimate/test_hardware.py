@@ -256,3 +256,14 @@ def test_a_capability_that_nobody_knows_bounds_nothing():
         uuid="GPU-1", name="NVIDIA X9", may_have_held_ns=HOUR, sms=1, capability="99.0", max_clock_mhz=1
     )
     assert estimate_hardware([device]).bound_upper_flop is None
+
+
+def test_an_upper_end_says_by_which_peaks_it_is_one():
+    """Else `at most` in fp32 stands beside what the part can do in bf16, and both read as bounds of the same."""
+    by_time = estimate_hardware([h100()], precisions=["fp32"]).estimate
+    assert "by stated peaks in fp32: device time × peak" in by_time.note
+    by_clock = estimate_hardware([h100(clock=cycles(1000, HOUR))], precisions=["bf16", "fp32"]).estimate
+    assert "by stated peaks in bf16 and fp32: device time × peak at the measured clock" in by_clock.note
+    by_pipes = estimate_hardware([h100(clock=cycles(1000, HOUR), tensor=cycles(10, HOUR))]).estimate
+    assert "by stated rates in any precision" in by_pipes.note
+    assert not any("at most" in one.note for one in (by_time, by_clock, by_pipes))

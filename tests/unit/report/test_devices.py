@@ -79,6 +79,8 @@ def test_a_device_is_a_line_of_eighty():
     (line,) = [line for line in lines if line.startswith("H100")]
     assert line.startswith("H100 80GB HBM3 08fbc55b ")
     assert line.rstrip().endswith("%+")
+    slice_of_it = DeviceUsage(uuid="MIG-146b658d-2", name="NVIDIA H100 80GB HBM3 MIG 1g.10gb", held_ns=HOUR)
+    assert "MIG 1g.10gb 146b658d" in text_of(Usage.of([slice_of_it]))
 
 
 def test_two_ways_to_measure_energy_that_disagree_are_said():
