@@ -254,8 +254,50 @@ def test_an_address_that_is_none_is_said(site, address):
     assert "DCGM's exporter" in silent(sampled(site, seconds=3)[0])
 
 
-def test_secrets_of_an_address_stay_out_of_the_ledger(site):
-    site.address = "http://user:secret@127.0.0.1:1/metrics?token=secret"
+def test_no_line_costs_more_than_its_length(site):
+    """Else one line holds the interpreter for minutes, and the training with it."""
+    line = "DCGM_FI_DEV_GPU_TEMP{" + "a" * (dcgm.MOST_LINE - 40) + '="} 1\n'
+    site.answer = lambda second: line * 20 + exposition(figures_at(second))
+    begun = time.process_time()
+    usage, _ = sampled(site, seconds=3)
+    assert usage.devices[0].held_ns == 3 * SECOND
+    assert time.process_time() - begun < 3
+
+
+def test_nobody_is_followed_elsewhere(site):
+    """Else whoever answers at that address may have us ask any other."""
+    asked = []
+    elsewhere = Site()
+    elsewhere.answer = lambda second: asked.append(second) or ""
+    try:
+        address = f"http://127.0.0.1:{site.server.server_address[1]}/metrics"
+        site.server.RequestHandlerClass.end_headers = lambda self: (
+            self._headers_buffer.append(f"Location: {elsewhere.address}\r\n".encode()),
+            BaseHTTPRequestHandler.end_headers(self),
+        )
+        site.status, site.address = 302, address
+        assert "HTTP Error 302" in silent(sampled(site, seconds=3)[0])
+    finally:
+        elsewhere.server.shutdown()
+        elsewhere.server.server_close()
+    assert asked == []
+
+
+def test_what_labels_say_is_bounded(site):
+    """Else a name of 100 kB, or one that moves the cursor, stands in every report."""
+    wild = exposition(figures_at(0)).replace("NVIDIA H100 80GB HBM3", "\x1b[2J" + "x" * 1000)
+    site.answer = lambda _: wild
+    _, identities = sampled(site, seconds=3)
+    (said,) = identities.values()
+    assert len(said["name"]) <= 120
+    assert said["name"].isprintable()
+
+
+@pytest.mark.parametrize(
+    "address", ["http://user:secret@127.0.0.1:1/metrics?token=secret", "http://user:secret@127.0.0.1/metrics"]
+)
+def test_secrets_of_an_address_stay_out_of_the_ledger(site, address):
+    site.address = address
     usage, identities = sampled(site, seconds=3)
     assert "secret" not in f"{usage}{identities}"
 
