@@ -1,6 +1,7 @@
 """The table of devices, and the sentences about what in it is not whole."""
 
 from io import StringIO
+from types import SimpleNamespace
 
 from rich.console import Console
 
@@ -41,6 +42,22 @@ def test_what_is_not_whole_is_marked_and_said():
     assert said[2].startswith("of 1,800 s nothing is known")
     assert said[3] == "energy was not measured for 1 s of the time held"
     assert said[4] == "its clock was held down: thermal 900 s"
+
+
+def test_devices_that_somebody_named_are_said_to_be_named():
+    """Else devices that did nothing raise what the run could have done, and nobody asks who put them there."""
+    usage = Usage.of([DeviceUsage(uuid=f"GPU-{number}", name="x", held_ns=1) for number in range(2)])
+    ours, theirs = {"named_by": "torch"}, {"named_by": "FLOPMETER_DEVICES"}
+
+    def said(one, two):
+        return [
+            part.plain for part in render_namers(SimpleNamespace(usage=usage, devices={"GPU-0": one, "GPU-1": two}))
+        ]
+
+    words = "devices named by FLOPMETER_DEVICES, whether the run used them or not"
+    assert said(ours, {}) == []
+    assert said(ours, theirs) == [f"{words}: GPU-1"]
+    assert said(theirs, theirs) == [f"{words}: all of them"]
 
 
 def test_two_ways_to_measure_energy_that_disagree_are_said():
@@ -92,17 +109,3 @@ def test_what_of_the_host_was_not_read_is_unknown():
     assert describe_host(HostUsage(cpu_ns=0, note="late"), is_all=False) == (
         "less than 0.01 s of processor time, memory unknown (late)"
     )
-
-
-def test_devices_that_somebody_named_are_said_to_be_named():
-    """Else devices that did nothing raise what the run could have done, and nobody asks who put them there."""
-    usage = Usage.of([DeviceUsage(uuid=f"GPU-{number}", name="x", held_ns=1) for number in range(2)])
-    ours, theirs = {"named_by": "torch"}, {"named_by": "FLOPMETER_DEVICES"}
-
-    def said(one, two):
-        return [part.plain for part in render_namers(usage, {"GPU-0": one, "GPU-1": two})]
-
-    words = "devices named by FLOPMETER_DEVICES, whether the run used them or not"
-    assert said(ours, {}) == []
-    assert said(ours, theirs) == [f"{words}: GPU-1"]
-    assert said(theirs, theirs) == [f"{words}: all of them"]
