@@ -249,6 +249,7 @@ def test_devices_of_a_script_are_said_to_be_one_wherever_they_stand(start, tmp_p
     assert f"NVIDIA devices: {SCRIPTED}" in done.report
     assert "devices named by FLOPMETER_DEVICES, whether the run used them or not: all of them" in done.report
     assert f"without device time and energy: {SCRIPTED}" in done.attest
+    assert SCRIPTED in done.verify
     assert SCRIPTED in done.doctor
     assert SCRIPTED in "".join(file.read_text() for file in (tmp_path / "run" / "ledger").glob("*.jsonl"))
 

@@ -106,10 +106,18 @@ def _read_reports(path: str) -> "tuple[GpuReport, ...] | LedgerError":
         return error
 
 
+def _notes(statement: Statement) -> list[str]:
+    """Return what a statement says of its devices as a whole, where it has any: such as that they are a script."""
+    usage = statement.part("usage")
+    return [wire.parse_text(note) for note in wire.parse_list(usage["notes"])] if usage["devices"] else []
+
+
 def _print(verified: Verified) -> None:
     for item in verified.checks:
         sign = _SIGNS[item.verdict] if item.is_required or item.verdict != "cannot-tell" else "–"
         print_text(f"{sign} {item.name:<18} {item.detail}")
+    for note in () if verified.statement is None else _notes(verified.statement):
+        print_text(f"– {'devices':<18} {note}")
     flop = None if verified.statement is None else verified.statement.flop
     words = {
         "yes": f"yes: {print_flop(flop)}, {verified.assurance}",

@@ -12,6 +12,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from flopmeter.account import Account
 from flopmeter.attestation.plausibility import Plausibility
 from flopmeter.host import HostUsage
 from flopmeter.units import J_PER_KWH, MJ_PER_J, NS_PER_S, print_energy, print_ratio
@@ -123,15 +124,16 @@ def render_usage(usage: Usage, *, ranks: int = 1) -> Iterator[RenderableType]:
         yield from (Text(strip_controls(f"{device.uuid[:12]}: {sentence}")) for sentence in describe_device(device))
 
 
-def render_namers(usage: Usage, identities: Mapping[str, Mapping[str, str]]) -> Iterator[RenderableType]:
-    """Yield a sentence where devices are there because somebody named them; `identities` are the ledger's, by UUID."""
+def render_namers(account: Account) -> Iterator[RenderableType]:
+    """Yield a sentence where devices are there because somebody named them."""
     named: dict[str, list[str]] = {}
-    for device in usage.devices:
-        namer = identities.get(device.uuid, {}).get("named_by", "torch")
+    devices = account.usage.devices
+    for device in devices:
+        namer = account.devices.get(device.uuid, {}).get("named_by", "torch")
         if namer != "torch":
             named.setdefault(namer, []).append(device.uuid)
     for namer, uuids in named.items():
-        which = "all of them" if len(uuids) == len(usage.devices) else ", ".join(uuid[:12] for uuid in uuids)
+        which = "all of them" if len(uuids) == len(devices) else ", ".join(uuid[:12] for uuid in uuids)
         yield Text(strip_controls(f"devices named by {namer}, whether the run used them or not: {which}"))
 
 

@@ -43,7 +43,7 @@ def print_account(
         _split(account.tally, "kind", KINDS),
         *_estimates(account, reconciliation),
         *render_usage(account.usage, ranks=account.ranks),
-        *render_namers(account.usage, account.devices),
+        *render_namers(account),
         *render_physics(check_physics(account, table=table)),
         *_findings(account, findings),
         *_ranks(account),

@@ -1,6 +1,7 @@
 """The table of devices, and the sentences about what in it is not whole."""
 
 from io import StringIO
+from types import SimpleNamespace
 
 from rich.console import Console
 
@@ -83,6 +84,22 @@ def test_a_device_is_a_line_of_eighty():
     assert "MIG 1g.10gb 146b658d" in text_of(Usage.of([slice_of_it]))
 
 
+def test_devices_that_somebody_named_are_said_to_be_named():
+    """Else devices that did nothing raise what the run could have done, and nobody asks who put them there."""
+    usage = Usage.of([DeviceUsage(uuid=f"GPU-{number}", name="x", held_ns=1) for number in range(2)])
+    ours, theirs = {"named_by": "torch"}, {"named_by": "FLOPMETER_DEVICES"}
+
+    def said(one, two):
+        return [
+            part.plain for part in render_namers(SimpleNamespace(usage=usage, devices={"GPU-0": one, "GPU-1": two}))
+        ]
+
+    words = "devices named by FLOPMETER_DEVICES, whether the run used them or not"
+    assert said(ours, {}) == []
+    assert said(ours, theirs) == [f"{words}: GPU-1"]
+    assert said(theirs, theirs) == [f"{words}: all of them"]
+
+
 def test_two_ways_to_measure_energy_that_disagree_are_said():
     device = DeviceUsage(uuid="GPU-1", name="x", held_ns=HOUR, energy_mj=327_000, power_mj=187_000)
     assert list(describe_device(device)) == ["its power readings add up to 187 J, its energy counter says 327 J"]
@@ -130,17 +147,3 @@ def test_what_of_the_host_was_not_read_is_unknown():
     assert describe_host(HostUsage(cpu_ns=0, note="late"), is_all=False) == (
         "less than 0.01 s of processor time, memory unknown (late)"
     )
-
-
-def test_devices_that_somebody_named_are_said_to_be_named():
-    """Else devices that did nothing raise what the run could have done, and nobody asks who put them there."""
-    usage = Usage.of([DeviceUsage(uuid=f"GPU-{number}", name="x", held_ns=1) for number in range(2)])
-    ours, theirs = {"named_by": "torch"}, {"named_by": "FLOPMETER_DEVICES"}
-
-    def said(one, two):
-        return [part.plain for part in render_namers(usage, {"GPU-0": one, "GPU-1": two})]
-
-    words = "devices named by FLOPMETER_DEVICES, whether the run used them or not"
-    assert said(ours, {}) == []
-    assert said(ours, theirs) == [f"{words}: GPU-1"]
-    assert said(theirs, theirs) == [f"{words}: all of them"]
