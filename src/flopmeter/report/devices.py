@@ -93,7 +93,8 @@ def render_usage(usage: Usage, *, ranks: int = 1) -> Iterator[RenderableType]:
     yield Text()
     if usage.notes:
         notes = strip_controls("; ".join(usage.notes))
-        yield Text(f"NVIDIA devices: {notes}; device time and energy are unknown, not zero")
+        what_for = "" if usage.devices else "; device time and energy are unknown, not zero"
+        yield Text(f"NVIDIA devices: {notes}{what_for}")
     if usage.host is not None:
         yield Text(f"host: {strip_controls(describe_host(usage.host, is_all=not usage.devices, ranks=ranks))}")
     if not usage.devices:

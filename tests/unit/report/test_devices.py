@@ -84,6 +84,13 @@ def test_a_device_is_a_line_of_eighty():
     assert "MIG 1g.10gb 146b658d" in text_of(Usage.of([slice_of_it]))
 
 
+def test_what_is_noted_beside_measured_devices_makes_them_not_unknown():
+    """Else a table of figures stands below a sentence that there are none."""
+    device = DeviceUsage(uuid="GPU-1", name="x", held_ns=HOUR)
+    assert "unknown, not zero" not in text_of(Usage((device,), ("a note",)))
+    assert "unknown, not zero" in text_of(Usage((), ("a note",)))
+
+
 def test_devices_that_somebody_named_are_said_to_be_named():
     """Else devices that did nothing raise what the run could have done, and nobody asks who put them there."""
     usage = Usage.of([DeviceUsage(uuid=f"GPU-{number}", name="x", held_ns=1) for number in range(2)])
