@@ -333,12 +333,6 @@ class DcgmDevice:
             return Reading(now, notes=frozenset({SOURCE, BEHIND}))
         return shown
 
-    def tells(self) -> tuple[bool, bool, bool]:
-        """Say whether energy, power and activity of pipes were among the last figures."""
-        figures, is_whole = self._figures, "/" not in self.uuid
-        pipes = any(name.startswith(("share ", "count ")) for name in figures)
-        return is_whole and ENERGY in figures, is_whole and POWER in figures, pipes
-
     def release(self) -> None:
         """Forget what was read: the next figures follow nothing."""
         self.is_identified = False

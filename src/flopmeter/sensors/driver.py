@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
-from flopmeter.sensors.dcgm import SOURCE, DcgmExporter, find_exporter
+from flopmeter.sensors.dcgm import ENERGY, IDENTITY, POWER, SOURCE, DcgmExporter, find_exporter
 from flopmeter.sensors.device import BINDING_FAILURES, Device
 from flopmeter.sensors.gpm import LEAST_NS
 from flopmeter.sensors.guard import words_of
+from flopmeter.sensors.identity import bounded
 from flopmeter.sensors.visible import VISIBLE, find_held_uuids, find_visible, read_inventory
 from flopmeter.units import NS_PER_S
 
@@ -142,10 +143,16 @@ def _probe_exporter(exporter: DcgmExporter, named: Sequence[str]) -> dict[str, A
     listed, why = exporter.list_devices()
     devices = []
     for uuid in dict.fromkeys([*listed, *(uuid for uuid in named if uuid != VISIBLE)]):
-        device = exporter.make_device(exporter, uuid, driver="", note_call=lambda _: None)
-        reading = device.read(time.monotonic_ns)
-        tells = dict(zip(TOLD, device.tells(), strict=True)) if reading.has_answered else {}
-        devices.append(_describe(uuid, device.identify() if tells else {}, reading.notes, tells))
+        found = exporter.look_up(uuid)
+        if isinstance(found, str):
+            devices.append(_describe(uuid, {}, [found]))
+            continue
+        labels, figures = found
+        is_whole = "/" not in uuid  # else energy and power are the card's
+        has_pipes = any(name.startswith(("share ", "count ")) for name in figures)
+        known = (is_whole and ENERGY in figures, is_whole and POWER in figures, has_pipes)
+        identity = {name: bounded(labels[label]) for label, name in IDENTITY.items() if labels.get(label)}
+        devices.append(_describe(uuid, identity, (), dict(zip(TOLD, known, strict=True))))
     seen = find_visible(read_inventory(exporter))
     return {
         "driver": next((one["identity"]["driver"] for one in devices if "driver" in one["identity"]), None),
