@@ -93,8 +93,8 @@ def render_usage(usage: Usage, *, ranks: int = 1) -> Iterator[RenderableType]:
     yield Text()
     if usage.notes:
         notes = strip_controls("; ".join(usage.notes))
-        what_for = "" if usage.devices else "; device time and energy are unknown, not zero"
-        yield Text(f"NVIDIA devices: {notes}{what_for}")
+        is_measured = any(device.known_held_ns is not None for device in usage.devices)
+        yield Text(f"NVIDIA devices: {notes}{'' if is_measured else '; device time and energy are unknown, not zero'}")
     if usage.host is not None:
         yield Text(f"host: {strip_controls(describe_host(usage.host, is_all=not usage.devices, ranks=ranks))}")
     if not usage.devices:

@@ -116,7 +116,7 @@ def test_two_ways_to_measure_energy_that_disagree_are_said():
 
 def test_unknown_is_a_word():
     text = text_of(Usage.of([DeviceUsage(uuid="GPU-1", name="x")], ["no driver"]))
-    assert text.count("unknown") == 8, "five figures, and three of all devices"
+    assert text.count("unknown") == 9, "five figures, three of all devices, and the sentence about the driver"
     assert "not zero" in text
 
 
