@@ -13,7 +13,7 @@ from typing import Any
 
 from flopmeter.sensors import gpm
 from flopmeter.sensors.cycles import NEAR_PERCENT
-from flopmeter.sensors.device import Device
+from flopmeter.sensors.device import DeviceReader
 from flopmeter.sensors.gpm import PipeReader
 
 SECOND = 1_000_000_000
@@ -256,7 +256,7 @@ def time_reads(bench: Bench, *, reads: int = 50, cpu_ns: Callable[[], int]) -> d
             calls.setdefault(now[0], []).append(bench.clock_ns() - now[1])
         now = what, bench.clock_ns()
 
-    device = Device(library, bench.uuid, driver=str(library.nvmlSystemGetDriverVersion()), note_call=note)
+    device = DeviceReader(library, bench.uuid, driver=str(library.nvmlSystemGetDriverVersion()), note_call=note)
     whole, used = [], []
     device.read(bench.clock_ns)
     calls.clear()

@@ -161,10 +161,10 @@ class DcgmExporter:
             hint="with DCGM's exporter, name devices by UUID in FLOPMETER_DEVICES",
         )
 
-    def make_device(self, _: Any, uuid: str, *, driver: str, note_call: Callable[[str], None]) -> "DcgmDevice":
+    def make_device(self, _: Any, uuid: str, *, driver: str, note_call: Callable[[str], None]) -> "DcgmReader":
         """Return one of its devices; whether it lists it, each reading shows."""
         del driver
-        return DcgmDevice(self, uuid, note_call=note_call)
+        return DcgmReader(self, uuid, note_call=note_call)
 
     def look_up(self, uuid: str) -> tuple[Mapping[str, str], Figures] | str:
         """Return labels and figures of a device, from one request for all that are asked for in turn; else why not."""
@@ -272,8 +272,8 @@ def _labels_of(text: str) -> Iterator[tuple[str, str]]:
         at = label.end()
 
 
-class DcgmDevice:
-    """One device of the exporter, in the shape of `device.Device`."""
+class DcgmReader:
+    """One device of the exporter, in the shape of `device.DeviceReader`."""
 
     def __init__(self, exporter: DcgmExporter, uuid: str, *, note_call: Callable[[str], None]) -> None:
         """Prepare; nothing is asked yet."""

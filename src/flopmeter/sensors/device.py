@@ -48,7 +48,7 @@ _ACTIONS = {
 }
 
 
-class Device:
+class DeviceReader:
     """Reads one device by its UUID through `library`, which is pynvml or stands for it.
 
     `note_call` hears which call goes to the driver, so that one which does not come back has a name.

@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import Any
 
 from flopmeter.sensors.dcgm import ENERGY, IDENTITY, POWER, SOURCE, DcgmExporter, find_exporter
-from flopmeter.sensors.device import BINDING_FAILURES, Device
+from flopmeter.sensors.device import BINDING_FAILURES, DeviceReader
 from flopmeter.sensors.gpm import LEAST_NS
 from flopmeter.sensors.guard import words_of
 from flopmeter.sensors.identity import bounded
@@ -123,7 +123,7 @@ def _describe_card(library: Any, uuid: str, slices: int) -> dict[str, Any]:
 
 def _ask_devices(library: Any, uuids: Sequence[str], driver: str) -> dict[str, dict[str, Any]]:
     """Return what each device tells; asked twice, because the activity of pipes is that between two readings."""
-    devices = [Device(library, uuid, driver=driver, note_call=lambda _: None) for uuid in uuids]
+    devices = [DeviceReader(library, uuid, driver=driver, note_call=lambda _: None) for uuid in uuids]
     for device in devices:
         device.read(time.monotonic_ns)
     time.sleep(LEAST_NS / NS_PER_S if devices else 0)

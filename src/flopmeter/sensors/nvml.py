@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from flopmeter.sensors.claims import DeviceClaims
-from flopmeter.sensors.dcgm import DcgmDevice, find_exporter
-from flopmeter.sensors.device import BINDING_FAILURES, SHARED, Device
+from flopmeter.sensors.dcgm import DcgmReader, find_exporter
+from flopmeter.sensors.device import BINDING_FAILURES, SHARED, DeviceReader
 from flopmeter.sensors.driver import SCRIPTED, explain_refusal, is_scripted, read_quietly
 from flopmeter.sensors.gpm import LEAST_NS
 from flopmeter.sensors.guard import guarded, words_of
@@ -86,7 +86,7 @@ class NvmlSampler:
         self._pending: list[DeviceUsage] = []
         self._told: set[str] = set()
         self._spendings: dict[str, Spending] = {}
-        self._devices: dict[str, Device | DcgmDevice] = {}
+        self._devices: dict[str, DeviceReader | DcgmReader] = {}
         self._company_ns: dict[str, int] = {}  # when it is next looked who else is on a device
         self._visible: tuple[list[str], int | None] = ([], None)  # what CUDA shows, and when to look again
         self._left_ns: dict[str, int] = {}  # devices that another process of the run reads, and when last
@@ -327,7 +327,7 @@ class NvmlSampler:
         device = self._devices.get(uuid)
         if device is None:
             driver = str(self._quietly("the driver's version", self._open.nvmlSystemGetDriverVersion) or "")
-            make = getattr(self._open, "make_device", Device)  # DCGM's exporter has devices of its own
+            make = getattr(self._open, "make_device", DeviceReader)  # DCGM's exporter has devices of its own
             device = self._devices[uuid] = make(self._open, uuid, driver=driver, note_call=self._note_call)
         spending = self._spendings[uuid]
         reading = device.read(self._clock_ns)
@@ -369,7 +369,7 @@ class NvmlSampler:
         self._say(f"sampling ended: NVML did not come back from reading {call}")
         self._has_ended = True
 
-    def _identify(self, device: Device | DcgmDevice, uuid: str) -> Iterable[str]:
+    def _identify(self, device: DeviceReader | DcgmReader, uuid: str) -> Iterable[str]:
         """Ask a device who it is; return what is not as it was."""
         before, fields = self._identity.get(uuid, {}), device.identify()
         with self._lock:
