@@ -14,7 +14,7 @@ from flopmeter.account import Account
 from flopmeter.attestation.arithmetic import check_arithmetic
 from flopmeter.attestation.devices import check_usage, compare_hardware, find_strange_time
 from flopmeter.attestation.envelope import Attestation
-from flopmeter.attestation.evidence import check_evidence
+from flopmeter.attestation.evidence import check_evidence, refuse_unstated
 from flopmeter.attestation.physics import judge_physics
 from flopmeter.attestation.policy import Policy
 from flopmeter.attestation.predicate import describe
@@ -130,10 +130,7 @@ def verify(
         checked,
         _answer("subject", lambda: _check_subjects(statement, subjects), is_required=subjects is not None),
     )
-    if "evidence" in statement.predicate:
-        item = _answer("evidence", lambda: check_evidence(statement, reports), is_required=bool(reports))
-        checks = (*checks, item)
-    return Verified(checks=checks, statement=statement)
+    return Verified(checks=(*checks, *_ask_evidence(statement, reports, account)), statement=statement)
 
 
 def _ask_physics(statement: Statement, account: Account | None, table: PeakTable | None) -> Check:
@@ -147,6 +144,25 @@ def _ask_physics(statement: Statement, account: Account | None, table: PeakTable
         return possible
 
     return _answer("physics", ask, is_required=bool(strange))
+
+
+def _ask_evidence(
+    statement: Statement, reports: "Sequence[GpuReport] | LedgerError | None", account: Account | None
+) -> list[Check]:
+    """Where a statement names no report, one that lies beside its ledger all the same is not passed over."""
+    if "evidence" in statement.predicate:
+        return [_answer("evidence", lambda: check_evidence(statement, reports, account), is_required=bool(reports))]
+    if not reports:
+        return []
+
+    def ask() -> str:
+        if isinstance(reports, LedgerError):
+            raise reports
+        refuse_unstated(statement, reports)
+        return ""
+
+    check = _answer("evidence", ask)
+    return [] if check.verdict == YES else [check]
 
 
 def _attempt(name: str, question: Callable[[], T], detail: str) -> tuple[Check, T | None]:
