@@ -21,6 +21,7 @@ BARE_TESTS := $(wildcard tests/unit tests/laws tests/house/test_bare.py tests/ho
 
 help:
 	@echo "make demo              train a small model with the meter on; ends with a verified attestation"
+	@echo "make demo-gpu          the same beside eight H100s that a script plays; needs a C compiler"
 	@echo "make test              lint, types, import contracts and every test"
 	@echo "make test-bare         the auditor's side alone, without torch"
 	@echo "make test-torch TORCH=2.9.1   the torch-facing tests on another torch"

@@ -1,4 +1,4 @@
-"""Run the demo as if on a node of eight H100s, one of which is lost halfway: a laptop will do.
+"""Run the demo as if on a node of eight H100s, one of which is lost after 8 s: a laptop will do.
 
 The devices are a script, played by a fake NVML library through the real bindings (`flopmeter.testing.fake_nvml`).
 A fake proves our handling, not the hardware: the training is the small one of `demo.py`, on this machine's processor,
@@ -15,6 +15,7 @@ from flopmeter.testing.fake_clusters import eight_h100s, lost_halfway
 from flopmeter.testing.fake_nvml import FakeNvml
 
 STEPS, LOST_AFTER_S = 300, 8
+BANNER = "these devices are a script; nothing of them was measured"
 
 
 def main() -> None:
@@ -27,9 +28,11 @@ def main() -> None:
     machine = lost_halfway(eight_h100s(), after_s=args.lost_after_s)
     os.environ["FLOPMETER_DEVICES"] = ",".join(device.uuid for device in machine.devices)
     demo.set_aside(args.out)
+    demo.console.rule(BANNER, style="red")
     with FakeNvml(machine, speed=1):
         demo.train(demo.Plan(steps=args.steps), args.out)
     demo.report(args.out)
+    demo.console.rule(BANNER, style="red")
 
 
 if __name__ == "__main__":

@@ -63,8 +63,12 @@ def built(_: Row) -> str:
         clock = ", ".join(str(one) for one in clocks if one is not None) or "–"
         notes = [part.source, *(f"{name}: {words}" for name, words in part.unsure.items()), part.note]
         said = "; ".join(note for note in notes if note)
-        rows.append((part.part, ids, part.capability, part.sms or "–", clock, part.max_clock_mhz or "–", said))
-    return table(["part", "ids", "capability", "SMs", "clock, MHz", "highest, MHz", "source and doubts"], rows)
+        sure = part.ids_confidence if part.names else "–"
+        rows.append((part.part, ids, sure, part.capability, part.sms or "–", clock, part.max_clock_mhz or "–", said))
+    return table(
+        ["part", "ids", "confidence of ids", "capability", "SMs", "clock, MHz", "highest, MHz", "source and doubts"],
+        rows,
+    )
 
 
 def unknown(_: Row) -> str:

@@ -387,14 +387,14 @@ class Meter:
         if self._sensor is not None:
             self._sensor.settle()
         if self._journal is not None:
-            for uuid, fields in self._nvml.identities().items() if self._nvml is not None else ():
-                self._journal.note_device(uuid, fields)
             self._journal.flush(**self._circumstances())
         self._flushes_ns += time.perf_counter_ns() - begun
 
     def _circumstances(self) -> Circumstances:
-        return {
-            "usage": self._nvml.read() if self._nvml is not None else Usage(),
-            "own_ns": self._flushes_ns + (self._sensor.own_ns if self._sensor is not None else 0),
-            "ceiling": self._ceiling(),
-        }
+        usage = Usage()
+        if self._nvml is not None and self._journal is not None:
+            usage = self._nvml.read()
+            for uuid, fields in self._nvml.identities().items():  # at the end, too: a short run has no other flush
+                self._journal.note_device(uuid, fields)
+        own_ns = self._flushes_ns + (self._sensor.own_ns if self._sensor is not None else 0)
+        return {"usage": usage, "own_ns": own_ns, "ceiling": self._ceiling()}

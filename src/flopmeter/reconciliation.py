@@ -3,18 +3,16 @@
 Not here: how each came about (`account`, `estimate`).
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 
 from flopmeter import wire
 from flopmeter.account import Account
-from flopmeter.devices.peaks import print_device_id
 from flopmeter.devices.table import PeakTable
 from flopmeter.estimate.estimate import Estimate
-from flopmeter.estimate.hardware import Cycles, DeviceTime, estimate_hardware
+from flopmeter.estimate.hardware import DeviceTime, estimate_hardware
 from flopmeter.tally import CONTRACTIONS, OpCount
-from flopmeter.usage import DeviceUsage
+from flopmeter.units import NS_PER_S, print_duration, print_flop
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,9 +60,55 @@ class Reconciliation:
         return (self.counted, self.modelled, self.hardware)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unseen:
+    """A device that did not answer for a while: a gap between nothing and all that it can do.
+
+    It is none in the count: what the hook counted is counted, and the interval of the count is no wider for it.
+
+    Units: `ns` nanoseconds; `most_flop_per_s` what no program makes it exceed, None where that is unknown.
+    """
+
+    uuid: str
+    ns: int
+    most_flop_per_s: int | None
+
+    @property
+    def most_flop(self) -> int | None:
+        """Return what it may have done in that time at most.
+
+        Units: FLOP.
+        """
+        return None if self.most_flop_per_s is None else -(-self.ns * self.most_flop_per_s // NS_PER_S)
+
+    @property
+    def words(self) -> str:
+        """Name it, for how long, and between what."""
+        most = "what nobody knows, its peak being unknown" if self.most_flop is None else print_flop(self.most_flop)
+        return f"{self.uuid[:12]} for {print_duration(self.ns)}, between nothing and {most}"
+
+    def to_wire(self) -> dict[str, wire.Wire]:
+        """Return it as reports carry it."""
+        return {
+            "uuid": self.uuid,
+            "ns": wire.print_count(self.ns),
+            "most_flop_per_s": wire.print_known(self.most_flop_per_s),
+            "most_flop": wire.print_known(self.most_flop),
+        }
+
+
+def unseen_devices(account: Account, *, table: PeakTable | None = None) -> tuple[Unseen, ...]:
+    """Return the devices that were not seen for a part of the time in which the run may have held them."""
+    return tuple(
+        Unseen(uuid=device.uuid, ns=device.unseen_ns, most_flop_per_s=time.most_flop_per_s(table))
+        for device, time in zip(account.usage.devices, device_times(account), strict=True)
+        if device.unseen_ns
+    )
+
+
 def device_times(account: Account) -> tuple[DeviceTime, ...]:
     """Return what was measured of each device, as the hardware's figure takes it; time not seen and edges are held."""
-    return tuple(_device_time(device, account.devices.get(device.uuid, {})) for device in account.usage.devices)
+    return tuple(DeviceTime.of(device, account.devices.get(device.uuid, {})) for device in account.usage.devices)
 
 
 def precisions_of(account: Account) -> tuple[str, ...]:
@@ -78,36 +122,6 @@ def _hardware(account: Account, table: PeakTable | None) -> Estimate:
         note = "; ".join(account.usage.notes) or "no device time was measured"
         return Estimate(method="hardware", flop=None, note=note)
     return estimate_hardware(device_times(account), precisions=precisions_of(account), table=table).estimate
-
-
-def _device_time(device: DeviceUsage, says: Mapping[str, str]) -> DeviceTime:
-    held_ns = device.held_ns or 0
-    tensor = None if device.pipes is None else device.pipes.get("tensor")
-    if tensor is not None and device.pipes is not None:
-        tensor = max(0, tensor - device.pipes.get("imma", 0))
-    return DeviceTime(
-        uuid=device.uuid,
-        name=says.get("parent_name", "" if device.name == "unknown" else device.name),
-        device_id="" if (pci := _number(says.get("pci", ""), 16)) is None else print_device_id(pci),
-        held_ns=None if device.held_ns is None else held_ns + device.unseen_ns + device.edge_ns,
-        clock=_cycles(device.sm_cycles, max(0, held_ns - device.lacks("sm_cycles"))),
-        tensor=_cycles(tensor, max(0, held_ns - device.lacks("pipes"))),
-        slice_sms=_number(says.get("sms", ""), 10),
-        capability=says.get("capability", ""),
-    )
-
-
-def _number(text: str, base: int) -> int | None:
-    """Return the number that a device gave; None where what stands there is none."""
-    try:
-        number = int(text, base)
-    except ValueError:
-        return None
-    return number if 0 < number < 2**32 else None
-
-
-def _cycles(cycles: int | None, covered_ns: int) -> Cycles | None:
-    return None if cycles is None else Cycles(cycles=cycles, covered_ns=covered_ns)
 
 
 def _explain(account: Account, six_nd_flop: int) -> tuple[Term, ...]:

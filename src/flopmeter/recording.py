@@ -89,7 +89,8 @@ class _Record:
 
     @property
     def is_empty(self) -> bool:
-        return not (self.ran or self.count or self.tokens or self.samples or self.audits or self.usage.devices)
+        has_usage = self.usage.devices or self.usage.notes
+        return not (self.ran or self.count or self.tokens or self.samples or self.audits or has_usage)
 
 
 class _State(NamedTuple):

@@ -81,6 +81,7 @@ class _Life:
     ceiling: int | None
     world: int
     recorded_at: str  # the date of the last record, or of the header
+    recorded_ns: int = 0  # the same by the monotonic clock, 0 before there is one
     place: Coordinates = field(default_factory=Coordinates)
     total: Totals = field(default_factory=Totals)
     tables: dict[str, _Priced] = field(default_factory=dict)
@@ -173,8 +174,9 @@ class Sums:
             )
         elif entry.kind == "steps":
             self._add_steps(segment, steps := Steps.from_wire(entry.body), life)
-            self.holders.add(segment.rank, steps.usage, begun=life.recorded_at, ended=entry.at)
-            life.recorded_at = entry.at
+            dates, machine_ns = (life.recorded_at, entry.at), (life.recorded_ns or steps.started_ns, steps.ended_ns)
+            self.holders.add(segment.rank, steps.usage, dates=dates, machine_ns=machine_ns)
+            life.recorded_at, life.recorded_ns = entry.at, steps.ended_ns
         elif entry.kind == "miss":
             life.missed |= self._add_miss(segment, entry.body)
         else:
@@ -276,6 +278,7 @@ class Sums:
 
     def _add_unclosed(self, segment: Segment, following: Segment | None, ceiling: int | None) -> None:
         """A life that did not end in order: what ran after its last record is unknown, and bounded by time at most."""
+        self.holders.break_off(segment.rank)
         last = segment.entries[-1].at
         torn = f"; {segment.torn.size} bytes of a line that was being written were lost" if segment.torn else ""
         if following is None:

@@ -42,15 +42,27 @@ def print_duration(value_ns: int | None) -> str:
     return f"{seconds / 3600:.1f} h"
 
 
+def print_held(value_ns: int) -> str:
+    """Return the time of devices together for people.
+
+    Units: takes nanoseconds, prints device-seconds, device-minutes or GPU-hours.
+    """
+    number, unit = print_duration(value_ns).split()
+    words = {"h": "GPU-hour", "min": "device-minute", "s": "device-second"}[unit]
+    return f"{number} {words if number == '1' else words + 's'}"
+
+
 def print_energy(value_mj: int | None) -> str:
     """Return an energy for people; `unknown` for None.
 
-    Units: takes millijoules, prints J or kWh.
+    Units: takes millijoules, prints J, kJ or kWh.
     """
     if value_mj is None:
         return "unknown"
     joules = value_mj / MJ_PER_J
-    return f"{joules / J_PER_KWH:.3g} kWh" if joules >= J_PER_KWH / 10 else f"{joules:.4g} J"
+    if joules >= J_PER_KWH / 10:
+        return f"{joules / J_PER_KWH:.3g} kWh"
+    return f"{joules / 1000:.3g} kJ" if joules >= 1000 else f"{joules:.4g} J"
 
 
 def parse_flop(text: str) -> int:

@@ -22,7 +22,8 @@ class DeviceUsage:
 
     Units: `held_ns` nanoseconds that the run had the device and NVML answered; `unseen_ns` those that it may have had
     it and NVML did not answer, a gap between nothing and all that the device can do; `edge_ns` those between a sample
-    that found it free and one that found it held: held time is no more than `held_ns + edge_ns`. `busy_ns` of the held
+    that found it free and one that found it held: held time is no more than `held_ns + edge_ns`; `left_ns` those that
+    this process had it and left the reading to another of the same run (`holders.py`). `busy_ns` of the held
     ones a kernel ran (NVML's utilisation, read once a second); `energy_mj` millijoules from the device's own counter,
     `power_mj` the same from its power readings, integrated; `sm_cycles` cycles of the SM clock; `pipes` cycles in
     which each pipe was active, mean over the SMs; `throttled` nanoseconds by reason; `least_mw` milliwatts, the lowest
@@ -36,6 +37,7 @@ class DeviceUsage:
     held_ns: int | None = None
     unseen_ns: int = 0
     edge_ns: int = 0
+    left_ns: int = 0
     busy_ns: int | None = None
     energy_mj: int | None = None
     power_mj: int | None = None
@@ -68,6 +70,7 @@ class DeviceUsage:
             held_ns=None if self.held_ns is None or other.held_ns is None else self.held_ns + other.held_ns,
             unseen_ns=self.unseen_ns + other.unseen_ns,
             edge_ns=self.edge_ns + other.edge_ns,
+            left_ns=self.left_ns + other.left_ns,
             busy_ns=_added(self.busy_ns, other.busy_ns),
             energy_mj=_added(self.energy_mj, other.energy_mj),
             power_mj=_added(self.power_mj, other.power_mj),
@@ -109,6 +112,7 @@ class DeviceUsage:
             "held_ns": wire.print_known(self.held_ns),
             "unseen_ns": wire.print_count(self.unseen_ns),
             "edge_ns": wire.print_count(self.edge_ns),
+            **({"left_ns": wire.print_count(self.left_ns)} if self.left_ns else {}),
             "busy_ns": wire.print_known(self.busy_ns),
             "energy_mj": wire.print_known(self.energy_mj),
             "power_mj": wire.print_known(self.power_mj),
@@ -135,6 +139,7 @@ class DeviceUsage:
             held_ns=count("held_ns"),
             unseen_ns=count("unseen_ns") or 0,
             edge_ns=count("edge_ns") or 0,
+            left_ns=count("left_ns") or 0,
             busy_ns=count("busy_ns"),
             energy_mj=count("energy_mj"),
             power_mj=count("power_mj"),

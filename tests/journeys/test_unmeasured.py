@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from flopmeter.cli.main import main
+from flopmeter.sensors.driver import SCRIPTED
 from flopmeter.testing.fake_clusters import h100
 from flopmeter.testing.fake_devices import FakeMachine, Fault
 from flopmeter.testing.fake_nvml import FakeNvml
@@ -235,7 +236,21 @@ def test_names_of_devices_that_are_not_there_are_said_to_be_unknown(start, named
 def test_a_process_that_used_no_device_says_so(start):
     with FakeNvml(machine(), speed=1) as fake:
         done = start({**fake.environment(), "FLOPMETER_DEVICES": " , "}).go()
-    done.assert_unknown("no CUDA device was used by this process", doctor=DEVICE.uuid)
+    done.assert_unknown("no CUDA device was found held by this process, so none was sampled", doctor=DEVICE.uuid)
+
+
+def test_devices_of_a_script_are_said_to_be_one_wherever_they_stand(start, tmp_path):
+    """Else a demo's attestation is evidence of eight H100s."""
+    with FakeNvml(machine(), speed=1) as fake:
+        done = start({**fake.environment(), **NAMED}).go()
+    assert done.summary["usage"]["devices"][0]["held_ns"] is not None
+    assert done.summary["usage"]["notes"] == [SCRIPTED]
+    assert done.summary["usage"]["devices"][0]["identity"]["named_by"] == "FLOPMETER_DEVICES"
+    assert f"NVIDIA devices: {SCRIPTED}" in done.report
+    assert "devices named by FLOPMETER_DEVICES, whether the run used them or not: all of them" in done.report
+    assert f"without device time and energy: {SCRIPTED}" in done.attest
+    assert SCRIPTED in done.doctor
+    assert SCRIPTED in "".join(file.read_text() for file in (tmp_path / "run" / "ledger").glob("*.jsonl"))
 
 
 def test_in_a_pid_namespace_devices_are_measured_all_the_same(start):
@@ -250,4 +265,5 @@ def test_in_a_pid_namespace_devices_are_measured_all_the_same(start):
     (device,) = done.summary["usage"]["devices"]
     assert min(int(device[name]) for name in ("held_ns", "busy_ns", "energy_mj", "sm_cycles")) > 0
     assert device["note"] == ""
-    assert "without" not in done.attest
+    assert done.attest.count("without") == 1, "that they are a script, and nothing else"
+    assert f"without device time and energy: {SCRIPTED}" in done.attest

@@ -2,7 +2,7 @@
 
 import pytest
 
-from flopmeter.units import parse_flop, print_duration, print_energy, print_flop, print_ratio
+from flopmeter.units import parse_flop, print_duration, print_energy, print_flop, print_held, print_ratio
 
 
 @pytest.mark.parametrize(
@@ -78,10 +78,24 @@ def test_a_duration_has_a_unit_that_fits(value, text):
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0, "0 J"), (1_500, "1.5 J"), (359_000_000, "3.59e+05 J"), (360_000_000, "0.1 kWh"), (None, "unknown")],
+    [
+        (0, "0 J"),
+        (1_500, "1.5 J"),
+        (999_900, "999.9 J"),
+        (179_000_000, "179 kJ"),
+        (359_000_000, "359 kJ"),
+        (360_000_000, "0.1 kWh"),
+        (None, "unknown"),
+    ],
 )
 def test_an_energy_has_a_unit_that_fits(value, text):
     assert print_energy(value) == text
+
+
+def test_the_time_of_devices_is_told_from_time_on_a_clock():
+    """Else eight devices over five minutes read as a run of forty."""
+    told = [print_held(seconds * 1_000_000_000) for seconds in (2, 2238, 57_600)]
+    assert told == ["2 device-seconds", "37.3 device-minutes", "16.0 GPU-hours"]
 
 
 def test_a_ratio_is_a_percentage():

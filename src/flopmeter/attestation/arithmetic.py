@@ -15,6 +15,7 @@ from flopmeter.errors import MismatchError, UnsupportedError
 from flopmeter.formulas.book import CONVENTION
 from flopmeter.ledger.merge import join_heads
 from flopmeter.tally import BASES, CONTRACTIONS, KINDS, PHASES, PURPOSES
+from flopmeter.units import NS_PER_S
 
 Fields = Mapping[str, wire.Wire]
 
@@ -36,6 +37,7 @@ def check_arithmetic(statement: Statement) -> str:
         _check_methods,
         _check_model,
         _check_devices,
+        _check_unseen,
         _check_record,
         _check_stage,
     ):
@@ -173,6 +175,19 @@ def _check_devices(statement: Statement) -> None:
         if lower is not None and upper is not None and lower > upper:
             msg = f"method {wire.parse_text(method['method'])} has bounds {lower} and {upper}"
             raise MismatchError(msg)
+
+
+def _check_unseen(statement: Statement) -> None:
+    """Time in which a device was not seen stands there as a gap with a bound: its time × what it can do at most."""
+    listed = _objects(statement.part("coverage").get("devicesNotSeen", []))
+    if "devicesNotSeen" in statement.part("coverage"):
+        devices = _objects(statement.part("usage")["devices"])
+        gaps = [(device["uuid"], device.get("unseenNs")) for device in devices if _known(device, "unseenNs")]
+        _agree("coverage.devicesNotSeen", [(one.get("uuid"), one.get("ns")) for one in listed], "usage.devices", gaps)
+    for one in listed:
+        rate = _known(one, "mostFlopPerS")
+        most = None if rate is None else -(-_count(one, "ns") * rate // NS_PER_S)
+        _agree("mostFlop of coverage.devicesNotSeen", _known(one, "mostFlop"), "ns × mostFlopPerS", most)
 
 
 def _check_record(statement: Statement) -> None:

@@ -14,7 +14,7 @@ from flopmeter.attestation.plausibility import check_physics
 from flopmeter.attestation.statement import Statement, own_version
 from flopmeter.devices.table import PeakTable
 from flopmeter.errors import MismatchError, UnsupportedError
-from flopmeter.reconciliation import Reconciliation
+from flopmeter.reconciliation import Reconciliation, unseen_devices
 from flopmeter.units import NS_PER_S, print_duration
 from flopmeter.usage import DeviceUsage, Usage
 
@@ -131,7 +131,7 @@ def find_strange_time(statement: Statement) -> str:
 
 
 def compare_hardware(statement: Statement, account: Account, *, table: PeakTable | None = None) -> None:
-    """Compare the hardware's figure and what physics said to the signer with what the ledger gives.
+    """Compare the hardware's figures and what physics said to the signer with what the ledger gives.
 
     Both go by peaks: those that come with flopmeter where the statement names no others, else those of `table`.
 
@@ -155,6 +155,13 @@ def compare_hardware(statement: Statement, account: Account, *, table: PeakTable
         given = wire.parse_object(wanted["inputs"])
         for name in sorted({*inputs, *given} - ({"peaks"} if has_devices else set())):
             _agree(f"inputs.{name[:40]} of method hardware", inputs.get(name), given.get(name))
+        unseen = [
+            {"uuid": one.uuid, "mostFlopPerS": wire.print_known(one.most_flop_per_s)}
+            for one in unseen_devices(account, table=table)
+        ]
+        stated = wire.parse_list(statement.part("coverage").get("devicesNotSeen", []))
+        bounded = [{name: wire.parse_object(one).get(name) for name in ("uuid", "mostFlopPerS")} for one in stated]
+        _agree("coverage.devicesNotSeen", bounded, unseen)
         _compare_plausibility(statement.predicate.get("plausibility"), account, table)
     except MismatchError as error:
         version = statement.part("meter")["version"]

@@ -31,18 +31,7 @@ def check_evidence(
         CannotVerifyError: one was not brought, or was brought and is not stated; or whether the run had the device
             cannot be told.
     """
-    stated = [wire.parse_object(item, name="evidence") for item in wire.parse_list(statement.predicate["evidence"])]
-    if not stated:
-        msg = "evidence names no report: a statement without any has no such field"
-        raise MismatchError(msg)
-    heads = {(head.file, head.digest) for head in statement.heads}
-    for item in stated:
-        _check_item(item, heads)
-    _refuse_twice(stated)
-    kinds = sorted({wire.parse_text(item.get("type"), name="type") for item in stated} - {TYPE})
-    if kinds:
-        msg = f"evidence is of type {kinds[0][:40]!r}, this version knows {TYPE!r}"
-        raise UnsupportedError(msg)
+    stated = read_evidence(statement)
     strangers = _find_strangers(stated, statement, account)
     if isinstance(reports, LedgerError):
         raise reports
@@ -55,6 +44,28 @@ def check_evidence(
         f"{len(stated)} reports of devices answer the head of their ledger; "
         "whether NVIDIA's devices signed them is for NVIDIA's verifier"
     )
+
+
+def read_evidence(statement: Statement) -> list[Mapping[str, wire.Wire]]:
+    """Return what a statement says of reports, once it is known to agree with its heads and to be no report twice.
+
+    Raises:
+        MismatchError: it does not, or is.
+        CannotVerifyError: it is of another form, or of a type that this version does not know.
+    """
+    stated = [wire.parse_object(item, name="evidence") for item in wire.parse_list(statement.predicate["evidence"])]
+    if not stated:
+        msg = "evidence names no report: a statement without any has no such field"
+        raise MismatchError(msg)
+    heads = {(head.file, head.digest) for head in statement.heads}
+    for item in stated:
+        _check_item(item, heads)
+    _refuse_twice(stated)
+    kinds = sorted({wire.parse_text(item.get("type"), name="type") for item in stated} - {TYPE})
+    if kinds:
+        msg = f"evidence is of type {kinds[0][:40]!r}, this version knows {TYPE!r}"
+        raise UnsupportedError(msg)
+    return stated
 
 
 def refuse_unstated(statement: Statement, reports: Iterable[GpuReport]) -> None:

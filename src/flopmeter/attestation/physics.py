@@ -19,9 +19,14 @@ from flopmeter.attestation.statement import Statement
 from flopmeter.devices.peaks import identify, most_flop_per_s
 from flopmeter.devices.table import PeakTable
 from flopmeter.errors import CannotVerifyError, MismatchError
+from flopmeter.reconciliation import unseen_devices
+from flopmeter.units import print_flop
 
 UNMETERED = "unmetered"
 """The one question whose `no` says nothing against the count: what else ran may be another's."""
+
+LEDGERS = ("energy", "tensor-activity", UNMETERED + " (for want of the ledger)")
+"""The questions that a statement alone does not answer."""
 
 
 def judge_physics(statement: Statement, account: Account | None, *, table: PeakTable | None = None) -> str:
@@ -37,9 +42,28 @@ def judge_physics(statement: Statement, account: Account | None, *, table: PeakT
         raise CannotVerifyError("not checked: no device was measured")
     possible = [answer.detail for answer in answers if answer.verdict == "yes"]
     strange = [answer.detail for answer in answers if answer.verdict == "no"]
-    if strange or not possible:
-        raise CannotVerifyError("; ".join(strange or dict.fromkeys(answer.detail for answer in answers)))
-    return "; ".join(possible)
+    if not strange and not possible:
+        raise CannotVerifyError("; ".join(dict.fromkeys(answer.detail for answer in answers)))
+    left = [f"{answer.name} ({answer.why})" for answer in answers if answer.verdict == "cannot-tell"]
+    left += list(LEDGERS) if account is None else []
+    silent = [f"not answered: {', '.join(left)}"] if left else []
+    if strange:
+        raise CannotVerifyError("; ".join([*strange, *silent]))
+    unlike = [] if account is None else _compare_unseen(statement, account, table)
+    return "; ".join([*possible, *unlike, *silent])
+
+
+def _compare_unseen(statement: Statement, account: Account, table: PeakTable | None) -> list[str]:
+    """Say where a device that was not seen is bounded otherwise than by the peaks here; no lie: tables differ."""
+    here = {one.uuid: one.most_flop for one in unseen_devices(account, table=table)}
+    stated = [wire.parse_object(one) for one in wire.parse_list(statement.part("coverage").get("devicesNotSeen", []))]
+    said = {wire.parse_text(one.get("uuid")): wire.parse_known(one.get("mostFlop"), name="mostFlop") for one in stated}
+    return [
+        f"{uuid[:12]} while it was not seen did at most {print_flop(most)} by the statement,"
+        f" {print_flop(here[uuid])} by the peaks here"
+        for uuid, most in said.items()
+        if uuid in here and most != here[uuid]
+    ]
 
 
 def refuse_impossible(answers: tuple[Plausibility, ...]) -> None:
@@ -70,7 +94,7 @@ def check_stated(statement: Statement, *, table: PeakTable | None = None) -> tup
         limits.append(
             Limit(
                 uuid=wire.parse_text(device["uuid"]),
-                held_ns=sum(spans) or None,
+                may_have_held_ns=sum(spans) or None,
                 most_flop_per_s=None if part is None else most_flop_per_s(part),
             )
         )

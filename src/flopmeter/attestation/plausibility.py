@@ -15,12 +15,12 @@ from math import ceil
 
 from flopmeter import wire
 from flopmeter.account import Account
-from flopmeter.devices.peaks import bound_cpu, find_columns, identify, most_flop_per_s
-from flopmeter.devices.table import Part, PeakTable
-from flopmeter.estimate.hardware import DeviceTime, estimate_hardware
+from flopmeter.devices.peaks import bound_cpu, find_columns
+from flopmeter.devices.table import MHZ, Part, PeakTable
+from flopmeter.estimate.hardware import DeviceTime, estimate_hardware, runs_on_tensor
 from flopmeter.reconciliation import device_times, precisions_of
 from flopmeter.tally import CONTRACTIONS
-from flopmeter.units import NS_PER_S, print_duration, print_energy, print_flop
+from flopmeter.units import NS_PER_S, print_duration, print_energy, print_flop, print_held
 from flopmeter.usage import DeviceUsage
 
 VERDICTS = ("yes", "no", "cannot-tell")
@@ -28,17 +28,19 @@ KINDS = ("matmul", "attention", "recurrent")
 """Kinds of a tally whose FLOP are compared; see the module's docstring."""
 UNLIKE = Fraction(1, 20)
 """The share by which energy from a device's counter and from its power readings may differ and still be one figure."""
+MAX_NAMED = 3
 TILE_WASTE = 64
 """How much more than asked for a tensor pipe may do: for one row in a tile of 64, the least height on Hopper."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plausibility:
-    """One question to physics, its answer, the numbers it stands on, and one sentence."""
+    """One question to physics, its answer, the numbers it stands on, and one sentence; `why` there is no answer."""
 
     name: str
     verdict: str
     detail: str
+    why: str = ""
     numbers: Mapping[str, str] = field(default_factory=dict)
 
     def to_wire(self) -> dict[str, wire.Wire]:
@@ -50,17 +52,21 @@ class Plausibility:
 class Limit:
     """What one device can do, and what it was given; None is what nobody knows.
 
-    Units: `held_ns` nanoseconds. `stated_flop_per_s` is its maker's peak in the fastest precision that was used, and
-    `most_flop_per_s` what no program makes it exceed (`devices.peaks.most_flop_per_s`). `energy_mj` millijoules.
-    `floor_mw` is the least power that the device drew in any instant of that time, in milliwatts, and `floor_source`
-    who says so: a datasheet has no such figure, a sampler sees the lowest that it saw.
+    Units: `may_have_held_ns` nanoseconds, of which `edge_ns` are edges, in which nobody measured energy.
+    `stated_flop_per_s` is its maker's peak in the fastest precision that was used, `stated_in` those precisions, and
+    `most_flop_per_s` what no program makes it exceed (`devices.peaks.most_flop_per_s`). `energy_mj` millijoules, and
+    `energy_why` why there are none. `floor_mw` is the least power that the device drew in any instant of that time, in
+    milliwatts, and `floor_source` who says so: a datasheet has no such figure, a sampler sees the lowest that it saw.
     """
 
     uuid: str
-    held_ns: int | None = None
+    may_have_held_ns: int | None = None
+    edge_ns: int = 0
     stated_flop_per_s: int | None = None
+    stated_in: str = ""
     most_flop_per_s: int | None = None
     energy_mj: int | None = None
+    energy_why: str = ""
     floor_mw: int | None = None
     floor_source: str = ""
 
@@ -69,14 +75,18 @@ class Limit:
 class Activity:
     """What the devices themselves saw, all of them together.
 
-    Units: FLOP. `least_flop` and `most_flop` are all cycles of the tensor pipes at the slowest and at the fastest
-    precision (`estimate.hardware.Hardware`, without declared precisions for the latter), `beside_flop` the most that
-    all other pipes could have done in that time.
+    Units: FLOP. `least_flop` are all cycles of the tensor pipes at the slowest precision that was counted, where none
+    of those runs on them (`is_foreign`) at the slowest there is; `most_flop` at the fastest there is. `beside_flop` is
+    the most that all other pipes and the host could have done in that time, and the tensor pipes at clocks above those
+    that were read. `why` and `why_beside` say why they are unknown.
     """
 
     least_flop: int | None = None
     most_flop: int | None = None
     beside_flop: int | None = None
+    is_foreign: bool = False
+    why: str = ""
+    why_beside: str = ""
 
 
 def check_physics(account: Account, *, table: PeakTable | None = None) -> tuple[Plausibility, ...]:
@@ -95,14 +105,12 @@ def check_physics(account: Account, *, table: PeakTable | None = None) -> tuple[
     limits = [
         _limit(time, usage, precisions, table) for time, usage in zip(devices, account.usage.devices, strict=True)
     ]
-    seen = estimate_hardware(devices, precisions=precisions, table=table)
-    widest = estimate_hardware(devices, table=table)
-    activity = Activity(least_flop=seen.tensor_lower_flop, most_flop=widest.tensor_upper_flop)
     host = account.usage.host
     host_flop = 0 if host is None or host.cpu_ns is None else bound_host(host.cpu_ns)
+    activity = _find_activity(devices, precisions, host_flop=host_flop, table=table)
     answers = [
         check_ceiling(products, limits, host_flop=host_flop),
-        check_energy(products, limits),
+        check_energy(products, limits, host_flop=host_flop),
         check_activity(products, activity),
     ]
     if account.usage.notes or account.gaps or account.is_live:
@@ -123,39 +131,106 @@ def without_no(answer: Plausibility) -> Plausibility:
     """Take back what was called impossible: devices that were not sampled, or not yet, may have done it."""
     if answer.verdict != "no":
         return answer
-    why = f"cannot tell: a part of the run was not sampled, not yet, or is a gap; else {answer.detail}"
-    return replace(answer, verdict="cannot-tell", detail=why)
+    why = "a part of the run was not sampled, not yet, or is a gap"
+    return replace(answer, verdict="cannot-tell", detail=f"cannot tell: {why}; else {answer.detail}", why=why)
+
+
+def _cannot_tell(name: str, numbers: Mapping[str, str], why: str, *, about: str = "") -> Plausibility:
+    detail = f"cannot tell: {about}; {why}" if about else f"cannot tell: {why}"
+    return Plausibility(name=name, verdict="cannot-tell", detail=detail, numbers=numbers, why=why)
 
 
 def _limit(time: DeviceTime, usage: DeviceUsage, precisions: Sequence[str], table: PeakTable | None) -> Limit:
-    part = identify(device_id=time.device_id, name=time.name, table=table).part
-    share = Fraction(1)
-    if part is not None and part.sms and time.slice_sms is not None:
-        share = Fraction(min(time.slice_sms, part.sms), part.sms)
+    part = time.identify(table).part
     rates = [] if part is None else [_stated(part, precision) for precision in precisions]
+    known = [rate for rate in rates if rate is not None]
+    stated = None if part is None or not known or len(known) < len(rates) else time.share_of(part, max(known))
+    energy_mj, energy_why = _agreed_energy(usage)
     return Limit(
         uuid=time.uuid,
-        held_ns=time.held_ns,
-        stated_flop_per_s=_part_of(
-            max(rate for rate in rates if rate is not None) if rates and None not in rates else None, share
-        ),
-        most_flop_per_s=_part_of(None if part is None else most_flop_per_s(part), share),
-        energy_mj=_agreed_energy(usage),
+        may_have_held_ns=time.may_have_held_ns,
+        edge_ns=usage.edge_ns,
+        stated_flop_per_s=stated,
+        stated_in=" and ".join(precisions),
+        most_flop_per_s=time.most_flop_per_s(table),
+        energy_mj=energy_mj,
+        energy_why=energy_why,
         floor_mw=usage.least_mw,
         floor_source="the lowest that was read",
     )
 
 
-def _agreed_energy(usage: DeviceUsage) -> int | None:
+def _agreed_energy(usage: DeviceUsage) -> tuple[int | None, str]:
     """Return the energy, if counter and power readings agree: a counter that lags makes an honest run impossible."""
-    if any(usage.basis(figure) != "measured" for figure in ("energy_mj", "power_mj")):
+    whose = f"the energy of {usage.uuid[:12]}"
+    energy_mj, power_mj = usage.energy_mj, usage.power_mj
+    if energy_mj is None or power_mj is None:
+        what = whose if energy_mj is None else f"the power of {usage.uuid[:12]}, to hold its energy against,"
+        return None, f"{what} was not measured"
+    for figure, words in (("energy_mj", whose), ("power_mj", f"the power of {usage.uuid[:12]}")):
+        if usage.basis(figure) != "measured":
+            return None, f"{words} was not measured for {print_duration(usage.lacks(figure) + usage.unseen_ns)}"
+    if abs(energy_mj - power_mj) > UNLIKE * power_mj:
+        ways = f"{print_energy(energy_mj)} by its counter, {print_energy(power_mj)} by its power readings"
+        return None, f"{whose} is told in two ways: {ways}"
+    return energy_mj, ""
+
+
+def _find_activity(
+    devices: Sequence[DeviceTime], precisions: Sequence[str], *, host_flop: int, table: PeakTable | None
+) -> Activity:
+    parts = [device.identify(table).part for device in devices]
+    is_foreign = not any(part is not None and runs_on_tensor(part, precisions) for part in parts)
+    least = [_least_tensor(device, precisions, table) for device in devices]
+    widest = [estimate_hardware([device], table=table).tensor_upper_flop for device in devices]
+    beside = [_most_beside(device, most, table) for device, most in zip(devices, widest, strict=True)]
+    silent = [device.uuid for device in devices if device.tensor is None]
+    whys = [f"no pipe activity of {_name(silent)} was measured"] if silent else []
+    unrated = [
+        (device.name or device.uuid[:12]) if part is None else part.part
+        for device, part, most in zip(devices, parts, widest, strict=True)
+        if device.tensor is not None and most is None
+    ]
+    whys += [f"no rate of the tensor pipes of {', '.join(dict.fromkeys(unrated))} is known"] if unrated else []
+    unbound = [device.uuid for device, rate in zip(devices, beside, strict=True) if rate is None]
+    others = _total(beside)
+    return Activity(
+        least_flop=_total(least),
+        most_flop=_total(widest),
+        beside_flop=None if others is None else others + host_flop,
+        is_foreign=is_foreign,
+        why="; ".join(whys),
+        why_beside=f"what other pipes of {_name(unbound)} could add is unknown" if unbound else "",
+    )
+
+
+def _least_tensor(device: DeviceTime, precisions: Sequence[str], table: PeakTable | None) -> int | None:
+    """Return what the tensor pipes did at least; at the slowest of all rates where none that was counted is known."""
+    found = estimate_hardware([device], precisions=precisions, table=table).tensor_lower_flop
+    return estimate_hardware([device], table=table).tensor_lower_flop if found is None else found
+
+
+def _most_beside(device: DeviceTime, tensor_flop: int | None, table: PeakTable | None) -> int | None:
+    """Return what a device could have done beside these cycles of its tensor pipes, at its highest clock all the time.
+
+    The clock is read now and then: where cycles are a share of it, the tensor pipes had more of them at a higher one.
+    """
+    part, rate = device.identify(table).part, device.beside_flop_per_s(table)
+    if part is None or rate is None or tensor_flop is None or device.may_have_held_ns is None or device.clock is None:
         return None
-    energy_mj, power_mj = usage.energy_mj or 0, usage.power_mj or 0
-    return energy_mj if abs(energy_mj - power_mj) <= UNLIKE * power_mj else None
+    highest_mhz = max(mhz for mhz in (part.max_clock_mhz, device.max_clock_mhz, part.clock_mhz, 0) if mhz is not None)
+    most_cycles = Fraction(highest_mhz * MHZ * device.clock.covered_ns, NS_PER_S)
+    faster = max(Fraction(0), most_cycles / device.clock.cycles - 1) if device.clock.cycles else Fraction(0)
+    return ceil(Fraction(device.may_have_held_ns * rate, NS_PER_S) + tensor_flop * faster)
 
 
-def _part_of(rate: int | None, share: Fraction) -> int | None:
-    return None if rate is None else ceil(rate * share)
+def _total(values: Sequence[int | None]) -> int | None:
+    return None if not values or None in values else sum(value or 0 for value in values)
+
+
+def _name(uuids: Sequence[str]) -> str:
+    named = ", ".join(uuid[:12] for uuid in uuids[:MAX_NAMED])
+    return named if len(uuids) <= MAX_NAMED else f"{named} and {len(uuids) - MAX_NAMED} more"
 
 
 def _stated(part: Part, precision: str) -> int | None:
@@ -175,53 +250,68 @@ def check_ceiling(product_flop: int, limits: Sequence[Limit], *, host_flop: int 
     if most is not None:
         most += host_flop
     numbers = _numbers(counted_flop=product_flop, stated_flop=_floor(stated), most_flop=_floor(most))
-    held_ns = [limit.held_ns for limit in limits]
-    if not limits or None in held_ns:
-        why = "no device time was measured" if not limits else "the time of a device is unknown"
-        return Plausibility(name=name, verdict="cannot-tell", detail=f"cannot tell: {why}", numbers=numbers)
-    time = print_duration(sum(ns or 0 for ns in held_ns))
-    counted = f"{print_flop(product_flop)} of products in {time} of devices"
+    unknown = [limit.uuid for limit in limits if limit.may_have_held_ns is None]
+    if not limits or unknown:
+        why = "no device time was measured" if not limits else f"the time of {_name(unknown)} is unknown"
+        return _cannot_tell(name, numbers, why)
+    time = print_held(sum(limit.may_have_held_ns or 0 for limit in limits))
+    counted = f"{print_flop(product_flop)} of products in {time}"
     if most is not None and product_flop > most:
         detail = f"impossible: {counted}, which no program could do in less than {_times(product_flop, most)} that time"
         return Plausibility(name=name, verdict="no", detail=detail, numbers=numbers)
+    within = ", ".join(dict.fromkeys(f" in {limit.stated_in}" for limit in limits if limit.stated_in))
     if stated is not None and product_flop <= stated:
-        detail = f"possible: {counted}, at most {print_flop(_floor(stated))} by their makers' peaks"
+        detail = f"possible: {counted}; {print_flop(_floor(stated))} by stated peaks{within}"
         return Plausibility(name=name, verdict="yes", detail=detail, numbers=numbers)
     if most is not None:
-        where = "no peak is stated" if stated is None else "above their makers' peaks, as clocks above the stated allow"
-        detail = f"possible: {counted}, at most {print_flop(_floor(most))} at the highest clock; {where}"
+        above = (
+            ""
+            if stated is None
+            else f"above stated peaks{within}, {print_flop(_floor(stated))}, as high clocks allow; "
+        )
+        detail = f"possible: {counted}; {above}{print_flop(_floor(most))} with every pipe full at the highest clock"
         return Plausibility(name=name, verdict="yes", detail=detail, numbers=numbers)
+    unrated = [limit.uuid for limit in limits if limit.most_flop_per_s is None]
     why = (
-        "no peak of a device is known"
+        f"no peak of {_name(unrated)} is known"
         if stated is None
-        else f"that is above their makers' peaks, {print_flop(_floor(stated))}, and how high clocks go is unknown"
+        else f"that is above stated peaks{within}, {print_flop(_floor(stated))}, and how high clocks go is unknown"
     )
-    return Plausibility(name=name, verdict="cannot-tell", detail=f"cannot tell: {counted}; {why}", numbers=numbers)
+    return _cannot_tell(name, numbers, why, about=counted)
 
 
-def check_energy(product_flop: int, limits: Sequence[Limit]) -> Plausibility:
+def check_energy(product_flop: int, limits: Sequence[Limit], *, host_flop: int = 0) -> Plausibility:
     """Say whether the devices could have done these products with the energy that they drew.
 
     A device that does F operations is on for at least F ÷ its most, and draws at least its least power meanwhile: more
-    than most ÷ least power per joule is impossible. It is a bound far above what any part does; without a known least
-    power there is none, and the answer is `cannot-tell`.
+    than most ÷ least power per joule is impossible. In edges it may have done all that it can, and `host_flop` is what
+    the host's processors could have done beside. Without a known least power there is no bound, and `cannot-tell`.
+
+    A cross-check: no power is below the lowest that was read, so energy lasts for the time held or longer at that, and
+    the bound is no lower than that of `check_ceiling`, unless energy and time contradict each other.
     """
     name = "energy"
-    energies = [limit.energy_mj for limit in limits]
-    drawn = None if not limits or None in energies else sum(value or 0 for value in energies)
+    drawn = _total([limit.energy_mj for limit in limits])
     parts = [_most_by_energy(limit) for limit in limits]
     known = [part for part in parts if part is not None]
-    most = sum(known, Fraction(0)) if limits and len(known) == len(parts) else None
+    most = sum(known, Fraction(host_flop)) if limits and len(known) == len(parts) else None
     numbers = _numbers(counted_flop=product_flop, energy_mj=drawn, most_flop=_floor(most))
     if drawn is None:
-        why = "no device was measured" if not limits else "the energy of a device is unknown, or told in two ways"
-        return Plausibility(name=name, verdict="cannot-tell", detail=f"cannot tell: {why}", numbers=numbers)
+        lacking = [limit for limit in limits if limit.energy_mj is None]
+        whys = [limit.energy_why or f"the energy of {limit.uuid[:12]} is unknown" for limit in lacking[:MAX_NAMED]]
+        more = [f"and of {len(lacking) - MAX_NAMED} devices more"] if len(lacking) > MAX_NAMED else []
+        return _cannot_tell(name, numbers, "; ".join([*whys, *more]) or "no device was measured")
     counted = f"{print_flop(product_flop)} of products with {print_energy(drawn)}"
     if most is None:
-        why = "the least power of a device, or the most it can do, is unknown, so nothing bounds FLOP per joule"
-        return Plausibility(name=name, verdict="cannot-tell", detail=f"cannot tell: {counted}; {why}", numbers=numbers)
+        lacking = [limit for limit, part in zip(limits, parts, strict=True) if part is None]
+        what = f"the least power of {_name([limit.uuid for limit in lacking])}, or the most it can do"
+        return _cannot_tell(name, numbers, f"{what}, is unknown, so nothing bounds FLOP per joule", about=counted)
     sources = "; ".join(dict.fromkeys(limit.floor_source or "nobody named" for limit in limits))
-    bound = f"at most {print_flop(_floor(most))} at the least power (by {sources})"
+    lasts = print_held(sum((limit.energy_mj or 0) * NS_PER_S // (limit.floor_mw or 1) for limit in limits))
+    bound = (
+        f"which lasts for {lasts} at the least power of each device ({sources}); no program does more than"
+        f" {print_flop(_floor(most))} in that, edges and host included"
+    )
     if product_flop > most:
         return Plausibility(name=name, verdict="no", detail=f"impossible: {counted}, {bound}", numbers=numbers)
     return Plausibility(name=name, verdict="yes", detail=f"possible: {counted}, {bound}", numbers=numbers)
@@ -239,20 +329,17 @@ def check_activity(product_flop: int, activity: Activity) -> Plausibility:
     numbers = _numbers(counted_flop=product_flop, tensor_most_flop=activity.most_flop, beside_flop=activity.beside_flop)
     counted = f"{print_flop(product_flop)} of products"
     if activity.most_flop is None:
-        detail = "cannot tell: no activity of tensor pipes was measured, or no rate of them is known"
-        return Plausibility(name=name, verdict="cannot-tell", detail=detail, numbers=numbers)
+        return _cannot_tell(name, numbers, activity.why or "no pipe activity was measured")
+    did = f"{print_flop(activity.most_flop)} by all tensor cycles at their fastest rate"
     if product_flop <= activity.most_flop:
-        detail = f"possible: {counted}, tensor pipes did at most {print_flop(activity.most_flop)}"
-        return Plausibility(name=name, verdict="yes", detail=detail, numbers=numbers)
+        return Plausibility(name=name, verdict="yes", detail=f"possible: {counted}; {did}", numbers=numbers)
     if most is None:
-        above = f"above all tensor cycles, {print_flop(activity.most_flop)}"
-        detail = f"cannot tell: {counted}, {above}; what other pipes could add is unknown"
-        return Plausibility(name=name, verdict="cannot-tell", detail=detail, numbers=numbers)
+        why = activity.why_beside or "what other pipes could add is unknown"
+        return _cannot_tell(name, numbers, why, about=f"{counted}, above {did}")
+    with_others = f"{print_flop(most)} with all other pipes full, and the host"
     if product_flop <= most:
-        with_others = f"with all other pipes at most {print_flop(most)}"
-        detail = f"possible: {counted}, tensor pipes did at most {print_flop(activity.most_flop)}, {with_others}"
-        return Plausibility(name=name, verdict="yes", detail=detail, numbers=numbers)
-    detail = f"impossible: {counted}, and all pipes together did at most {print_flop(most)}"
+        return Plausibility(name=name, verdict="yes", detail=f"possible: {counted}; {with_others}", numbers=numbers)
+    detail = f"impossible: {counted}, and no more than {with_others}"
     return Plausibility(name=name, verdict="no", detail=detail, numbers=numbers)
 
 
@@ -268,15 +355,17 @@ def check_unmetered(contraction_flop: int, activity: Activity, *, waste: int = T
     numbers = {**_numbers(counted_flop=contraction_flop, tensor_least_flop=activity.least_flop), "waste": str(waste)}
     least = activity.least_flop
     if least is None:
-        detail = "cannot tell: no activity of tensor pipes was measured, or no rate of them is known"
-        return Plausibility(name=name, verdict="cannot-tell", detail=detail, numbers=numbers)
+        return _cannot_tell(name, numbers, activity.why or "no pipe activity was measured")
     saw = f"the tensor pipes did at least {print_flop(least)}, and {print_flop(contraction_flop)} were counted"
-    if least <= contraction_flop:
+    foreign = "nothing that was counted runs on tensor pipes" if activity.is_foreign and contraction_flop else ""
+    if least <= contraction_flop and not (foreign and least):
         return Plausibility(name=name, verdict="yes", detail=f"possible: {saw}", numbers=numbers)
     if least <= waste * contraction_flop:
-        detail = f"cannot tell: {saw}; tiles that are not full may do {waste} times over, or something ran unmetered"
-        return Plausibility(name=name, verdict="cannot-tell", detail=detail, numbers=numbers)
-    detail = f"impossible: {saw}, less than one part in {waste}: something ran unmetered, here or beside this run"
+        tiles = f"tiles that are not full may do {waste} times over, or something ran unmetered"
+        pieced = f"{foreign}: kernels made it of pieces that do, or something ran unmetered"
+        return _cannot_tell(name, numbers, pieced if foreign else tiles, about=saw)
+    less = f"and {foreign}" if foreign else f"less than one part in {waste}"
+    detail = f"impossible: {saw}, {less}: something ran unmetered, here or beside this run"
     return Plausibility(name=name, verdict="no", detail=detail, numbers=numbers)
 
 
@@ -285,9 +374,9 @@ def _sum_time(limits: Sequence[Limit], rates: Sequence[int | None]) -> Fraction 
         return None
     total = Fraction(0)
     for limit, rate in zip(limits, rates, strict=True):
-        if rate is None or limit.held_ns is None:
+        if rate is None or limit.may_have_held_ns is None:
             return None
-        total += Fraction(limit.held_ns * rate, NS_PER_S)
+        total += Fraction(limit.may_have_held_ns * rate, NS_PER_S)
     return total
 
 
@@ -295,7 +384,8 @@ def _most_by_energy(limit: Limit) -> Fraction | None:
     if limit.energy_mj is None or not limit.floor_mw or limit.most_flop_per_s is None:
         return None
     # mJ ÷ mW are seconds.
-    return Fraction(limit.energy_mj * limit.most_flop_per_s, limit.floor_mw)
+    lasts_s = Fraction(limit.energy_mj, limit.floor_mw) + Fraction(limit.edge_ns, NS_PER_S)
+    return lasts_s * limit.most_flop_per_s
 
 
 def _times(value: int, bound: Fraction) -> str:

@@ -15,7 +15,7 @@ from flopmeter.devices.table import PeakTable
 from flopmeter.errors import MalformedError
 from flopmeter.formulas.book import CONVENTION
 from flopmeter.ledger.merge import RunLedger
-from flopmeter.reconciliation import Reconciliation
+from flopmeter.reconciliation import Reconciliation, unseen_devices
 from flopmeter.usage import DeviceUsage
 
 PREDICATE_TYPE = "https://flopmeter.dev/training-compute/v0.1"
@@ -172,6 +172,11 @@ LATER: dict[str, Shape] = {
     "plausibility": [
         {"name": _text, "verdict": _one_of("yes", "no", "cannot-tell"), "detail": _text, "numbers": _map_of(_text)}
     ],
+    "coverage": {
+        "devicesNotSeen": [
+            {"uuid": _text, "ns": _count, "mostFlopPerS": _or_null(_count), "mostFlop": _or_null(_count)}
+        ],
+    },
     "usage": {
         "devices": [{"unseenNs": _count, "edgeNs": _count, "missingNs": _map_of(_count)}],
         "host": {"cpuNs": _or_null(_count), "peakBytes": _or_null(_count)},
@@ -207,8 +212,8 @@ def describe(
 ) -> dict[str, Mapping[str, wire.Wire]]:
     """Return the parts of a predicate that follow from a ledger and nothing else.
 
-    A verifier that holds the ledger computes them again and compares, but for the hardware's figure, which goes by
-    the peaks of `table`.
+    A verifier that holds the ledger computes them again and compares, but for the hardware's figure and what
+    a device that was not seen can do at most, which go by the peaks of `table`.
     """
     return {
         "stage": {
@@ -219,7 +224,7 @@ def describe(
         },
         "compute": _describe_compute(account, table),
         "model": _describe_model(account),
-        "coverage": _describe_coverage(account),
+        "coverage": _describe_coverage(account, table),
         "usage": _describe_usage(account),
         "ledger": {
             "genesis": ledger.segments[0].header.digest,
@@ -270,7 +275,16 @@ def _describe_model(account: Account) -> dict[str, wire.Wire]:
     }
 
 
-def _describe_coverage(account: Account) -> dict[str, wire.Wire]:
+def _describe_coverage(account: Account, table: PeakTable | None) -> dict[str, wire.Wire]:
+    unseen: list[wire.Wire] = [
+        {
+            "uuid": one.uuid,
+            "ns": wire.print_count(one.ns),
+            "mostFlopPerS": print_known(one.most_flop_per_s),
+            "mostFlop": print_known(one.most_flop),
+        }
+        for one in unseen_devices(account, table=table)
+    ]
     return {
         "ranks": wire.print_count(account.ranks),
         "gaps": [
@@ -285,6 +299,7 @@ def _describe_coverage(account: Account) -> dict[str, wire.Wire]:
             }
             for gap in account.gaps
         ],
+        **({"devicesNotSeen": unseen} if unseen else {}),
         "selfTests": {
             "passed": wire.print_count(sum(account.self_tests)),
             "failed": wire.print_count(len(account.self_tests) - sum(account.self_tests)),

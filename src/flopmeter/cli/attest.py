@@ -89,15 +89,24 @@ def describe_unmeasured(statement: Statement) -> Iterator[str]:
     notes = "; ".join(wire.parse_text(note) for note in wire.parse_list(usage["notes"]))
     if notes or not devices:
         yield f"device time and energy: {notes or 'no device was measured'}"
+    bounds = _bounds(statement)
     for device in devices:
+        uuid = wire.parse_text(device["uuid"])
         lacking = [words for name, words in FIGURES.items() if device[name] is None]
         missing = wire.parse_object(device["missingNs"])
         lacking += [f"{FIGURES[name]} for {_span(missing, name)}" for name in missing]
         if unseen := _span(device, "unseenNs"):
-            lacking.append(f"whatever it did in {unseen}")
+            lacking.append(f"whatever it did in {unseen}, between nothing and {bounds.get(uuid, 'what nobody knows')}")
         why = wire.parse_text(device["note"]) or "it was not measured"
         if lacking and why not in notes:
-            yield f"{wire.parse_text(device['uuid'])[:12]}: {', '.join(lacking)} ({why})"
+            yield f"{uuid[:12]}: {', '.join(lacking)} ({why})"
+
+
+def _bounds(statement: Statement) -> dict[str, str]:
+    """Return what each device that was not seen may have done at most, in words, where that is known."""
+    listed = wire.parse_list(statement.part("coverage").get("devicesNotSeen", []))
+    known = ((one["uuid"], one["mostFlop"]) for one in map(wire.parse_object, listed) if one["mostFlop"] is not None)
+    return {wire.parse_text(uuid): print_flop(wire.parse_count(flop)) for uuid, flop in known}
 
 
 def _span(fields: Mapping[str, wire.Wire], name: str) -> str:

@@ -7,9 +7,10 @@ import os
 import platform
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 from flopmeter.cli.output import CANNOT_TELL, DONE, NO, build_parser, print_json, print_text
-from flopmeter.devices.peaks import bound_cpu
+from flopmeter.devices.peaks import bound_cpu, identify, print_device_id
 from flopmeter.formulas.book import CONVENTION, FormulaBook
 from flopmeter.sensors.driver import probe_driver
 from flopmeter.units import print_flop
@@ -30,7 +31,7 @@ def run(argv: Sequence[str]) -> int:
         "book": book.digest,
         "operators": str(len(book.entries)),
         "self_test": _test(book),
-        "nvml": probe_driver(),
+        "nvml": _probe(),
         "cpu": {"cores": str(cores), "ceiling_flop_per_s": str(bound_cpu(cores))},
     }
     if args.json:
@@ -52,6 +53,20 @@ def _test(book: FormulaBook) -> dict[str, object] | None:
     return dict(run_self_test(book).to_wire())
 
 
+def _probe() -> dict[str, object]:
+    """Return what the driver tells, with the row of the table of peaks that each device has."""
+    nvml = probe_driver()
+    for device in nvml["devices"]:
+        says = device.pop("identity")  # what is printed here gets pasted somewhere, and a serial is nobody's business
+        number = says.get("pci", "")
+        device_id = print_device_id(int(number, 16)) if number.startswith("0x") else ""
+        name = says.get("parent_name", says.get("name", ""))
+        part = identify(device_id=device_id, name=name).part if device["tells"] else None
+        peak = None if part is None or not part.dense else part.part
+        device["peak"] = f"a slice of {peak}" if peak and "parent_name" in says else peak
+    return nvml
+
+
 def _print(found: dict[str, object]) -> None:
     print_text(f"flopmeter  {found['flopmeter']}, Python {found['python']}")
     print_text(f"counting   convention {found['convention']}: a multiply-add is two operations")
@@ -67,22 +82,31 @@ def _print(found: dict[str, object]) -> None:
             print_text(f"self-test  {answer['name']}: {answer['counted_flop']} FLOP, {verdict}")
     nvml = found["nvml"]
     if isinstance(nvml, dict):
-        said = [f"driver {nvml['driver']}" if nvml["driver"] else "", nvml["note"]]
-        print_text(f"NVML       {'; '.join(filter(None, said)) or 'the driver answers, and does not say which it is'}")
-        for device in nvml["devices"]:
-            print_text(f"device     {device['name']} {device['uuid']}")
-            for note in device["notes"]:
-                print_text(f"           {note}")
-        if nvml["visible"] is not None and nvml["devices"]:
-            print_text(
-                f"visible    {len(nvml['visible'])} of them to this process: {', '.join(nvml['visible']) or 'none'}"
-            )
-        if all(device["name"] == "unknown" for device in nvml["devices"]):
-            print_text("           device time and energy cannot be measured here; they will be unknown, not zero")
+        _print_nvml(nvml)
     cpu = found["cpu"]
     if isinstance(cpu, dict):
         ceiling = print_flop(int(cpu["ceiling_flop_per_s"]))
         print_text(f"CPU        {cpu['cores']} cores; bound for what is not counted: {ceiling}/s (a stated bound)")
+
+
+def _print_nvml(nvml: dict[str, Any]) -> None:
+    said = [f"driver {nvml['driver']}" if nvml["driver"] else "", nvml["note"]]
+    print_text(f"NVML       {'; '.join(filter(None, said)) or 'the driver answers, and does not say which it is'}")
+    for device in nvml["devices"]:
+        print_text(f"device     {device['name']} {device['uuid']}".rstrip())
+        if device["tells"]:
+            told = ", ".join(f"{name} {'yes' if is_told else 'no'}" for name, is_told in device["tells"].items())
+            print_text(f"           {told}, peak: {device['peak'] or 'unknown'}")
+        for note in device["notes"]:
+            print_text(f"           {note}")
+    visible = nvml["visible"]
+    if visible is None and nvml["visible_note"]:
+        print_text(f"visible    unknown: {nvml['visible_note']}")
+    if visible is not None and nvml["devices"]:
+        told = f"{len(visible)} of them to this process: {', '.join(visible) or 'none'}"
+        print_text(f"visible    {'; '.join(filter(None, (told, nvml['visible_note'])))}")
+    if not any(device["tells"] for device in nvml["devices"]):
+        print_text("           device time and energy cannot be measured here; they will be unknown, not zero")
 
 
 def _version(package: str) -> str | None:

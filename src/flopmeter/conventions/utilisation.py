@@ -8,10 +8,12 @@ from flopmeter.conventions.translation import REASONS, Given, Line, Tool, Transl
 from flopmeter.devices.peaks import Peak, find_peak
 from flopmeter.devices.table import PeakTable
 from flopmeter.errors import UnknownDeviceError
+from flopmeter.estimate.hardware import DeviceTime
 from flopmeter.ledger.merge import RunLedger
 from flopmeter.step import Steps
 from flopmeter.tally import CONTRACTIONS, OpCount
-from flopmeter.units import NS_PER_S, print_duration, print_ratio
+from flopmeter.units import NS_PER_S, print_duration, print_held, print_ratio
+from flopmeter.usage import DeviceUsage
 
 _NUMERATOR = "products of forward and backward as they were counted, masked pairs left out"
 _DENOMINATOR = "dense peak × time that the run held the devices (NVML)"
@@ -46,15 +48,17 @@ def _translate(given: Given, tool: Tool, wanted: frozenset[str]) -> Translation:
     inside = [count for count in account.tally.counts if _is_in(count, wanted)]
     numerator = sum(count.flop for count in inside)
     precision = _find_precision(inside)
-    peaks, missing = _find_peaks(account, precision, given.table)
-    if peaks:
-        missing += _find_unmeasured(given.ledger)
+    held = [(device, DeviceTime.of(device, account.devices.get(device.uuid, {}))) for device in account.usage.devices]
+    peaks, missing = _find_peaks(account, held, precision, given.table)
+    if not missing:
+        missing = [*_find_unseen(tool, held, peaks, numerator), *_find_unmeasured(given.ledger)]
     if missing:
         return Translation.unknown(tool, account, missing)
-    could = sum(
-        (device.held_ns or 0) * peak.flop_per_s for device, peak in zip(account.usage.devices, peaks, strict=True)
-    )
-    held_ns = account.usage.total("held_ns") or 0
+    rates = [peak.flop_per_s for peak in peaks]
+    could = sum((device.held_ns or 0) * rate for (device, _), rate in zip(held, rates, strict=True))
+    may = sum((time.may_have_held_ns or 0) * rate for (_, time), rate in zip(held, rates, strict=True))
+    held_ns = sum(device.held_ns or 0 for device, _ in held)
+    notes = [TIME] if may == could else [TIME, _describe_edges(tool, numerator, could, may)]
     share = sum(count.flop for count in inside if count.precision == precision) / numerator
     inputs = {
         "numerator_flop": str(numerator),
@@ -64,7 +68,7 @@ def _translate(given: Given, tool: Tool, wanted: frozenset[str]) -> Translation:
             sorted({f"{peak.device}: {peak.flop_per_s:,} FLOP/s dense ({peak.source})" for peak in peaks})
         ),
         **({"peaks_from": "; ".join(file.words for file in given.table.files)} if given.table else {}),
-        "time": f"{print_duration(held_ns)} held by {len(peaks)} {'device' if len(peaks) == 1 else 'devices'} together",
+        "time": f"{print_held(held_ns)} of {len(peaks)} {'device' if len(peaks) == 1 else 'devices'}",
     }
     return Translation(
         tool=tool,
@@ -73,7 +77,7 @@ def _translate(given: Given, tool: Tool, wanted: frozenset[str]) -> Translation:
         bridge=_bridge(account, wanted),
         inputs=inputs,
         fraction=numerator * NS_PER_S / could,
-        notes=(TIME, *describe_doubts(account)),
+        notes=(*notes, *describe_doubts(account)),
     )
 
 
@@ -89,22 +93,51 @@ def _find_precision(counts: list[OpCount]) -> str:
     return max(sums, key=lambda name: (sums[name], name)) if any(sums.values()) else ""
 
 
-def _find_peaks(account: Account, precision: str, table: PeakTable | None) -> tuple[list[Peak], list[str]]:
-    """Return the peak of each device, and what is missing for a denominator."""
-    devices = account.usage.devices
+def _find_peaks(
+    account: Account, held: list[tuple[DeviceUsage, DeviceTime]], precision: str, table: PeakTable | None
+) -> tuple[list[Peak], list[str]]:
+    """Return the peak of each device, by id and name, and what is missing for a denominator."""
     if not precision:
         return [], ["products: none were counted in forward and backward"]
-    if not devices:
+    if not held:
         return [], [f"device time: {'; '.join(account.usage.notes) or 'none was measured'}"]
     peaks, missing = [], []
-    for device in devices:
-        if not device.held_ns:
-            missing.append(f"device time of {device.name} {device.uuid[:12]}: {device.note or 'none was measured'}")
-        try:
-            peaks.append(find_peak(device.name, precision, table=table))
-        except UnknownDeviceError as error:
-            missing.append(str(error))
+    for device, time in held:
+        short = device.uuid[:12]
+        if not device.known_held_ns:
+            missing.append(f"device time of {device.name} {short}: {device.note or 'none was measured'}")
+        if not time.name and not time.device_id:
+            missing.append(f"which part {short} is: it never answered")
+        elif time.slice_sms is not None:
+            missing.append(f"a peak of {device.name} {short}: it is a slice, and makers state those of whole devices")
+        else:
+            try:
+                peaks.append(find_peak(time.name, precision, device_id=time.device_id, table=table))
+            except UnknownDeviceError as error:
+                missing.append(str(error))
     return peaks, list(dict.fromkeys(missing))
+
+
+def _find_unseen(
+    tool: Tool, held: list[tuple[DeviceUsage, DeviceTime]], peaks: list[Peak], numerator: int
+) -> list[str]:
+    """Say which devices were not seen for how long, and what the ratio lies between if they were held meanwhile."""
+    unseen = [f"{device.uuid[:12]} for {print_duration(device.unseen_ns)}" for device, _ in held if device.unseen_ns]
+    if not unseen:
+        return []
+    least = sum((device.held_ns or 0) * peak.flop_per_s for (device, _), peak in zip(held, peaks, strict=True))
+    most = sum((time.may_have_held_ns or 0) * peak.flop_per_s for (_, time), peak in zip(held, peaks, strict=True))
+    between = f"{tool.name.upper()} lies between {_ratio(numerator, most)} and {_ratio(numerator, least)}"
+    return [f"device time: not seen were {', '.join(unseen)}; {between}, with that time and without it"]
+
+
+def _describe_edges(tool: Tool, numerator: int, could: int, may: int) -> str:
+    between = f"{_ratio(numerator, may)} and {_ratio(numerator, could)}"
+    return f"when a device was taken and let go is known to a sample: {tool.name.upper()} lies between {between}"
+
+
+def _ratio(numerator: int, could: int) -> str:
+    return print_ratio(numerator * NS_PER_S / could)
 
 
 def _find_unmeasured(ledger: RunLedger) -> list[str]:

@@ -14,10 +14,12 @@ from flopmeter.errors import UnknownDeviceError
 CPU_CYCLES_PER_S = 6_000_000_000
 CPU_OPERATIONS_PER_CYCLE = 4096
 NVIDIA_VENDOR = 0x10DE
+PACKED = 4
+"""How often the rate of fp32 vector pipes reach in packed half precision at most."""
 
 HOW_TO_ADD = (
     "add a row with its PCI device id, NVML name, figures and their source to a TOML file of your own, as"
-    " devices/peaks.toml has them"
+    " devices/peaks.toml has them, and name it with --peaks FILE"
 )
 # What the meter calls a precision → what the table has a figure of, the fastest first.
 _COLUMNS: dict[str, tuple[str, ...]] = {
@@ -190,16 +192,35 @@ def most_flop_per_s(part: Part, *, clock_mhz: int | None = None) -> int | None:
     Basis: a bound, not a peak and not measured; above the datasheet, because clocks go above those it assumes.
     Ignores: algorithms that need fewer operations than the product they compute (Winograd, FFT).
     """
-    clock = max((value for value in (part.max_clock_mhz, clock_mhz) if value is not None), default=None)
+    clock = _highest_clock(part, clock_mhz)
     if clock is None or part.sms is None or "fp32" not in part.per_clock:
         return None
-    clock = max(clock, part.clock_mhz or 0, *part.clock_mhz_of.values())
     tensor = max((rate for name, rate in part.per_clock.items() if name in TENSOR), default=0)
     vector = part.per_clock["fp32"]
     fp64 = max(part.per_clock.get("fp64", 0), vector // 2)
     built = part.sms * clock * MHZ * (tensor + vector + fp64)
     # A figure whose rate is unknown may be above what the known rates make.
     return max(built, *part.dense.values())
+
+
+def beside_flop_per_s(part: Part, *, clock_mhz: int | None = None) -> int | None:
+    """Return what no program makes the pipes of a part beside those of tensors exceed, all full at its highest clock.
+
+    Units: operations per second; None where SMs, rates or clock are unknown.
+    Counts: SMs × clock × (4 · that of fp32, as of packed half precision, + half of that of fp32 or that of fp64).
+    Basis: a bound, as `most_flop_per_s`.
+    Source: NVIDIA A100 whitepaper, 78 TFLOPS in fp16 without tensor pipes against 19.5 in fp32; others have less.
+    """
+    clock = _highest_clock(part, clock_mhz)
+    if clock is None or part.sms is None or "fp32" not in part.per_clock:
+        return None
+    vector = part.per_clock["fp32"]
+    return part.sms * clock * MHZ * (PACKED * vector + max(part.per_clock.get("fp64", 0), vector // 2))
+
+
+def _highest_clock(part: Part, clock_mhz: int | None) -> int | None:
+    known = [value for value in (part.max_clock_mhz, clock_mhz) if value is not None]
+    return max(*known, part.clock_mhz or 0, *part.clock_mhz_of.values()) if known else None
 
 
 def bound_capability(

@@ -32,7 +32,7 @@ _TEXTS = ("part", "source", "date", "confidence")
 _NUMBERS = ("sms", "clock_mhz", "max_clock_mhz")
 _TABLES = ("ids", "dense", "sparse", "clock_mhz_of", "unsure")
 _T_co = TypeVar("_T_co", covariant=True)
-_KEYS = {*_TEXTS, *_NUMBERS, *_TABLES, "rates", "capability", "note"}
+_KEYS = {*_TEXTS, *_NUMBERS, *_TABLES, "rates", "capability", "note", "ids_confidence"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +50,8 @@ class Rates:
 class Part:
     """One part, as its maker states it. What is not there is unknown.
 
-    `names` has, by PCI device id, what NVML calls it. `dense` and `sparse` are by precision.
+    `names` has, by PCI device id, what NVML calls it, as sure as `ids_confidence`; `confidence` is that of the figures.
+    `dense` and `sparse` are by precision.
 
     Units: `dense` and `sparse` operations per second (integer ones of `int8`); clocks MHz; `per_clock` as in `Rates`.
     """
@@ -60,6 +61,7 @@ class Part:
     source: str
     date: str
     confidence: str
+    ids_confidence: str = "high"
     capability: str = ""
     sms: int | None = None
     clock_mhz: int | None = None
@@ -240,9 +242,10 @@ def _parse_part(row: object, rates: Mapping[str, Rates], *, where: str) -> Part:
         if key not in row:
             msg = f"{key!r} is missing"
             raise MalformedError(msg, where=where)
-    if row["confidence"] not in CONFIDENCES:
-        msg = f"confidence is {row['confidence']!r}, not one of {', '.join(CONFIDENCES)}"
-        raise MalformedError(msg, where=where)
+    for key in ("confidence", "ids_confidence"):
+        if row.get(key, "high") not in CONFIDENCES:
+            msg = f"{key} is {row[key]!r}, not one of {', '.join(CONFIDENCES)}"
+            raise MalformedError(msg, where=where)
     sort = _find_rates(row, rates, where=where)
     texts = {key: _text(row, key, where=where) for key in (*_TEXTS, "note") if key in row}
     numbers = {key: _number(row, key, where=where) for key in _NUMBERS if key in row}
@@ -251,6 +254,7 @@ def _parse_part(row: object, rates: Mapping[str, Rates], *, where: str) -> Part:
         source=texts["source"],
         date=texts["date"],
         confidence=texts["confidence"],
+        ids_confidence=str(row.get("ids_confidence", "high")),
         note=texts.get("note", ""),
         names=_parse_ids(_table(row, "ids", where=where), where=where),
         capability=sort.capability,

@@ -8,12 +8,24 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from math import ceil, floor
+from typing import Self
 
 from flopmeter import wire
-from flopmeter.devices.peaks import bound_capability, find_columns, find_fastest, flop_per_cycle, identify
+from flopmeter.devices.peaks import (
+    Identity,
+    beside_flop_per_s,
+    bound_capability,
+    find_columns,
+    find_fastest,
+    flop_per_cycle,
+    identify,
+    most_flop_per_s,
+    print_device_id,
+)
 from flopmeter.devices.table import MHZ, TENSOR, Part, PeakTable
 from flopmeter.estimate.estimate import Estimate
 from flopmeter.units import NS_PER_S
+from flopmeter.usage import DeviceUsage
 
 METHOD = "hardware"
 
@@ -44,19 +56,71 @@ class DeviceTime:
     they are known apart. `slice_sms` are the SMs of a MIG slice. `sms`, `capability` and `max_clock_mhz` are NVML's
     word, for a device that the table does not have.
 
-    Units: `held_ns` nanoseconds that the run held it.
+    Units: `may_have_held_ns` nanoseconds in which the run may have held it: those that it did, those in which the
+    device did not answer, and the edges.
     """
 
     uuid: str
     name: str = ""
     device_id: str = ""
-    held_ns: int | None = None
+    may_have_held_ns: int | None = None
     clock: Cycles | None = None
     tensor: Cycles | None = None
     slice_sms: int | None = None
     sms: int | None = None
     capability: str = ""
     max_clock_mhz: int | None = None
+
+    @classmethod
+    def of(cls, device: DeviceUsage, says: Mapping[str, str]) -> Self:
+        """Return what was measured of a device that `says` of itself what its ledger has."""
+        held_ns = device.held_ns or 0
+        tensor = None if device.pipes is None else device.pipes.get("tensor")
+        if tensor is not None and device.pipes is not None:
+            tensor = max(0, tensor - device.pipes.get("imma", 0))
+        return cls(
+            uuid=device.uuid,
+            name=says.get("parent_name", "" if device.name == "unknown" else device.name),
+            device_id="" if (pci := _number(says.get("pci", ""), 16)) is None else print_device_id(pci),
+            may_have_held_ns=None if device.held_ns is None else held_ns + device.unseen_ns + device.edge_ns,
+            clock=_cycles(device.sm_cycles, max(0, held_ns - device.lacks("sm_cycles"))),
+            tensor=_cycles(tensor, max(0, held_ns - device.lacks("pipes"))),
+            slice_sms=_number(says.get("sms", ""), 10),
+            capability=says.get("capability", ""),
+        )
+
+    def identify(self, table: PeakTable | None = None) -> Identity:
+        """Say which part it is, or is a slice of."""
+        return identify(device_id=self.device_id, name=self.name, table=table)
+
+    def most_flop_per_s(self, table: PeakTable | None = None) -> int | None:
+        """Return what no program makes it exceed (`devices.peaks.most_flop_per_s`), of a slice by its SMs."""
+        part = self.identify(table).part
+        return None if part is None else self.share_of(part, most_flop_per_s(part, clock_mhz=self.max_clock_mhz))
+
+    def beside_flop_per_s(self, table: PeakTable | None = None) -> int | None:
+        """Return what its pipes beside those of tensors do at most (`devices.peaks.beside_flop_per_s`), likewise."""
+        part = self.identify(table).part
+        return None if part is None else self.share_of(part, beside_flop_per_s(part, clock_mhz=self.max_clock_mhz))
+
+    def share_of(self, part: Part, rate: int | None) -> int | None:
+        """Return of the rate of a whole part that of this slice, rounded up."""
+        if rate is None or self.slice_sms is None or not part.sms:
+            return rate
+        return ceil(Fraction(rate * min(self.slice_sms, part.sms), part.sms))
+
+
+def _number(text: str, base: int) -> int | None:
+    """Return the number that a device gave; None where what stands there is none."""
+    try:
+        number = int(text, base)
+    except ValueError:
+        return None
+    return number if 0 < number < 2**32 else None
+
+
+def _cycles(cycles: int | None, covered_ns: int) -> Cycles | None:
+    return None if cycles is None else Cycles(cycles=cycles, covered_ns=covered_ns)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,18 +171,21 @@ class Hardware:
         """
         notes = list(self.notes)
         lower, upper, flop = None, None, self.assumed_flop
+        asked = self.inputs.get("precisions", "any").split()
+        within = "any precision" if asked == ["any"] else " and ".join(asked)
         if self.tensor_lower_flop is not None and self.tensor_upper_flop is not None:
             lower, upper = self.tensor_lower_flop, self.tensor_upper_flop
             flop = lower if lower == upper and flop is None else flop
             notes.insert(
-                0, "all cycles of the tensor pipes at the slowest and the fastest precision; other pipes left out"
+                0,
+                f"by stated rates in {within}: all tensor cycles at the lowest and the highest; other pipes left out",
             )
         elif self.at_clock_flop is not None:
             upper = self.at_clock_flop
-            notes.insert(0, "at most: device time × peak at the measured clock")
+            notes.insert(0, f"by stated peaks in {within}: device time × peak at the measured clock")
         elif self.ceiling_flop is not None:
             upper = self.ceiling_flop
-            notes.insert(0, "at most: device time × stated peak; clocks above the stated one are not in it")
+            notes.insert(0, f"by stated peaks in {within}: device time × peak; higher clocks are not in it")
         elif self.bound_upper_flop is not None:
             upper = self.bound_upper_flop
         if self.assumed_flop is not None:
@@ -172,11 +239,11 @@ def estimate_hardware(
     notes += [f"with peaks of {file.name}, {file.sha256[:12]}…" for file in table.files]
     ceiling = _add(shares, lambda one: one.ceiling)
     bounded = ceiling is None and all(one.bound for one in shares)
-    held_ns = [device.held_ns for device in devices]
+    held_ns = [device.may_have_held_ns for device in devices]
     inputs = {
         "devices": str(len(devices)),
         "precisions": " ".join(asked) or "any",
-        **({} if not devices or None in held_ns else {"held_ns": str(sum(ns or 0 for ns in held_ns))}),
+        **({} if not devices or None in held_ns else {"may_have_held_ns": str(sum(ns or 0 for ns in held_ns))}),
         **({"peaks": "; ".join(file.words for file in table.files)} if table.files else {}),
         **({} if assumption is None else {"utilisation": f"{assumption.share}, assumed by {assumption.who}"}),
     }
@@ -195,14 +262,14 @@ def estimate_hardware(
 
 
 def _measure(device: DeviceTime, asked: tuple[str, ...], table: PeakTable, notes: list[str]) -> _Shares:
-    if device.held_ns is None:
+    if device.may_have_held_ns is None:
         notes.append(f"time of {device.name or device.uuid} is unknown, not zero")
         return _Shares()
     if not device.name and not device.device_id:
         notes.append(f"{device.uuid[:12]} did not say which part it is, so its peak is unknown")
         return _Shares()
-    held = Fraction(device.held_ns, NS_PER_S)
-    identity = identify(device_id=device.device_id, name=device.name, table=table)
+    held = Fraction(device.may_have_held_ns, NS_PER_S)
+    identity = device.identify(table)
     part = identity.part
     if part is None:
         notes.append(identity.words)
@@ -216,7 +283,7 @@ def _measure(device: DeviceTime, asked: tuple[str, ...], table: PeakTable, notes
 
 
 def _multiply(device: DeviceTime, part: Part, fastest: str, *, tensor: tuple[str, ...], notes: list[str]) -> _Shares:
-    held = Fraction(device.held_ns or 0, NS_PER_S)
+    held = Fraction(device.may_have_held_ns or 0, NS_PER_S)
     cycle = flop_per_cycle(part, fastest, slice_sms=device.slice_sms)
     clock = part.clock_for(fastest)
     if device.slice_sms is not None:
@@ -267,6 +334,12 @@ def _find_fastest(part: Part, asked: tuple[str, ...]) -> str | None:
     columns = [find_fastest(part, one) for one in asked] if asked else [name for name in part.dense if name != "int8"]
     known = [column for column in columns if column is not None]
     return max(known, key=lambda column: part.dense[column]) if known and len(known) == len(columns) else None
+
+
+def runs_on_tensor(part: Part, precisions: Iterable[str]) -> bool:
+    """Say whether products in one of these precisions may have run on the tensor pipes of a part."""
+    asked = tuple(precisions)
+    return bool(asked) and bool(_tensor_columns(part, asked))
 
 
 def _tensor_columns(part: Part, asked: tuple[str, ...]) -> tuple[str, ...]:

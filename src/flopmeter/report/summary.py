@@ -10,7 +10,8 @@ from flopmeter.account import Account
 from flopmeter.attestation.plausibility import check_physics
 from flopmeter.devices.table import PeakTable
 from flopmeter.formulas.book import FormulaBook
-from flopmeter.reconciliation import Reconciliation
+from flopmeter.reconciliation import Reconciliation, unseen_devices
+from flopmeter.report.devices import Total
 from flopmeter.tally import Tally
 from flopmeter.units import NS_PER_S
 
@@ -68,6 +69,7 @@ def summarize(
         "findings": list(findings),
         "warnings": [{"regime": regime, "percent": str(percent)} for regime, percent in account.warned],
         "gaps": [gap.to_wire() for gap in account.gaps],
+        "devices_not_seen": [one.to_wire() for one in unseen_devices(account, table=table)],
         "self_tests": [{"passed": passed} for passed in account.self_tests],
         "subjects": [{"name": path, "sha256": digest} for digest, path in account.subjects.items()],
         "books": list(account.books),
@@ -103,6 +105,7 @@ def _usage(account: Account) -> dict[str, object]:
         "held_s": None if held is None else held / NS_PER_S,
         "busy_s": None if busy is None else busy / NS_PER_S,
         "energy_mj": None if energy is None else str(energy),
+        "all_devices": Total.of(account.usage).to_wire() if account.usage.devices else None,
         "devices": [
             {
                 **device.to_wire(),

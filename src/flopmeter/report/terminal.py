@@ -16,9 +16,9 @@ from flopmeter.attestation.plausibility import check_physics
 from flopmeter.devices.table import PeakTable
 from flopmeter.estimate.estimate import Estimate
 from flopmeter.formulas.book import FormulaBook
-from flopmeter.reconciliation import Reconciliation
+from flopmeter.reconciliation import Reconciliation, unseen_devices
 from flopmeter.regimes.regime import Finding
-from flopmeter.report.devices import render_physics, render_usage, strip_controls
+from flopmeter.report.devices import render_namers, render_physics, render_usage, strip_controls
 from flopmeter.tally import BASES, KINDS, PHASES, Tally
 from flopmeter.units import print_flop, print_ratio
 
@@ -43,10 +43,11 @@ def print_account(
         _split(account.tally, "kind", KINDS),
         *_estimates(account, reconciliation),
         *render_usage(account.usage, ranks=account.ranks),
+        *render_namers(account.usage, account.devices),
         *render_physics(check_physics(account, table=table)),
         *_findings(account, findings),
         *_ranks(account),
-        *_unknowns(account),
+        *_unknowns(account, table),
         *_record(account),
     ):
         if isinstance(part, Table):
@@ -205,7 +206,7 @@ def _ranks(account: Account) -> Iterable[RenderableType]:
         )
 
 
-def _unknowns(account: Account) -> Iterable[RenderableType]:
+def _unknowns(account: Account, table: PeakTable | None) -> Iterable[RenderableType]:
     uncounted = account.tally.uncounted
     yield Text()
     if uncounted:
@@ -223,7 +224,13 @@ def _unknowns(account: Account) -> Iterable[RenderableType]:
         if len(items) > MAX_LISTED:
             yield Text(f"  and {len(items) - MAX_LISTED} more {title}; --json lists all")
     if not account.gaps:
-        yield Text("gaps: none")
+        yield Text("gaps in the count: none")
+    unseen = unseen_devices(account, table=table)
+    if unseen:
+        said = "; ".join(one.words for one in unseen[:MAX_LISTED])
+        more = f"; and {len(unseen) - MAX_LISTED} more" if len(unseen) > MAX_LISTED else ""
+        yield Text(f"devices not seen: {said}{more}", style="yellow")
+        yield Text("  that is no gap in the count: what was counted while they were not seen is counted all the same")
 
 
 def _record(account: Account) -> Iterable[RenderableType]:

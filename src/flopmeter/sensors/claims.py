@@ -20,8 +20,8 @@ try:
 except ImportError:  # not on Windows: there everybody reads
     fcntl = None
 
-_files: dict[tuple[int, Path], int] = {}
-"""The one descriptor of this process for each file: to close any would let go of all locks in it."""
+_files: dict[tuple[int, Path], tuple[int, tuple[int, int]]] = {}
+"""The one descriptor of this process for each file, and which file it is: to close any lets go of all locks in it."""
 
 
 class DeviceClaims:
@@ -38,10 +38,10 @@ class DeviceClaims:
 
     def take(self, uuid: str) -> bool:
         """Say whether it is for this process to read the device: it was, or nobody else's lock is there."""
-        if uuid in self._taken:
-            return True
         try:
             descriptor = self._open()
+            if uuid in self._taken:
+                return True
             if descriptor is not None:
                 fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, self._place(uuid))
         except BlockingIOError:
@@ -64,11 +64,27 @@ class DeviceClaims:
         return int.from_bytes(sha256(f"{self._run} {uuid}".encode()).digest()[:7], "big")
 
     def _open(self) -> int | None:
+        """Return the descriptor of the file, made where it is not there; None where nothing can be locked."""
         if fcntl is None:
             return None
         folder = self._folder or Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir())
         key = os.getpid(), folder / f"flopmeter-{os.getuid()}.lock"
-        if key not in _files:
-            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-            _files[key] = os.open(key[1], flags, 0o600)
-        return _files[key]
+        if key not in _files or not _is_same(*_files[key]):
+            self._taken.clear()
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            descriptor = os.open(key[1], flags, 0o600)
+            found = os.fstat(descriptor)
+            if found.st_uid != os.getuid():
+                os.close(descriptor)
+                raise PermissionError("somebody else's file")
+            _files[key] = descriptor, (found.st_dev, found.st_ino)
+        return _files[key][0]
+
+
+def _is_same(descriptor: int, file: tuple[int, int]) -> bool:
+    """Say whether a descriptor still is of that file: a program may close all that it finds, or remove old files."""
+    try:
+        found = os.fstat(descriptor)
+    except OSError:
+        return False
+    return (found.st_dev, found.st_ino) == file and found.st_nlink > 0

@@ -22,6 +22,8 @@ NEAR_PERCENT = 25
 STEADY_PERCENT = 10
 """How far clocks at both ends may lie apart where anything is to be concluded from them."""
 LEAST_NS = NS_PER_S // 2
+TOO_FAST = 4
+"""More than so many times the cycles of the clock at the ends of a stretch are no cycles: clocks move, not that far."""
 COUNTED = {
     True: "pipes and SM clock are the device's own counts of cycles, kept as a mean over its SMs",
     False: "pipes and SM clock are the device's own counts of cycles, kept as a sum over its SMs and divided",
@@ -88,6 +90,10 @@ class CycleCounter:
         if self._is_still or was_still:  # when they move again, they may make up for the time or not
             self.notes = {STILL}
             return None
+        most_mhz = max(mhz or 0 for mhz in clocks_mhz)
+        if most_mhz and cycles[ELAPSED] * MHZ_NS_PER_CYCLE > TOO_FAST * most_mhz * (ns + LEAST_NS):
+            self.notes = {UNCLEAR}
+            return None
         self.notes = {COUNTED[sms == 1]}
         return cycles
 
@@ -100,7 +106,7 @@ class CycleCounter:
             return None
         if 100 * abs(then_mhz - now_mhz) > STEADY_PERCENT * max(then_mhz, now_mhz):
             return None
-        expected = (then_mhz + now_mhz) * ns // 2000
+        expected = (then_mhz + now_mhz) * ns // (2 * MHZ_NS_PER_CYCLE)
         fitting = [(is_total, self._fit(count, expected)) for is_total, count in ((True, now - before), (False, now))]
         found = [(is_total, sms) for is_total, sms in fitting if sms is not None]
         if not found:

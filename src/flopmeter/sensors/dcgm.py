@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 from flopmeter.errors import SensorError
 from flopmeter.sensors.cycles import ELAPSED, MOST_PERCENT, CycleCounter, make_activity
 from flopmeter.sensors.guard import words_of
+from flopmeter.sensors.identity import bounded
 from flopmeter.sensors.reading import NEAR_NS, Activity, Reading
 from flopmeter.units import NS_PER_S
 
@@ -100,7 +101,9 @@ IDENTITY = {
     "DCGM_FI_DEV_SERIAL": "serial",
     "DCGM_FI_DEV_VBIOS_VERSION": "vbios",
 }
-_LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
+_LABEL = re.compile(r'\s*(\w+)="((?:[^"\\]|\\.)*)"\s*,?')
+MOST_LINE = 8192
+"""No line of an exporter's is as long; each costs no more than its length."""
 _SLICE = re.compile(r"MIG-(GPU-[^/]+)/(\d+)/\d+")
 
 Key = tuple[str, str]
@@ -132,7 +135,10 @@ class DcgmExporter:
         self.where, self._is_http = _name_place(address)
         http, client = import_module("urllib.request"), import_module("http.client")  # heavy, and seldom used
         self._failures = (OSError, ValueError, client.HTTPException)
-        self._opener = http.build_opener(http.ProxyHandler({}))  # a proxy is for the world outside
+        # Nothing but HTTP from where the address says: no proxy, which is for the world outside, and no redirection.
+        self._opener = http.OpenerDirector()
+        for part in ("HTTPHandler", "HTTPSHandler", "HTTPDefaultErrorHandler", "HTTPErrorProcessor"):
+            self._opener.add_handler(getattr(http, part)())
         self._served: set[str] | None = None
         self._devices: dict[Key, tuple[dict[str, str], dict[str, float]]] = {}
         self._dates: dict[str, tuple[Figures, int]] = {}  # outlives devices that are let go and made anew
@@ -150,7 +156,10 @@ class DcgmExporter:
 
     def nvmlDeviceGetCount(self) -> int:  # noqa: N802
         """Refuse: an exporter tells of a node's devices, not of this process's."""
-        raise SensorError("DCGM's exporter does not tell which devices CUDA shows")
+        raise SensorError(
+            "DCGM's exporter does not tell which devices CUDA shows",
+            hint="with DCGM's exporter, name devices by UUID in FLOPMETER_DEVICES",
+        )
 
     def make_device(self, _: Any, uuid: str, *, driver: str, note_call: Callable[[str], None]) -> "DcgmDevice":
         """Return one of its devices; whether it lists it, each reading shows."""
@@ -167,6 +176,7 @@ class DcgmExporter:
             except self._failures as error:
                 cause = getattr(error, "reason", None)  # what urllib wraps
                 words = words_of(cause if isinstance(cause, Exception) else error)
+                words = f"HTTP Error {error.code}" if hasattr(error, "code") else words  # reasons may be any text
                 self._why = f"DCGM's exporter ({self.where}) did not answer: {words}"
             else:
                 if not self._devices:
@@ -179,6 +189,11 @@ class DcgmExporter:
         if found is not None:
             return found
         return SLICE if uuid.startswith("MIG-") and not part else UNLISTED
+
+    def list_devices(self) -> tuple[list[str], str]:
+        """Return all that it lists, as `look_up` takes it, or why it lists nothing; from the request of this turn."""
+        self.look_up("")
+        return [f"MIG-{card}/{part}/0" if part else card for card, part in self._devices], self._why
 
     def date(self, uuid: str, figures: Figures, now_ns: int) -> int:
         """Return since when a device has shown these figures, now included.
@@ -212,6 +227,7 @@ def _name_place(address: str) -> tuple[str, bool]:
     try:
         parts = urlsplit(address)
         is_http = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+        is_http &= "@" not in parts.netloc  # `http.client` takes a password for a port, and says it
     except ValueError:  # no address, or a port that is none
         return "?", False
     return f"{parts.hostname or '?'}{parts.path}", is_http
@@ -235,7 +251,7 @@ def _figures_of(text: str) -> Iterator[tuple[str, dict[str, str], float]]:
     known: dict[str, dict[str, str]] = {}  # metrics of one device mostly have the same labels
     for line in text.splitlines():
         name, brace, rest = line.partition("{")
-        if not brace or name not in FIGURES:
+        if not brace or name not in FIGURES or len(line) > MOST_LINE:
             continue
         figure, most = FIGURES[name]
         labels, brace, said = rest.rpartition("}")
@@ -245,8 +261,15 @@ def _figures_of(text: str) -> Iterator[tuple[str, dict[str, str], float]]:
             continue
         if brace and isfinite(value) and 0 <= value <= most:
             if labels not in known:
-                known[labels] = dict(_LABEL.findall(labels))
+                known[labels] = dict(_labels_of(labels))
             yield figure, known[labels], value
+
+
+def _labels_of(text: str) -> Iterator[tuple[str, str]]:
+    at = 0
+    while label := _LABEL.match(text, at):
+        yield label[1], label[2]
+        at = label.end()
 
 
 class DcgmDevice:
@@ -270,7 +293,7 @@ class DcgmDevice:
     def identify(self) -> dict[str, str]:
         """Return what the exporter's labels say of the device, and who says so."""
         self.is_identified = True
-        said = {name: self._labels[label] for label, name in IDENTITY.items() if self._labels.get(label)}
+        said = {name: bounded(self._labels[label]) for label, name in IDENTITY.items() if self._labels.get(label)}
         return {**said, "source": f"DCGM's exporter ({self._exporter.where})"}
 
     def has_company(self) -> bool:
@@ -309,6 +332,12 @@ class DcgmDevice:
         if is_last:
             return Reading(now, notes=frozenset({SOURCE, BEHIND}))
         return shown
+
+    def tells(self) -> tuple[bool, bool, bool]:
+        """Say whether energy, power and activity of pipes were among the last figures."""
+        figures, is_whole = self._figures, "/" not in self.uuid
+        pipes = any(name.startswith(("share ", "count ")) for name in figures)
+        return is_whole and ENERGY in figures, is_whole and POWER in figures, pipes
 
     def release(self) -> None:
         """Forget what was read: the next figures follow nothing."""

@@ -255,7 +255,7 @@ class Device:
             self._note_call("")
         self._has_answered |= is_answer
         if isinstance(said, int) and not _is_told(said):
-            self._notes.add(f"{what} was told as {said}, which is none")
+            self._notes.add(f"{what} was told as a number that it cannot be")
             return None
         return said
 

@@ -6,6 +6,7 @@ yet run on a GPU (`tests/gpu` holds the check).
 Not here: one device (`device.py`), what lies between two readings (`reading.py`), peaks (`devices`).
 """
 
+import contextlib
 import os
 import threading
 import time
@@ -18,13 +19,21 @@ from typing import Any
 from flopmeter.sensors.claims import DeviceClaims
 from flopmeter.sensors.dcgm import DcgmDevice, find_exporter
 from flopmeter.sensors.device import BINDING_FAILURES, SHARED, Device
-from flopmeter.sensors.driver import explain_refusal, read_quietly
+from flopmeter.sensors.driver import SCRIPTED, explain_refusal, is_scripted, read_quietly
 from flopmeter.sensors.gpm import LEAST_NS
 from flopmeter.sensors.guard import guarded, words_of
 from flopmeter.sensors.host import HostSampler
 from flopmeter.sensors.identity import find_changes
 from flopmeter.sensors.reading import Spending
-from flopmeter.sensors.visible import VISIBLE, find_held_uuids, find_visible, read_inventory
+from flopmeter.sensors.visible import (
+    VISIBLE,
+    Inventory,
+    find_held_uuids,
+    find_namer,
+    find_visible,
+    has_queued_work,
+    read_inventory,
+)
 from flopmeter.units import NS_PER_S
 from flopmeter.usage import DeviceUsage, Usage
 
@@ -36,10 +45,12 @@ RETRY_NS = 10 * NS_PER_S
 """How long a driver that failed as a whole is left alone."""
 COMPANY_NS = 60 * NS_PER_S
 """How rarely it is looked who else is on a device: the list of processes is the most expensive call of all."""
+FOR_EVER_NS = 2**63
 IDLE_SAMPLES = 30
 """After so many samples without a device the driver is let go."""
 FORKED = "a forked child does not sample devices"
-NO_DEVICE = "no CUDA device was used by this process"
+QUEUED = "a device still had work to do when the meter was closed: what it did later is not in here"
+NO_DEVICE = "no CUDA device was found held by this process, so none was sampled"
 
 
 class NvmlSampler:
@@ -66,19 +77,23 @@ class NvmlSampler:
         self._period_s = period_s
         self._watchdog_ns = int(watchdog_s * NS_PER_S)
         self._clock_ns = clock_ns
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal's handler may close the meter while it is read
         self._halt = threading.Event()
         self._library = library or find_exporter(self._halt.is_set)  # which stands for it, where a site has one
         self._thread: threading.Thread | None = None
         self._status = "NVML has not answered yet"
         self._has_failed = self._has_ended = self._has_sampled = self._has_finished = self._is_abandoned = False
         self._pending: list[DeviceUsage] = []
+        self._told: set[str] = set()
         self._spendings: dict[str, Spending] = {}
         self._devices: dict[str, Device | DcgmDevice] = {}
         self._company_ns: dict[str, int] = {}  # when it is next looked who else is on a device
-        self._visible: list[str] | None = None
+        self._visible: tuple[list[str], int | None] = ([], None)  # what CUDA shows, and when to look again
+        self._left_ns: dict[str, int] = {}  # devices that another process of the run reads, and when last
         self._identity: dict[str, dict[str, str]] = {}
+        self._named_by = find_namer()
         self._open: Any = None  # the library, while it is initialised
+        self._is_scripted = self._has_queued = False
         self._failed_ns: int | None = None
         self._silent_since_ns: int | None = None
         self._sampled_ns: int | None = None  # when sampling began, then when it last looked which devices are held
@@ -113,9 +128,15 @@ class NvmlSampler:
             pending, self._pending = self._pending, []
             is_told = self._has_ended or not self._has_sampled
             notes = [self._status] if is_told and (self._has_failed or self._halt.is_set()) else []
+            if self._has_queued:
+                notes.append(QUEUED)
+            if self._is_scripted and pending:
+                notes.append(SCRIPTED)
             if self._is_hanging():
                 notes.append(f"NVML does not come back from reading {self._called[0]}")
-            return Usage.of(pending, notes, host=self._host.read() if self._has_host else None)
+            new = [note for note in notes if note not in self._told]  # a ledger needs to hear each of them once
+            self._told.update(new)
+            return Usage.of(pending, new, host=self._host.read() if self._has_host else None)
 
     def identities(self) -> dict[str, dict[str, str]]:
         """Return what each device says it is, by UUID: name, serial, PCI id, driver, where NVML tells."""
@@ -130,12 +151,20 @@ class NvmlSampler:
         A thread that hangs in the driver is left behind, as a daemon; what it did not read is a gap.
         """
         if self._pid in {0, os.getpid()}:
+            with contextlib.suppress(RuntimeError, *BINDING_FAILURES):  # a broken device, or a torch of its own kind
+                self._has_queued = not self._halt.is_set() and has_queued_work()
             self._halt.set()  # from now on it is said if there never was a device
         if self._thread is not None and self._pid == os.getpid():
             self._thread.join(JOIN_S)
             if self._thread.is_alive():
                 self._give_up()
+                self._let_others()
         self._thread = None
+
+    def _let_others(self) -> None:
+        """Let another process of the run read what is still held."""
+        if self._claims is not None and not self._is_forked():
+            self._claims.keep(())
 
     def sign(self, last: tuple[Path, str] | None) -> None:
         """Where confidential computing is on, have the devices of this run sign the end of a ledger file.
@@ -168,7 +197,8 @@ class NvmlSampler:
             self._watch_driver(is_silent=bool(answers) and not any(answers))
         else:
             self._miss(uuids, self._status)
-        self._sampled_ns = now = self._clock_ns()
+        now = self._clock_ns()
+        self._sampled_ns = now if is_found else self._sampled_ns
         for uuid in [uuid for uuid in self._spendings if uuid not in uuids]:
             # Its memory was given back; what comes later is another stretch.
             self._add(self._spendings.pop(uuid).leave, now)
@@ -178,30 +208,51 @@ class NvmlSampler:
             self._release()
 
     def _find(self) -> tuple[list[str], bool]:
-        """Return which devices are held; where nobody can say, those of before, of which nothing is known then."""
+        """Return which devices are read here; where nobody can say, those of before, of which nothing is known then."""
+        self._note_call("which devices are held")
         try:
             found = [uuid.encode(errors="replace").decode() for uuid in self._find_uuids()]
-            found = self._list_visible() if found == [VISIBLE] else found
         except (RuntimeError, *BINDING_FAILURES) as error:  # torch, a broken device, somebody's allocator
             self._say(f"which devices are held could not be told: {words_of(error)}")
             return list(self._spendings), False
+        finally:
+            self._note_call("")
+        found = self._list_visible() if found == [VISIBLE] else found
         if self._claims is None:
             return found, True
         self._claims.keep(found)
-        return [uuid for uuid in found if self._claims.take(uuid)], True
+        ours = [uuid for uuid in found if self._claims.take(uuid)]
+        self._leave_to_others([uuid for uuid in found if uuid not in ours])
+        return ours, True
+
+    def _leave_to_others(self, uuids: Sequence[str]) -> None:
+        """Note for how long devices were held here that another process of the run reads."""
+        now, since = self._clock_ns(), self._left_ns
+        self._left_ns = dict.fromkeys(uuids, now)
+        with self._lock:
+            for uuid in uuids:
+                self._has_sampled = True
+                left_ns = now - since.get(uuid, now)
+                self._pending.append(DeviceUsage(uuid=uuid, name="unknown", held_ns=0, left_ns=left_ns))
 
     def _list_visible(self) -> list[str]:
-        """Return what CUDA shows to this process, as far as the environment tells; looked for once."""
-        if self._visible is None and self._initialise():
-            self._note_call("the list of devices")
-            try:
-                seen = find_visible(read_inventory(self._open))
-            finally:
-                self._note_call("")
-            if seen.uuids is None:
-                self._say(f"which devices are visible is not known: {seen.note}")
-            self._visible = list(seen.uuids or ())
-        return self._visible or []
+        """Return what CUDA shows to this process, as far as the environment tells; looked for until all is known."""
+        now, (visible, until_ns) = self._clock_ns(), self._visible
+        if (until_ns is not None and now < until_ns) or not self._initialise():
+            return visible
+        self._note_call("the list of devices")
+        try:
+            inventory = read_inventory(self._open)
+        except BINDING_FAILURES as error:
+            inventory = Inventory(is_complete=False, note=words_of(error))
+        finally:
+            self._note_call("")
+        seen = find_visible(inventory)
+        if seen.uuids is None:
+            self._say(f"which devices are visible is not known: {seen.note}")
+        is_final = seen.uuids is not None and inventory.is_complete
+        self._visible = list(seen.uuids or ()), FOR_EVER_NS if is_final else now + RETRY_NS
+        return self._visible[0]
 
     def _watch_driver(self, *, is_silent: bool) -> None:
         """Let go of a driver of which no device has answered for a while, so that it is initialised anew."""
@@ -229,6 +280,7 @@ class NvmlSampler:
             self._has_finished = True
         finally:
             self._release()
+            self._let_others()
 
     def _initialise(self) -> bool:
         """Initialise the library, unless it is or failed a moment ago."""
@@ -251,6 +303,7 @@ class NvmlSampler:
             self._note_call("")
         self._say(NO_DEVICE, is_failure=False)
         self._open, self._failed_ns = library, None
+        self._is_scripted |= is_scripted(library)
         return True
 
     def _release(self) -> None:
@@ -301,7 +354,9 @@ class NvmlSampler:
         """Note that devices are held until now and nothing is known of them."""
         now = self._clock_ns()
         for uuid in uuids:
-            self._add(self._spendings[uuid].miss, now, note)
+            spending = self._spendings.get(uuid)  # another thread may have let it go
+            if spending is not None:
+                self._add(spending.miss, now, note)
 
     def _give_up(self) -> None:
         """Take it that the thread will not come back."""
@@ -318,7 +373,7 @@ class NvmlSampler:
         """Ask a device who it is; return what is not as it was."""
         before, fields = self._identity.get(uuid, {}), device.identify()
         with self._lock:
-            self._identity[uuid] = before | fields
+            self._identity[uuid] = before | fields | {"named_by": self._named_by}
         return find_changes(before, fields)
 
     def _note_call(self, what: str) -> None:

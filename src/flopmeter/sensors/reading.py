@@ -16,6 +16,8 @@ PJ_PER_MJ = 10**9
 MHZ_NS_PER_CYCLE = 1000
 SUSPECT = (6, 5)
 """More than this share of the enforced power limit, over a second or longer, is no energy that a device can draw."""
+UNTOLD_MW = 10_000_000
+"""What no device draws, where the limit is not told: 10 kW."""
 NEAR_NS = 5 * NS_PER_S
 """What is read at one time stands for no longer than that: after a hole only counters know what was in it."""
 HOLE = "readings lay so far apart that only counters tell what was between"
@@ -184,8 +186,8 @@ class Spending:
             notes.add(STUCK)
             return None
         most, least = SUSPECT
-        limit_mw = max(before.limit_mw or 0, reading.limit_mw or 0)  # it may have been changed in between
-        if limit_mw and is_long and spent * PJ_PER_MJ * least > limit_mw * ns * most:
+        limit_mw = max(before.limit_mw or 0, reading.limit_mw or 0) or UNTOLD_MW  # it may have been changed in between
+        if spent * PJ_PER_MJ * least > limit_mw * (ns if is_long else ns + NS_PER_S) * most:
             notes.add(IMPOSSIBLE)
             return None
         return spent
@@ -215,6 +217,8 @@ def _slowed(before: Reading, reading: Reading, ns: int) -> dict[str, int] | None
     found = {}
     for name, now_ns in reading.slowed_ns.items():
         if now_ns < before.slowed_ns[name]:
+            return None
+        if now_ns - before.slowed_ns[name] > ns + NS_PER_S:  # longer than there was time
             return None
         if now_ns > before.slowed_ns[name]:
             found[name] = now_ns - before.slowed_ns[name]

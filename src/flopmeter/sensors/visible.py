@@ -21,6 +21,7 @@ VARIABLE = "CUDA_VISIBLE_DEVICES"
 ORDER = "CUDA_DEVICE_ORDER"
 BY_BUS = "PCI_BUS_ID"
 UNORDERED = f"unlike devices: CUDA counts them fastest first unless {ORDER}={BY_BUS}"
+REMEDY = f"set {ORDER}={BY_BUS} or name UUIDs"
 
 # As C's strtol: blanks, a sign, and whatever follows the digits is let be.
 _NUMBER = re.compile(r"\s*([+-]?[0-9]+)")
@@ -110,6 +111,26 @@ def find_held_uuids() -> list[str]:
     return [uuid if uuid.startswith(("GPU-", "MIG-")) else f"GPU-{uuid}" for uuid in find_held() or ()]
 
 
+def has_queued_work() -> bool:
+    """Say whether torch's current stream on a device has not come to its end; asks, and waits for nothing.
+
+    Is not: what other streams have. Read in torch's sources, not tried on a GPU.
+    """
+    torch = sys.modules.get("torch")
+    if not find_held() or torch is None or torch.cuda.is_current_stream_capturing():  # to ask would end the capture
+        return False
+    indices = [index for index in range(torch.cuda.device_count()) if torch.cuda.memory_reserved(index) > 0]
+    return any(not torch.cuda.current_stream(index).query() for index in indices)
+
+
+def find_namer() -> str:
+    """Return who says which devices are held: torch, or a variable of the environment, used or not."""
+    named = os.environ.get(HELD, "").strip()
+    if not named:
+        return "torch"
+    return VARIABLE if [name.strip() for name in named.split(",") if name.strip()] == [VISIBLE] else HELD
+
+
 def parse_visible(
     value: str | None, devices: Sequence[ListedDevice], *, order: str = "", is_complete: bool = True
 ) -> Visible:
@@ -131,10 +152,10 @@ def parse_visible(
     if not by_number or is_ordered:
         return _as_cuda_shows(chosen, note)
     if len(chosen) not in {0, len(counted)}:
-        return Visible(None, f"{UNORDERED}: numbers cannot be mapped without CUDA")
+        return Visible(None, f"{UNORDERED}: numbers cannot be mapped without CUDA ({REMEDY})")
     if sum(bool(device.migs) for device, _ in chosen) > 1:
-        return Visible(None, f"{UNORDERED}: which MIG instance comes first cannot be told without CUDA")
-    return _as_cuda_shows(chosen, _joined(note, f"{UNORDERED}: their order is not known" if chosen else ""))
+        return Visible(None, f"{UNORDERED}: which MIG instance comes first cannot be told without CUDA ({REMEDY})")
+    return _as_cuda_shows(chosen, _joined(note, f"{UNORDERED}: their order is not known ({REMEDY})" if chosen else ""))
 
 
 def _parse_entries(value: str, devices: Sequence[ListedDevice]) -> tuple[list[Pick], bool, str]:
@@ -203,7 +224,7 @@ def read_inventory(library: Any, *, nodes: Path = Path("/dev")) -> Inventory:
     try:
         count = library.nvmlDeviceGetCount()
     except library.NVMLError as error:
-        return Inventory(is_complete=False, note=f"NVML cannot count devices: {words_of(error)}")
+        return Inventory(is_complete=False, note=f"devices cannot be counted: {words_of(error)}")
     minors = {int(path.name[6:]) for path in nodes.glob("nvidia*") if path.name[6:].isdigit()}
     devices, notes, is_complete = [], [], True
     for index in range(count):

@@ -120,6 +120,36 @@ def test_a_device_that_contradicts_itself_is_caught(attested, forge, devices, to
     check_arithmetic(statement_of(forge(attested.data, using(device(), **known))))
 
 
+@pytest.mark.parametrize(
+    ("listed", "words"),
+    [
+        ([], "coverage.devicesNotSeen is"),
+        ([{}], "coverage.devicesNotSeen is"),
+        ([{"uuid": "GPU-2", "ns": "5", "mostFlopPerS": None, "mostFlop": None}], "coverage.devicesNotSeen is"),
+        ([{"uuid": "GPU-1", "ns": "4", "mostFlopPerS": None, "mostFlop": None}], "coverage.devicesNotSeen is"),
+        ([{"uuid": "GPU-1", "ns": "5", "mostFlopPerS": "1000000000", "mostFlop": "4"}], "mostFlop of coverage"),
+        ([{"uuid": "GPU-1", "ns": "5", "mostFlopPerS": None, "mostFlop": "0"}], "mostFlop of coverage"),
+    ],
+)
+def test_a_device_that_was_not_seen_is_bounded_by_its_time(attested, forge, listed, words):
+    """Else a device that was lost for an hour has a bound of nothing, or none at all."""
+
+    def change(listed):
+        def make(value):
+            using(device(unseenNs="5"), heldNs=None, busyNs=None, energyMj=None)(value)
+            value["predicate"]["coverage"].update(devicesNotSeen=listed)
+
+        return make
+
+    with pytest.raises(MismatchError, match=words):
+        check_arithmetic(statement_of(forge(attested.data, change(listed))))
+    for rate, most in (("1000000001", "6"), (None, None)):
+        true = [{"uuid": "GPU-1", "ns": "5", "mostFlopPerS": rate, "mostFlop": most}]
+        check_arithmetic(statement_of(forge(attested.data, change(true))))
+    earlier = using(device(unseenNs="5"), heldNs=None, busyNs=None, energyMj=None)  # a meter that had no such list
+    check_arithmetic(statement_of(forge(attested.data, earlier)))
+
+
 def test_bounds_in_the_wrong_order_are_caught(attested, forge):
     def change(value):
         value["predicate"]["compute"]["methods"][2].update(lower="2", upper="1")

@@ -95,6 +95,8 @@ ANSWER = {"name": "ceiling", "verdict": "yes", "detail": "all is well", "numbers
         (lambda p: hardware_of(p).update(upper=None), "upper of method hardware is unknown"),
         (lambda p: hardware_of(p)["inputs"].update(held_ns="1"), "inputs.held_ns of method hardware is 1"),
         (lambda p: hardware_of(p)["inputs"].update(tensor_lower_flop="1"), "inputs.tensor_lower_flop"),
+        (lambda p: p["coverage"].update(devicesNotSeen=[]) or p["plausibility"].pop(), "number of answers"),
+        (lambda p: p["coverage"].update(devicesNotSeen=[{"uuid": "GPU-1"}]), "coverage.devicesNotSeen is [{'uuid'"),
         (lambda p: p["compute"]["methods"].remove(hardware_of(p)), "has 0 figures of the hardware"),
         (lambda p: p["compute"]["methods"].append(hardware_of(p)), "has 2 figures of the hardware"),
     ],
@@ -125,6 +127,23 @@ def test_what_is_no_count_or_no_answer_is_no_statement(signed, change):
     for known in (None, ledger):
         verified = verify(forge(data, change), POLICY, ledger=known)
         assert (verified.verdict, check_of(verified, "form").verdict) == ("cannot-tell", "cannot-tell")
+
+
+def test_what_a_device_can_have_done_unseen_is_computed_again(tmp_path):
+    """Else a device that was lost for an hour is bounded by next to nothing."""
+    run = record(tmp_path / "run", unseen_ns=SECOND)
+    issue(run, SIGNER, out=tmp_path / "a.json", live=False)
+    data, ledger = (tmp_path / "a.json").read_bytes(), read_run(run)
+    assert verify(data, POLICY, ledger=ledger).verdict == "yes"
+
+    def belittle(predicate):
+        (unseen,) = predicate["coverage"]["devicesNotSeen"]
+        unseen.update(mostFlopPerS="1", mostFlop="1")
+
+    for change in (belittle, lambda p: p["coverage"].pop("devicesNotSeen")):
+        forged = forge(data, change)
+        assert verify(forged, POLICY).verdict == "yes", "the statement alone does not contradict itself"
+        assert verify(forged, POLICY, ledger=ledger).verdict != "yes"
 
 
 def test_a_table_that_was_not_brought_cannot_be_told(signed):

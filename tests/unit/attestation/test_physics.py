@@ -50,8 +50,11 @@ def words_of(statement, account):
 
 def test_a_count_that_its_devices_can_have_made_is_possible(tmp_path):
     statement, account = state(record(tmp_path))
-    assert judge_physics(statement, None).startswith("possible: 2.00e+15 FLOP of products in 10 s of devices")
-    assert "their makers' peaks" in judge_physics(statement, account)
+    assert judge_physics(statement, None).startswith("possible: 2.00e+15 FLOP of products in 10 device-seconds")
+    assert judge_physics(statement, None).endswith(
+        "; not answered: energy, tensor-activity, unmetered (for want of the ledger)"
+    ), "a question that was not put is not a yes"
+    assert "by stated peaks in bf16" in judge_physics(statement, account)
 
 
 def test_a_count_that_no_program_can_have_made_is_a_no(tmp_path):
@@ -99,15 +102,34 @@ def test_a_device_that_never_said_what_it_is_tells_nothing(tmp_path):
     statement, _ = state(record(tmp_path, held_ns=0, unseen_ns=1, name="unknown"))
     (device,) = statement.part("usage")["devices"]
     assert device["heldNs"] is None
-    with pytest.raises(CannotVerifyError, match="no peak of a device is known"):
+    with pytest.raises(CannotVerifyError, match="no peak of GPU-1 is known"):
         judge_physics(statement, None)
+
+
+def test_a_device_that_was_lost_is_a_bounded_gap_of_the_statement(tmp_path):
+    """Else an attestation has no gap, below a device that nobody saw for a minute."""
+    statement, account = state(record(tmp_path, unseen_ns=60 * SECOND))
+    (gap,) = statement.part("coverage")["devicesNotSeen"]
+    assert (gap["uuid"], gap["ns"]) == ("GPU-1", str(60 * SECOND))
+    assert int(gap["mostFlop"]) == 60 * int(gap["mostFlopPerS"]) > 60 * 10**15
+    assert statement.part("compute")["upper"] == statement.part("compute")["flop"], "what was counted is counted"
+    assert statement.part("coverage")["gaps"] == []
+    assert "while it was not seen" not in words_of(statement, account)
+    other = Statement.from_bytes(
+        statement.data.replace(gap["mostFlopPerS"].encode(), b"7").replace(gap["mostFlop"].encode(), b"420")
+    )
+    assert "GPU-1 while it was not seen did at most 420 FLOP by the statement" in words_of(other, account)
+    statement, _ = state(record(tmp_path / "whole"))
+    assert "devicesNotSeen" not in statement.part("coverage")
 
 
 def test_work_that_was_not_counted_is_no_reason_to_disbelieve_what_was(tmp_path):
     """Another's job on the same device would make a true statement a lie."""
     pipes = {"tensor": 10 * 1_755_000_000, "imma": 0}
     statement, account = state(record(tmp_path, sm_cycles=10 * 1_755_000_000, pipes=pipes))
-    assert judge_physics(statement, account).count("possible") == 2
+    said = judge_physics(statement, account)
+    assert said.count("possible") == 2
+    assert "; not answered: energy (the energy of GPU-1 was not measured), unmetered (tiles" in said
     light = tmp_path / "light"
     with ScriptedSegment(light) as segment:
         segment.note("device", {"uuid": "GPU-1", "name": H100, "pci": "0x233010de"})

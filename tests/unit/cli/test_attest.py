@@ -118,7 +118,12 @@ def test_it_says_what_the_statement_has_no_figure_of(call, tmp_path):
     )
     for name, devices, notes, said in (
         ("a", (whole,), (), []),
-        ("b", (whole, lost), (), ["GPU-2: energy for 2 s, whatever it did in 1 s (GPU is lost)"]),
+        (
+            "b",
+            (whole, lost),
+            (),
+            ["GPU-2: energy for 2 s, whatever it did in 1 s, between nothing and what nobody knows (GPU is lost)"],
+        ),
         ("c", (), (), ["device time and energy: no device was measured"]),
         ("d", (), ("no NVIDIA driver: x",), ["device time and energy: no NVIDIA driver: x"]),
     ):

@@ -1,8 +1,12 @@
 """flopmeter doctor."""
 
 import importlib.util
+from dataclasses import replace
 
 from flopmeter.formulas.book import FormulaBook
+from flopmeter.testing.fake_clusters import h100
+from flopmeter.testing.fake_devices import FakeMachine
+from flopmeter.testing.fake_nvml import FakeNvml
 
 
 def test_it_says_what_can_be_measured_here(call):
@@ -22,3 +26,27 @@ def test_it_says_what_can_be_measured_here(call):
     if done.json["nvml"]["driver"] is None:
         assert done.json["nvml"]["note"]
         assert "unknown, not zero" in call("doctor").out
+
+
+def test_it_says_what_works_and_which_peak_a_device_has(call, monkeypatch):
+    """Else a user has to conclude from silence that energy and pipe activity will be there."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    unknown = replace(h100(1), name="NVIDIA H100 of somebody's own")
+    with FakeNvml(FakeMachine((h100(0), unknown)), speed=1):
+        text = call("doctor").out
+        devices = call("doctor", "--json").json["nvml"]["devices"]
+    assert "energy yes, power yes, pipe activity yes, peak: H100 SXM" in text
+    assert "energy yes, power yes, pipe activity yes, peak: unknown" in text
+    assert [device["peak"] for device in devices] == ["H100 SXM", None]
+    assert "visible    unknown: unlike devices" not in text, "all of them are taken, in whatever order"
+    assert "or name UUIDs" in text
+    assert "serial" not in devices[0]
+
+
+def test_what_is_visible_is_said_to_be_unknown_where_it_is(call, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    unknown = replace(h100(1), name="NVIDIA H100 of somebody's own")
+    with FakeNvml(FakeMachine((h100(0), unknown))):
+        text = " ".join(call("doctor").out.split())
+    assert "visible unknown: unlike devices" in text
+    assert "set CUDA_DEVICE_ORDER=PCI_BUS_ID or name UUIDs" in text

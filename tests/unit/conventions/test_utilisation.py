@@ -19,7 +19,7 @@ def count(kind="matmul", phase="forward", flop=1, precision="bf16"):
     return OpCount(op=f"x::{kind}", kind=kind, phase=phase, precision=precision, calls=1, flop=flop)
 
 
-def given(folder, usage, counts=None):
+def given(folder, usage, counts=None, says=None):
     loose = Tally.of(
         counts
         or [
@@ -33,6 +33,8 @@ def given(folder, usage, counts=None):
         ]
     )
     with ScriptedSegment(folder / "run") as segment:
+        if says is not None:
+            segment.note("device", says)
         segment.run(loose=loose, usage=usage)
         segment.end()
     ledger = read_run(folder / "run")
@@ -63,7 +65,7 @@ def test_mfu_is_forward_and_backward_over_dense_peak_and_held_time(tmp_path):
     assert found.inputs["denominator_flop"] == str(PEAK)
     assert found.inputs["precision"].startswith("bf16")
     assert "989,400,000,000,000 FLOP/s dense" in found.inputs["peaks"]
-    assert "1 s held by 1 device" in found.inputs["time"]
+    assert found.inputs["time"] == "1 device-second of 1 device"
     assert {line.term: line.flop for line in found.bridge} == {
         "evaluation and inference": -13,
         "recomputation": -(PEAK // 10) - 7,
@@ -107,6 +109,54 @@ def test_what_is_missing_is_named_and_nothing_is_guessed(tmp_path, usage, said):
     found = translate_mfu(given(tmp_path, usage))
     assert found.flop is None
     assert said in " ".join(found.missing)
+
+
+def test_time_in_which_a_device_was_not_seen_leaves_the_ratio_between_two(tmp_path):
+    """Else a run of which half was not seen has twice the utilisation, and exits as if that were known."""
+    unseen = DeviceUsage(uuid="GPU-12345678-9", name=H100, held_ns=SECOND, unseen_ns=SECOND)
+    found = translate_mfu(given(tmp_path, Usage.of([unseen])))
+    assert (found.flop, found.fraction) == (None, None)
+    said = "device time: not seen were GPU-12345678 for 1 s; MFU lies between 25 % and 50 %"
+    assert found.missing == (f"{said}, with that time and without it",)
+
+
+def test_the_edges_of_held_time_are_said_beside_the_ratio(tmp_path):
+    """Else a run of two samples has a utilisation to three digits."""
+    edged = DeviceUsage(uuid="GPU-1", name=H100, held_ns=SECOND, edge_ns=SECOND)
+    found = translate_mfu(given(tmp_path, Usage.of([edged])))
+    assert found.fraction == pytest.approx(0.5)
+    assert "MFU lies between 25 % and 50 %" in " ".join(found.notes)
+
+
+def test_an_energy_that_lacks_is_no_matter_of_time(tmp_path):
+    """What is partial of a device is its energy here, and its time is whole: it was printed as 0 s."""
+    device_of_two = DeviceUsage(
+        uuid="GPU-1", name=H100, held_ns=2 * SECOND, energy_mj=None, missing={"busy_ns": SECOND}
+    )
+    assert translate_mfu(given(tmp_path, Usage.of([device_of_two]))).inputs["time"] == "2 device-seconds of 1 device"
+
+
+def test_a_peak_is_that_of_id_and_name_together(tmp_path):
+    """Else a virtual card has the peak of a whole one here, and none in the report."""
+    liar = {"uuid": "GPU-1", "name": H100, "pci": "0x20b210de"}
+    found = translate_mfu(given(tmp_path, Usage.of([device()]), says=liar))
+    assert found.flop is None
+    assert "identity inconsistent, peak unknown" in found.missing[0]
+
+
+@pytest.mark.parametrize(
+    ("fields", "says", "missing"),
+    [
+        ({"name": "unknown", "held_ns": 0, "unseen_ns": SECOND}, None, "which part GPU-1 is: it never answered"),
+        ({}, {"uuid": "GPU-1", "name": H100, "sms": "16"}, "it is a slice"),
+    ],
+)
+def test_what_a_denominator_lacks_is_not_a_row_of_the_table(tmp_path, fields, says, missing):
+    """Else whoever has a device that never answered is told to add a row for a card called unknown."""
+    one = DeviceUsage(**{"uuid": "GPU-1", "name": H100, "held_ns": SECOND, **fields})
+    found = " ".join(translate_mfu(given(tmp_path, Usage.of([one]), says=says)).missing)
+    assert missing in found
+    assert "add a row" not in found
 
 
 def test_a_precision_without_a_peak_is_named(tmp_path):

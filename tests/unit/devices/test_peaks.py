@@ -5,6 +5,7 @@ from fractions import Fraction
 import pytest
 
 from flopmeter.devices.peaks import (
+    beside_flop_per_s,
     bound_capability,
     bound_cpu,
     find_columns,
@@ -191,3 +192,13 @@ def test_a_slice_does_what_its_sms_do():
     assert flop_per_cycle(h100, "fp4") is None
     assert flop_per_cycle(h100, "fp4", slice_sms=16) is None
     assert flop_per_cycle(TABLE.find_name("NVIDIA B300 SXM6 AC"), "int8", slice_sms=4) is None
+
+
+def test_what_runs_beside_tensor_pipes_is_above_every_figure_without_them():
+    """Else packed half precision on vector pipes makes an honest run impossible: 78 TFLOPS on an A100."""
+    a100 = TABLE.find_name("NVIDIA A100-SXM4-80GB")
+    assert beside_flop_per_s(a100) >= 78 * 10**12 + a100.dense["fp64"]
+    for part in TABLE.parts:
+        beside = beside_flop_per_s(part)
+        assert beside is None or beside >= max(part.dense.get(name, 0) for name in ("fp32", "fp64"))
+        assert beside is None or beside_flop_per_s(part, clock_mhz=9000) > beside

@@ -79,6 +79,13 @@ def test_every_row_says_where_it_is_from_and_how_sure_it_is():
         assert part.dense or part.note, f"{part.part}: no figure, and no word why"
 
 
+def test_ids_from_memory_are_not_said_to_be_as_sure_as_their_figures():
+    """Else a card with an id that somebody remembered wrongly has a peak of high confidence."""
+    unsure = {part.part for part in TABLE.parts if part.ids_confidence != "high"}
+    assert unsure == {part.part for part in TABLE.parts if "from memory" in part.note}
+    assert unsure == {"V100 SXM2", "V100 PCIe", "V100S PCIe"}
+
+
 def test_figures_are_decimal_strings():
     """A float has no 989.4; what is signed later must not depend on one."""
     form = tomllib.loads((files("flopmeter.devices") / "peaks.toml").read_text(encoding="utf-8"))
@@ -171,6 +178,7 @@ def test_a_users_row_that_contradicts_ours_is_refused(tmp_path, ids, words):
         ('part = "X"', "part = 7", "row 1: part is 7, not text"),
         ('date = "2026"', 'date = "2026"\nsm = 3', r"row 1 \(X\): 'sm' is not a field"),
         ('"high"', '"sure"', r"row 1 \(X\): confidence is 'sure'"),
+        ('date = "2026"', 'date = "2026"\nids_confidence = "sure"', r"row 1 \(X\): ids_confidence is 'sure'"),
         ('"409.6"', "409.6", r"row 1 \(X\): dense.bf16 is 409.6, not a figure .* decimal string"),
         ('"409.6"', '"4e2"', r"row 1 \(X\): dense.bf16 is '4e2', not a figure"),
         ('"409.6"', '"-1"', r"row 1 \(X\): dense.bf16 is '-1', not a figure"),

@@ -16,13 +16,13 @@ FP8 = 1_978_900 * 10**9
 
 
 def test_a_device_that_did_not_say_what_it_is_has_no_peak_and_that_is_said():
-    found = estimate_hardware([DeviceTime(uuid="GPU-12345678-9", held_ns=NS_PER_S)])
+    found = estimate_hardware([DeviceTime(uuid="GPU-12345678-9", may_have_held_ns=NS_PER_S)])
     assert found.ceiling_flop is None
     assert found.notes == ("GPU-12345678 did not say which part it is, so its peak is unknown",)
 
 
 def h100(**given):
-    return DeviceTime(**H100, **{"held_ns": HOUR, **given})
+    return DeviceTime(**H100, **{"may_have_held_ns": HOUR, **given})
 
 
 def cycles(mhz, ns=HOUR, share=100):
@@ -37,7 +37,7 @@ def test_a_ceiling_is_time_times_the_stated_peak():
     assert found.estimate.flop is None
     assert found.estimate.upper == found.ceiling_flop
     assert found.estimate.method == "hardware"
-    assert found.estimate.inputs["held_ns"] == str(8 * HOUR)
+    assert found.estimate.inputs["may_have_held_ns"] == str(8 * HOUR)
     assert found.inputs["precisions"] == "bf16"
 
 
@@ -48,7 +48,7 @@ def test_the_fastest_precision_makes_the_ceiling():
 
 def test_integer_operations_make_no_ceiling_of_flop():
     """A4090's int8 is above all its FLOP but one; a figure in OP/s says nothing of FLOP."""
-    device = DeviceTime(uuid="GPU-1", name="NVIDIA A10", held_ns=NS_PER_S)
+    device = DeviceTime(uuid="GPU-1", name="NVIDIA A10", may_have_held_ns=NS_PER_S)
     assert estimate_hardware([device]).ceiling_flop == 125 * 10**12
 
 
@@ -114,16 +114,16 @@ def test_a_slice_counts_by_its_sms():
 
 
 def test_a_slice_of_a_part_whose_rates_are_unknown_has_no_peak():
-    device = DeviceTime(uuid="MIG-1", device_id="3182", name="NVIDIA B300 SXM6 AC", held_ns=HOUR, slice_sms=20)
+    device = DeviceTime(uuid="MIG-1", device_id="3182", name="NVIDIA B300 SXM6 AC", may_have_held_ns=HOUR, slice_sms=20)
     found = estimate_hardware([device], precisions=["fp64"])
     assert found.ceiling_flop is None
     assert "slice of B300" in found.notes[0]
 
 
 def test_unmeasured_time_is_unknown_and_not_zero():
-    found = estimate_hardware([h100(), h100(held_ns=None)], precisions=["bf16"])
+    found = estimate_hardware([h100(), h100(may_have_held_ns=None)], precisions=["bf16"])
     assert found.ceiling_flop is None
-    assert "held_ns" not in found.inputs
+    assert "may_have_held_ns" not in found.inputs
     assert "unknown, not zero" in found.notes[0]
     assert (
         estimate_hardware([]).estimate
@@ -133,7 +133,9 @@ def test_unmeasured_time_is_unknown_and_not_zero():
 
 def test_an_unknown_device_has_no_peak_but_a_hint():
     """Elsewhere it gets an A100's."""
-    found = estimate_hardware([h100(), DeviceTime(uuid="GPU-2", name="NVIDIA X9", held_ns=HOUR)], precisions=["bf16"])
+    found = estimate_hardware(
+        [h100(), DeviceTime(uuid="GPU-2", name="NVIDIA X9", may_have_held_ns=HOUR)], precisions=["bf16"]
+    )
     assert found.ceiling_flop is found.bound_upper_flop is found.estimate.upper is None
     assert "NVIDIA X9" in found.notes[0]
     assert "TOML" in found.notes[0]
@@ -141,9 +143,9 @@ def test_an_unknown_device_has_no_peak_but_a_hint():
 
 def test_its_capability_bounds_it_where_sms_and_clock_are_known():
     unknown = DeviceTime(
-        uuid="GPU-2", name="NVIDIA X9", held_ns=NS_PER_S, sms=100, capability="9.0", max_clock_mhz=2000
+        uuid="GPU-2", name="NVIDIA X9", may_have_held_ns=NS_PER_S, sms=100, capability="9.0", max_clock_mhz=2000
     )
-    found = estimate_hardware([unknown, h100(held_ns=NS_PER_S)], precisions=["bf16"])
+    found = estimate_hardware([unknown, h100(may_have_held_ns=NS_PER_S)], precisions=["bf16"])
     assert found.ceiling_flop is None
     assert found.bound_lower_flop == 100 * 2_000_000_000 * 1024 + BF16
     assert found.bound_upper_flop == 100 * 2_000_000_000 * 4096 + BF16 == found.estimate.upper
@@ -155,7 +157,7 @@ def test_a_part_whose_figures_are_unknown_is_bounded_too():
         uuid="GPU-1",
         device_id="26BA",
         name="NVIDIA L20",
-        held_ns=NS_PER_S,
+        may_have_held_ns=NS_PER_S,
         sms=92,
         capability="8.9",
         max_clock_mhz=2520,
@@ -191,7 +193,7 @@ def test_what_is_assumed_says_so_and_by_whom():
 
 
 def test_an_assumption_of_an_unknown_peak_makes_no_figure():
-    device = DeviceTime(uuid="GPU-2", name="NVIDIA X9", held_ns=HOUR)
+    device = DeviceTime(uuid="GPU-2", name="NVIDIA X9", may_have_held_ns=HOUR)
     found = estimate_hardware([device], assumption=Assumption(share=Fraction(1, 2), who="the lab"))
     assert found.assumed_flop is None
     assert found.estimate.flop is None
@@ -219,7 +221,7 @@ def test_cycles_are_not_negative():
 def test_figures_are_exact_for_a_year_of_a_large_cluster():
     """A float would be off by ten thousand times a small model's training."""
     year = 365 * 24 * HOUR + 1
-    found = estimate_hardware([h100(held_ns=year)] * 10_000, precisions=["bf16"])
+    found = estimate_hardware([h100(may_have_held_ns=year)] * 10_000, precisions=["bf16"])
     assert found.ceiling_flop == -(-10_000 * year * BF16 // NS_PER_S)
 
 
@@ -230,7 +232,11 @@ def test_a_part_without_clock_or_sms_has_a_ceiling_alone():
         {},
     )
     device = DeviceTime(
-        uuid="GPU-1", name="B100", held_ns=NS_PER_S, clock=cycles(1000, NS_PER_S), tensor=cycles(1000, NS_PER_S)
+        uuid="GPU-1",
+        name="B100",
+        may_have_held_ns=NS_PER_S,
+        clock=cycles(1000, NS_PER_S),
+        tensor=cycles(1000, NS_PER_S),
     )
     found = estimate_hardware([device], precisions=["bf16"], table=table)
     assert found.ceiling_flop == 1750 * 10**12
@@ -246,5 +252,18 @@ def test_it_travels_as_an_estimate():
 
 def test_a_capability_that_nobody_knows_bounds_nothing():
     """A new generation may be faster than all before it."""
-    device = DeviceTime(uuid="GPU-1", name="NVIDIA X9", held_ns=HOUR, sms=1, capability="99.0", max_clock_mhz=1)
+    device = DeviceTime(
+        uuid="GPU-1", name="NVIDIA X9", may_have_held_ns=HOUR, sms=1, capability="99.0", max_clock_mhz=1
+    )
     assert estimate_hardware([device]).bound_upper_flop is None
+
+
+def test_an_upper_end_says_by_which_peaks_it_is_one():
+    """Else `at most` in fp32 stands beside what the part can do in bf16, and both read as bounds of the same."""
+    by_time = estimate_hardware([h100()], precisions=["fp32"]).estimate
+    assert "by stated peaks in fp32: device time × peak" in by_time.note
+    by_clock = estimate_hardware([h100(clock=cycles(1000, HOUR))], precisions=["bf16", "fp32"]).estimate
+    assert "by stated peaks in bf16 and fp32: device time × peak at the measured clock" in by_clock.note
+    by_pipes = estimate_hardware([h100(clock=cycles(1000, HOUR), tensor=cycles(10, HOUR))]).estimate
+    assert "by stated rates in any precision" in by_pipes.note
+    assert not any("at most" in one.note for one in (by_time, by_clock, by_pipes))

@@ -22,7 +22,7 @@ def test_it_says_what_ran_and_how_sure_that_is(tmp_path: Path) -> None:
     assert "of the metered time; what was chosen is not known" in text
     assert "0 audits: too few to say how many of the 6 passages" in text
     assert "uncounted: nothing" in text
-    assert "gaps: none" in text
+    assert "gaps in the count: none" in text
 
 
 def test_it_says_what_audits_bound_and_what_was_chosen(tmp_path: Path) -> None:
@@ -85,8 +85,23 @@ def test_devices_stand_with_what_was_measured_and_what_was_not(tmp_path: Path) -
         segment.run(product_table(), usage=usage)
         segment.end()
     text = render_account(Account.of(tmp_path), name="tiny")
-    (line,) = [line for line in text.splitlines() if "GPU-1" in line]
-    assert line.split() == ["H100", "GPU-1", "2", "s", "unknown", "5.000", "J", "unknown", "unknown"]
+    (line,) = [line for line in text.splitlines() if line.startswith("H100 1 ")]
+    assert line.split() == ["H100", "1", "2", "s", "unknown", "5", "J", "unknown", "unknown"]
+
+
+def test_a_device_that_was_lost_is_a_bounded_gap_and_none_of_the_count(tmp_path: Path) -> None:
+    """If this failed, `gaps: none` would stand below a device that was lost for minutes."""
+    lost = DeviceUsage(uuid="GPU-3e38d5b6-1", name="NVIDIA H100 80GB HBM3", held_ns=1, unseen_ns=275_000_000_000)
+    with ScriptedSegment(tmp_path) as segment:
+        segment.note("device", {"uuid": lost.uuid, "name": lost.name, "pci": "0x233010de"})
+        segment.run(product_table(), usage=Usage.of([lost]))
+        segment.end()
+    account = Account.of(tmp_path)
+    text = render_account(account, name="tiny", width=200)
+    assert "gaps in the count: none" in text
+    assert "devices not seen: GPU-3e38d5b6 for 4.6 min, between nothing and 6.16e+17 FLOP" in text
+    assert "that is no gap in the count" in text
+    assert account.lower == account.upper == account.flop, "what was counted is counted"
 
 
 def test_a_long_list_is_cut_and_says_so(tmp_path: Path) -> None:

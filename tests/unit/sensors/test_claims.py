@@ -85,6 +85,36 @@ def test_where_nothing_can_be_locked_everybody_reads(tmp_path, monkeypatch, spoi
     assert not (tmp_path / "target").exists()
 
 
+def test_a_program_that_closes_all_its_files_loses_no_lock_for_long(tmp_path):
+    """Else our lock lands on a file of the user's, which gets the descriptor's number next."""
+    ours = DeviceClaims("run", tmp_path)
+    assert ours.take(UUID)
+    (descriptor, _) = claims._files[os.getpid(), tmp_path / f"flopmeter-{os.getuid()}.lock"]
+    os.close(descriptor)
+    with (tmp_path / "users.txt").open("w", encoding="utf-8") as users:
+        assert users.fileno() == descriptor
+        assert ours.take(UUID)
+        assert ours.take("GPU-2")
+    command = [sys.executable, "-c", HOLD.replace("time.sleep(60)", ""), str(tmp_path)]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+def test_a_lock_file_that_was_removed_is_made_again(tmp_path):
+    ours = DeviceClaims("run", tmp_path)
+    assert ours.take(UUID)
+    (tmp_path / f"flopmeter-{os.getuid()}.lock").unlink()
+    assert ours.take(UUID)
+    command = [sys.executable, "-c", HOLD.replace("time.sleep(60)", ""), str(tmp_path)]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+def test_somebody_elses_file_is_not_used(tmp_path, monkeypatch):
+    """Else whoever locks a file of that name in a common directory keeps everybody from every device."""
+    monkeypatch.setattr(os, "getuid", lambda: 12345)
+    assert DeviceClaims("run", tmp_path).take(UUID)
+    assert not any(path == tmp_path / "flopmeter-12345.lock" for _, path in claims._files)
+
+
 def test_the_file_stays_empty_and_one(tmp_path):
     ours = DeviceClaims("run", tmp_path)
     for number in range(100):

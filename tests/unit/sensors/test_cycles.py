@@ -85,6 +85,15 @@ def decided(value=5e13):
     return counter, value + PER_SECOND
 
 
+def test_a_jump_is_no_cycles_after_the_convention_is_known_either():
+    """Else one bad count is a year of full load."""
+    counter, value = decided()
+    assert counter.take({ELAPSED: value + 1e16, "tensor": value / 2}, CLOCK, SECOND) is None
+    assert counter.notes == {UNCLEAR}
+    again = counter.take({ELAPSED: value + 1e16 + PER_SECOND, "tensor": value / 2}, CLOCK, SECOND)
+    assert again[ELAPSED] == PER_SECOND
+
+
 def test_counters_that_go_backwards_are_unknown_for_that_stretch_only():
     """Else a reset is a huge number, or a negative one that ends the sum."""
     counter, _ = decided()

@@ -9,6 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from flopmeter.sensors import cycles, dcgm
+from flopmeter.sensors.driver import probe_driver
 from flopmeter.sensors.nvml import NvmlSampler
 from flopmeter.usage import Usage
 
@@ -116,6 +117,7 @@ def test_an_exporter_that_collects_each_second_tells_what_nvml_does(site):
         "name": "NVIDIA H100 80GB HBM3",
         "driver": "595.58.03",
         "source": "DCGM's exporter (127.0.0.1/metrics)",
+        "named_by": "torch",
     }
 
 
@@ -252,8 +254,50 @@ def test_an_address_that_is_none_is_said(site, address):
     assert "DCGM's exporter" in silent(sampled(site, seconds=3)[0])
 
 
-def test_secrets_of_an_address_stay_out_of_the_ledger(site):
-    site.address = "http://user:secret@127.0.0.1:1/metrics?token=secret"
+def test_no_line_costs_more_than_its_length(site):
+    """Else one line holds the interpreter for minutes, and the training with it."""
+    line = "DCGM_FI_DEV_GPU_TEMP{" + "a" * (dcgm.MOST_LINE - 40) + '="} 1\n'
+    site.answer = lambda second: line * 20 + exposition(figures_at(second))
+    begun = time.process_time()
+    usage, _ = sampled(site, seconds=3)
+    assert usage.devices[0].held_ns == 3 * SECOND
+    assert time.process_time() - begun < 3
+
+
+def test_nobody_is_followed_elsewhere(site):
+    """Else whoever answers at that address may have us ask any other."""
+    asked = []
+    elsewhere = Site()
+    elsewhere.answer = lambda second: asked.append(second) or ""
+    try:
+        address = f"http://127.0.0.1:{site.server.server_address[1]}/metrics"
+        site.server.RequestHandlerClass.end_headers = lambda self: (
+            self._headers_buffer.append(f"Location: {elsewhere.address}\r\n".encode()),
+            BaseHTTPRequestHandler.end_headers(self),
+        )
+        site.status, site.address = 302, address
+        assert "HTTP Error 302" in silent(sampled(site, seconds=3)[0])
+    finally:
+        elsewhere.server.shutdown()
+        elsewhere.server.server_close()
+    assert asked == []
+
+
+def test_what_labels_say_is_bounded(site):
+    """Else a name of 100 kB, or one that moves the cursor, stands in every report."""
+    wild = exposition(figures_at(0)).replace("NVIDIA H100 80GB HBM3", "\x1b[2J" + "x" * 1000)
+    site.answer = lambda _: wild
+    _, identities = sampled(site, seconds=3)
+    (said,) = identities.values()
+    assert len(said["name"]) <= 120
+    assert said["name"].isprintable()
+
+
+@pytest.mark.parametrize(
+    "address", ["http://user:secret@127.0.0.1:1/metrics?token=secret", "http://user:secret@127.0.0.1/metrics"]
+)
+def test_secrets_of_an_address_stay_out_of_the_ledger(site, address):
+    site.address = address
     usage, identities = sampled(site, seconds=3)
     assert "secret" not in f"{usage}{identities}"
 
@@ -409,3 +453,34 @@ def test_which_devices_cuda_shows_an_exporter_cannot_say():
     exporter = dcgm.DcgmExporter("http://localhost:9400/metrics")
     with pytest.raises(exporter.NVMLError, match="does not tell"):
         exporter.nvmlDeviceGetCount()
+
+
+def test_visible_devices_cannot_be_had_of_an_exporter_and_what_to_do_is_said(site):
+    usage, _ = sampled(site, seconds=1, held=lambda: ["visible"])
+    assert usage.devices == ()
+    assert "with DCGM's exporter, name devices by UUID in FLOPMETER_DEVICES" in "".join(usage.notes)
+
+
+def test_whoever_looks_asks_the_exporter_that_a_run_would_read(site, monkeypatch):
+    """Else a doctor says that there is no driver, and the run has figures; or the other way round."""
+    monkeypatch.setenv(dcgm.VARIABLE, site.address)
+    site.answer = lambda second: (
+        exposition(figures_at(second)) + exposition({"DEV_SM_CLOCK": 1500}, uuid=OTHER, more=',GPU_I_ID="3"')
+    )
+    found = probe_driver(lambda: [UUID, "visible", "GPU-nowhere"])
+    whole, part, stranger = found["devices"]
+    assert (whole["name"], whole["uuid"]) == ("NVIDIA H100 80GB HBM3", UUID)
+    assert whole["tells"] == {"energy": True, "power": True, "pipe activity": True}
+    assert (part["uuid"], any(part["tells"].values())) == (f"MIG-{OTHER}/3/0", False)
+    assert (stranger["tells"], stranger["notes"]) == ({}, [dcgm.UNLISTED])
+    assert found["driver"] == "595.58.03"
+    assert found["note"].startswith(f"{dcgm.SOURCE} (127.0.0.1/metrics)")
+    assert "name devices by UUID" in found["visible_note"]
+
+
+def test_whoever_looks_is_told_that_the_exporter_does_not_answer(site, monkeypatch):
+    monkeypatch.setenv(dcgm.VARIABLE, site.address)
+    site.status = 503
+    found = probe_driver(lambda: [UUID])
+    assert found["devices"][0]["tells"] == {}
+    assert "did not answer" in found["note"]

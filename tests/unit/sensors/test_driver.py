@@ -3,6 +3,7 @@
 import pynvml
 import pytest
 
+from flopmeter.sensors.device import OF_CARD
 from flopmeter.sensors.driver import explain_refusal, probe_driver
 from flopmeter.testing.fake_clusters import h100, sliced_h100
 from flopmeter.testing.fake_devices import FakeMachine, Fault
@@ -37,8 +38,20 @@ def test_a_device_that_is_kept_away_hides_no_other():
     """A card that cgroups keep away is no reason to hide the others."""
     fault = Fault("nvmlDevice*", pynvml.NVML_ERROR_NO_PERMISSION, device=0)
     found = probed(FakeMachine(TWO, faults=(fault,)))
-    assert [device["uuid"] for device in found["devices"]] == [h100(1).uuid]
-    assert found["note"] == "device 0 does not answer: Insufficient Permissions"
+    ours, kept = found["devices"]
+    assert (ours["uuid"], ours["tells"]["energy"]) == (h100(1).uuid, True)
+    assert (kept["name"], kept["uuid"], kept["tells"]) == ("number 0 of the driver's list", "", {})
+    assert kept["notes"] == ["does not answer: Insufficient Permissions"]
+
+
+def test_a_lost_device_is_listed_and_its_reason_told_once():
+    """Else whoever counts lines has seven devices, and finds the eighth among words about the driver."""
+    found = probed(FakeMachine(TWO, faults=(Fault("nvmlDevice*", pynvml.NVML_ERROR_GPU_IS_LOST, device=1),)))
+    assert len(found["devices"]) == 2
+    assert found["devices"][1]["notes"] == ["does not answer: GPU is lost"]
+    assert "lost" not in found["note"]
+    assert found["visible"] is None
+    assert "device 1" in found["visible_note"]
 
 
 def test_every_device_is_asked_and_says_what_it_refuses():
@@ -48,6 +61,8 @@ def test_every_device_is_asked_and_says_what_it_refuses():
         assert fake.calls()["nvmlShutdown"] == 1
     ours, stranger = found["devices"]
     assert (ours["name"], ours["notes"]) == (h100().name, ["power could not be read: Insufficient Permissions"])
+    assert ours["tells"] == {"energy": True, "power": False, "pipe activity": False}, "the clock stands still"
+    assert stranger["tells"] == {}
     assert (stranger["name"], stranger["notes"]) == ("unknown", ["the driver lists no device with this UUID here"])
 
 
@@ -80,7 +95,7 @@ def test_what_cuda_shows_to_this_process_is_told(monkeypatch, variable, visible,
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", variable)
     found = probed(FakeMachine(TWO))
     assert found["visible"] == visible
-    assert words in found["note"]
+    assert words in found["visible_note"]
     assert len(found["devices"]) == 2
 
 
@@ -88,3 +103,13 @@ def test_of_a_card_in_slices_the_first_is_visible(monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     machine = sliced_h100()
     assert probed(machine)["visible"] == [machine.devices[0].migs[0].uuid]
+
+
+def test_a_card_in_slices_is_no_fault_and_its_slices_are_asked():
+    """Else a site that cuts its cards reads of slices that are not known, though nobody has used one yet."""
+    machine = sliced_h100()
+    card, *slices = probed(machine)["devices"]
+    assert (card["uuid"], card["tells"]) == (machine.devices[0].uuid, {})
+    assert card["notes"] == [f"cut into {len(slices)} slices"]
+    assert [part["uuid"] for part in slices] == [part.uuid for part in machine.devices[0].migs]
+    assert [part["notes"] for part in slices] == [[OF_CARD]] * len(slices)

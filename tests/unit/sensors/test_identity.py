@@ -47,6 +47,7 @@ def test_a_device_says_all_that_the_issue_lists():
         "cc_environment": "production",
         "cc_dev_tools": "off",
         "cc_multi_gpu": "protected PCIe",
+        "named_by": "torch",
     }
 
 
@@ -67,7 +68,8 @@ def test_a_slice_says_which_part_of_which_card_it_is():
 def test_what_is_not_told_is_not_there():
     """Else a card for desktops has the serial `None`, and one without a fabric is in a cluster of zeros."""
     desktop = FakeDevice(uuid="GPU-1", name="NVIDIA GeForce RTX 4090", serial=None, board_part=None, vbios=None)
-    assert set(told(FakeMachine((desktop,)))) == {"name", "pci", "pci_subsystem", "capability", "driver", "cuda"}
+    known = {"name", "pci", "pci_subsystem", "capability", "driver", "cuda", "named_by"}
+    assert set(told(FakeMachine((desktop,)))) == known
 
 
 @pytest.mark.parametrize("missing", ["cluster of zeros", "in progress"])

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pynvml
 import pytest
 
-from flopmeter.sensors import nvml
+from flopmeter.sensors import driver, nvml
 from flopmeter.sensors.device import SHARED, WHICH_SLICE
 from flopmeter.sensors.nvml import NO_DEVICE, NvmlSampler
 from flopmeter.testing import fake_truth
@@ -73,6 +73,16 @@ def test_a_bad_hour_of_eight_devices_is_recovered_to_the_millijoule_and_the_seco
     }  # the second in which it restarted
     assert slowed.throttled == {"power cap": 900 * SECOND, "thermal": 900 * SECOND}
     assert usage.total("energy_mj") is None, "no total where a part is unknown"
+
+
+def test_a_script_says_so_and_nothing_else_does(monkeypatch):
+    """Else eight H100s that nobody has stand in a signed attestation."""
+    usage, _, _ = sampled(one())
+    assert usage.notes == (driver.SCRIPTED,)
+    monkeypatch.setattr(driver, "MARK", "a_symbol_that_no_library_has")
+    usage, _, _ = sampled(one())
+    assert usage.total("held_ns") == 6 * SECOND
+    assert usage.notes == ()
 
 
 def test_activity_is_cycles_of_the_measured_clock():
@@ -236,7 +246,8 @@ time.sleep(60)"""
                 sampler.sample()
                 stranger.sample()
                 fake.advance(1)
-            assert sampler.read().devices == ()
+            (left,) = sampler.read().devices
+            assert (left.held_ns, left.left_ns, left.unseen_ns) == (0, 2 * SECOND, 0)
             assert stranger.read().total("held_ns") == 2 * SECOND
             owner.kill()
             owner.wait()
@@ -245,6 +256,89 @@ time.sleep(60)"""
             fake.advance(1)
         (device,) = sampler.read().devices
         assert (device.held_ns, device.edge_ns) == (2 * SECOND, SECOND)
+
+
+def test_whoever_has_stopped_reads_nothing_and_lets_others_read(tmp_path, monkeypatch):
+    """Else a meter that was closed in a notebook keeps its devices from the run that goes on elsewhere."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    claim = f"from flopmeter.sensors.claims import DeviceClaims; print(DeviceClaims('run').take('{h100().uuid}'))"
+    with FakeNvml(one(), speed=1) as fake:
+        sampler = NvmlSampler(lambda: [h100().uuid], run="run", period_s=0.05, clock_ns=fake.clock_ns)
+        sampler.start()
+        time.sleep(0.2)
+        command = [sys.executable, "-c", claim]
+        held = subprocess.run(command, capture_output=True, text=True, check=True)
+        sampler.stop()
+        free = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert (held.stdout, free.stdout) == ("False\n", "True\n")
+
+
+@pytest.mark.parametrize("queued", [True, False])
+def test_work_that_is_still_queued_at_the_end_is_said(monkeypatch, queued):
+    """Else physics calls a short run impossible whose device worked on after the meter was closed."""
+    monkeypatch.setattr(nvml, "has_queued_work", lambda: queued)
+    sampler = NvmlSampler(list, period_s=0.01)
+    sampler.start()
+    sampler.stop()
+    assert (nvml.QUEUED in sampler.read().notes) is queued
+
+
+def test_a_signal_that_stops_the_meter_while_it_is_read_waits_for_nobody():
+    """Else only SIGKILL ends a run whose handler of SIGTERM closes its meter."""
+    sampler = NvmlSampler(list, period_s=0.01)
+    sampler.start()
+    with sampler._lock:  # as in the middle of `read`
+        sampler.stop()
+        assert sampler.read().devices == ()
+
+
+def test_a_look_for_devices_that_fails_at_first_says_nothing_of_what_is_held():
+    """Else ten minutes in which nobody could tell are ten in which the device was free."""
+    with FakeNvml(one()) as fake:
+        answers = iter([None, None, [h100().uuid], [h100().uuid]])
+
+        def find():
+            found = next(answers)
+            if found is None:
+                raise RuntimeError("CUDA error")
+            return found
+
+        sampler = NvmlSampler(find, clock_ns=fake.clock_ns)
+        sampler._sampled_ns = fake.clock_ns()  # as `start` does
+        for seconds in (300, 300, 10, 0):
+            sampler.sample()
+            fake.advance(seconds)
+        (device,) = sampler.read().devices
+        assert (device.held_ns, device.edge_ns) == (10 * SECOND, 600 * SECOND)
+
+
+def test_visible_devices_are_looked_for_until_they_are_known(monkeypatch):
+    monkeypatch.setenv("FLOPMETER_DEVICES", "visible")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    fault = Fault("nvmlDeviceGetCount*", code=pynvml.NVML_ERROR_UNKNOWN, calls=1)
+    with FakeNvml(FakeMachine((h100(),), faults=(fault,))) as fake:
+        sampler = NvmlSampler(clock_ns=fake.clock_ns)
+        for _ in range(20):
+            sampler.sample()
+            fake.advance(1)
+        (device,) = sampler.read().devices
+        assert 5 * SECOND < device.held_ns < 12 * SECOND
+
+
+def test_a_look_for_devices_that_hangs_has_a_name():
+    release = threading.Event()
+
+    def find():
+        release.wait(10)
+        return []
+
+    sampler = NvmlSampler(find, period_s=0.01, watchdog_s=0.05)
+    sampler.start()
+    time.sleep(0.3)
+    notes = sampler.read().notes
+    release.set()
+    sampler.stop()
+    assert any("which devices are held" in note for note in notes)
 
 
 def test_all_that_cuda_shows_can_be_asked_for(monkeypatch):

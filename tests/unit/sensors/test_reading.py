@@ -106,6 +106,20 @@ def test_more_than_the_power_limit_allows_is_no_energy(mj, is_known):
     assert (one.note == IMPOSSIBLE) is not is_known
 
 
+@pytest.mark.parametrize(
+    ("mj", "ms", "is_known"), [(11_000_000, 1000, True), (13_000_000, 1000, False), (10**15, 100, False)]
+)
+def test_without_a_limit_or_in_a_moment_a_jump_is_no_energy_either(mj, ms, is_known):
+    readings = Reading(0, energy_mj=0), Reading(ms * SECOND // 1000, energy_mj=mj)
+    (one,) = spent(*readings)
+    assert (one.energy_mj is not None) is is_known
+
+
+def test_a_clock_is_held_down_for_no_longer_than_there_was_time():
+    (jumped,) = spent(at(0, slowed_ns={"thermal": 0}), at(1, slowed_ns={"thermal": 10**18}))
+    assert jumped.throttled is None
+
+
 def test_silence_is_not_held_time():
     """Else a lost device is one that did nothing for an hour."""
     gap, back, known = spent(at(0, energy_mj=0), at(5, has_answered=False), at(9, energy_mj=50), at(10, energy_mj=60))

@@ -20,7 +20,9 @@ from flopmeter.sensors.visible import (
     Visible,
     find_held,
     find_held_uuids,
+    find_namer,
     find_visible,
+    has_queued_work,
     parse_visible,
     read_inventory,
 )
@@ -318,6 +320,24 @@ def test_nothing_is_held_before_cuda_is_in_use(monkeypatch, state):
     assert find_held_uuids() == []
 
 
+@pytest.mark.parametrize(
+    ("ended", "is_capturing", "is_queued"),
+    [((True, True), False, False), ((True, False), False, True), ((), True, False)],
+)
+def test_work_that_is_still_queued_is_seen_without_waiting(monkeypatch, ended, is_capturing, is_queued):
+    """Else a run that is closed while its device works is one that did more than there was time for."""
+    torch_with(monkeypatch, (C[4:], 512, True), (A[4:], 512, True))
+    ways = sys.modules["torch"].cuda
+    ways.is_current_stream_capturing = lambda: is_capturing
+    ways.current_stream = lambda index: SimpleNamespace(query=lambda: ended[index])
+    assert has_queued_work() is is_queued
+
+
+def test_without_a_device_nothing_is_queued(monkeypatch):
+    torch_with(monkeypatch, (C[4:], 512, True), is_initialized=False)
+    assert not has_queued_work()
+
+
 def test_torch_that_is_still_loading_is_not_asked(monkeypatch):
     """The sampler has a thread of its own, and may look while the first `import torch` is half done."""
     monkeypatch.setitem(sys.modules, "torch", SimpleNamespace())
@@ -329,7 +349,8 @@ def test_torch_itself_has_what_is_asked_of_it():
     torch = pytest.importorskip("torch")
     assert find_held() == ()
     assert hasattr(torch._C, "_cuda_hasPrimaryContext") or torch.version.cuda is None
-    for name in ("is_initialized", "device_count", "memory_reserved", "get_device_properties"):
+    names = ("is_initialized", "device_count", "memory_reserved", "get_device_properties", "current_stream")
+    for name in (*names, "is_current_stream_capturing"):
         assert callable(getattr(torch.cuda, name))
 
 
@@ -394,3 +415,23 @@ def test_nvitop_reads_the_list_alike(make):
     theirs = dict(zip(values, json.loads(done.stdout), strict=True))
     ours = {value: list(parse_visible(value, devices).uuids) for value in values}
     assert ours == theirs
+
+
+@pytest.mark.parametrize(
+    ("named", "who"),
+    [
+        (None, "torch"),
+        (" ", "torch"),
+        ("visible", "CUDA_VISIBLE_DEVICES"),
+        (" visible, ", "CUDA_VISIBLE_DEVICES"),
+        ("GPU-1", "FLOPMETER_DEVICES"),
+        ("GPU-1,visible", "FLOPMETER_DEVICES"),
+        (" , ", "FLOPMETER_DEVICES"),
+    ],
+)
+def test_who_named_the_devices_is_known(monkeypatch, named, who):
+    """Else a ledger cannot tell devices that were used from devices that somebody listed."""
+    monkeypatch.delenv("FLOPMETER_DEVICES", raising=False)
+    if named is not None:
+        monkeypatch.setenv("FLOPMETER_DEVICES", named)
+    assert find_namer() == who

@@ -110,6 +110,8 @@ def test_a_function_that_never_was_cannot_be_missing_or_fail():
     """Else a slip in a name makes a test pass for nothing."""
     with pytest.raises(ValueError, match="never had nvmlDeviceGetEnergy"):
         compile_library(["nvmlDeviceGetEnergy"])
+    with pytest.raises(ValueError, match="never had fake_is_scripted"):
+        compile_library(["fake_is_scripted"])  # without it a script would pass for a driver
     fake = FakeNvml(replace(ONE, faults=(Fault("nvmlDeviceGetComputeRunningProcesses", 999),)))
     with pytest.raises(ValueError, match="no function nvmlDeviceGetComputeRunningProcesses"):
         fake.__enter__()
