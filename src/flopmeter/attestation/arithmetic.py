@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from datetime import datetime
 
 from flopmeter import wire
+from flopmeter.attestation.devices import check_devices
 from flopmeter.attestation.predicate import BOUNDS, SPLITS
 from flopmeter.attestation.statement import Statement, Threshold
 from flopmeter.bounds import GUESSES, weigh_unseen
@@ -168,15 +169,7 @@ def _check_model(statement: Statement) -> None:
 
 
 def _check_devices(statement: Statement) -> None:
-    """What one device did fits into the time that it was held, and each stands there once."""
-    devices = _objects(statement.part("usage")["devices"])
-    uuids = [wire.parse_text(device["uuid"]) for device in devices]
-    for uuid in uuids:
-        if uuids.count(uuid) > 1:
-            msg = f"usage.devices has {uuid[:40]} {uuids.count(uuid)} times"
-            raise MismatchError(msg)
-    for uuid, device in zip(uuids, devices, strict=True):
-        _check_device(uuid[:40], device)
+    check_devices(_objects(statement.part("usage")["devices"]))
     for method in _objects(statement.part("compute")["methods"]):
         lower, upper = _known(method, "lower"), _known(method, "upper")
         if lower is not None and upper is not None and lower > upper:
@@ -195,20 +188,6 @@ def _check_unseen(statement: Statement) -> None:
         rate = _known(one, "mostFlopPerS")
         most = None if rate is None else -(-_count(one, "ns") * rate // NS_PER_S)
         _agree("mostFlop of coverage.devicesNotSeen", _known(one, "mostFlop"), "ns × mostFlopPerS", most)
-
-
-def _check_device(uuid: str, device: Fields) -> None:
-    held, busy = _known(device, "heldNs"), _known(device, "busyNs")
-    missing = wire.parse_object(device.get("missingNs", {}), name="missingNs")
-    for name in missing:
-        ns = _count(missing, name)
-        if held is None or ns > held:
-            msg = f"{name} of {uuid} is missing for {ns} ns of the {_show(held)} that it was held"
-            raise MismatchError(msg)
-    seen = None if held is None else held - (_known(missing, "busyNs") or 0)
-    if busy is not None and seen is not None and busy > seen:
-        msg = f"busyNs of {uuid} is {busy}, more than the {seen} ns in which that was measured"
-        raise MismatchError(msg)
 
 
 def _check_record(statement: Statement) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from flopmeter.account import Account
 from flopmeter.attestation.arithmetic import check_arithmetic
+from flopmeter.attestation.devices import check_usage
 from flopmeter.attestation.envelope import Attestation, encode_pae
 from flopmeter.attestation.evidence import describe_evidence
 from flopmeter.attestation.physics import refuse_impossible
@@ -78,6 +79,7 @@ def issue(
         table=table,
     )
     refuse_impossible(check_physics(account, table=table))
+    check_usage(account.usage)
     check_arithmetic(statement)  # what our own verifier would refuse is not signed
     attestation = sign_statement(statement, signer)
     write_atomically(Path(out), attestation.to_bytes())

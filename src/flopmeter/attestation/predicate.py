@@ -168,10 +168,25 @@ SHAPE: dict[str, Shape] = {
     "meter": {"name": _text, "version": _or_null(_text)},
 }
 """Every field that v0.1 requires; each may have neighbours that a later version knows."""
+LATER: dict[str, Shape] = {
+    "plausibility": [
+        {"name": _text, "verdict": _one_of("yes", "no", "cannot-tell"), "detail": _text, "numbers": _map_of(_text)}
+    ],
+    "coverage": {
+        "devicesNotSeen": [
+            {"uuid": _text, "ns": _count, "mostFlopPerS": _or_null(_count), "mostFlop": _or_null(_count)}
+        ],
+    },
+    "usage": {
+        "devices": [{"unseenNs": _count, "edgeNs": _count, "missingNs": _map_of(_count)}],
+        "host": {"cpuNs": _or_null(_count), "peakBytes": _or_null(_count)},
+    },
+}
+"""Fields that an earlier meter did not write: each may be absent, and is else of this form."""
 
 
-def check_shape(value: wire.Wire, shape: Shape, name: str = "predicate") -> None:
-    """Check that the required fields are there and of their types.
+def check_shape(value: wire.Wire, shape: Shape, name: str = "predicate", *, is_later: bool = False) -> None:
+    """Check that the required fields are there and of their types; where `is_later`, those that are there.
 
     Raises:
         MalformedError: one is not; the message names it.
@@ -180,12 +195,14 @@ def check_shape(value: wire.Wire, shape: Shape, name: str = "predicate") -> None
         fields = wire.parse_object(value, name=name)
         for key, inner in shape.items():
             if key not in fields:
+                if is_later:
+                    continue
                 msg = f"{name}.{key} is missing"
                 raise MalformedError(msg)
-            check_shape(fields[key], inner, f"{name}.{key}")
+            check_shape(fields[key], inner, f"{name}.{key}", is_later=is_later)
     elif isinstance(shape, list):
         for index, item in enumerate(wire.parse_list(value, name=name)):
-            check_shape(item, shape[0], f"{name}[{index}]")
+            check_shape(item, shape[0], f"{name}[{index}]", is_later=is_later)
     else:
         shape(value, name)
 

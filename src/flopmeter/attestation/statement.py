@@ -13,6 +13,7 @@ from flopmeter.account import Account
 from flopmeter.attestation.plausibility import check_physics
 from flopmeter.attestation.predicate import (
     FIGURES,
+    LATER,
     PREDICATE_TYPE,
     SHAPE,
     SPEC_VERSION,
@@ -141,7 +142,7 @@ class Statement:
             "stage": {**facts["stage"], "kind": None, "status": status},
             "plausibility": [answer.to_wire() for answer in check_physics(account, table=table)],
             "thresholds": [limit.to_wire(facts["compute"]) for limit in limits],
-            "meter": {"name": "flopmeter", "version": _own_version()},
+            "meter": {"name": "flopmeter", "version": own_version()},
             **({"evidence": evidence} if evidence else {}),
         }
         try:
@@ -178,6 +179,7 @@ class Statement:
             msg = f"specVersion is {written[:40]}, this version reads {SPEC_VERSION}"
             raise UnsupportedError(msg)
         check_shape(predicate, SHAPE)
+        check_shape(predicate, LATER, is_later=True)
         subjects = tuple(Subject.from_wire(item) for item in wire.parse_list(fields.get("subject"), name="subject"))
         if not subjects:
             msg = "a statement is about at least one subject"
@@ -208,7 +210,8 @@ class Statement:
         return tuple(Head.from_wire(item) for item in wire.parse_list(self.part("ledger")["heads"]))
 
 
-def _own_version() -> str | None:
+def own_version() -> str | None:
+    """Return the version of flopmeter that this is; None where it is not installed."""
     from importlib.metadata import PackageNotFoundError, version  # thirty modules that a verifier has no need of
 
     try:

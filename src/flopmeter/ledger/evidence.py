@@ -15,13 +15,13 @@ from typing import Self
 
 from flopmeter import wire
 from flopmeter.errors import LedgerUnreadableError, MalformedError
-from flopmeter.ledger.chain import refuse_special
 from flopmeter.ledger.file import sync_folder
 
 FORMAT = "flopmeter-gpu-report/v0.1"
 FOLDER = "evidence"
 NONCE = slice(4, 36)
-_PLAIN = re.compile(r"[A-Za-z0-9-]{1,64}\Z")
+_PLAIN = re.compile(r"(GPU|MIG)-[A-Za-z0-9-]{1,60}\Z")
+_NAME = re.compile(r"[0-9]+-[0-9]+\.((GPU|MIG)-[A-Za-z0-9-]{1,60}|[0-9a-f]{32})\.json\Z")
 
 
 def nonce_of(head: str) -> bytes:
@@ -64,7 +64,11 @@ class GpuReport:
     @property
     def name(self) -> str:
         """What the file is called that holds it."""
-        device = self.device if _PLAIN.match(self.device) else wire.digest(self.device.encode())[:32]
+        device = (
+            self.device
+            if _PLAIN.match(self.device)
+            else wire.digest(self.device.encode(errors="backslashreplace"))[:32]
+        )
         return f"{self.file.removesuffix('.jsonl')}.{device}.json"
 
     def to_wire(self) -> dict[str, wire.Wire]:
@@ -110,11 +114,11 @@ class GpuReport:
         """
         folder = run_dir / FOLDER
         folder.mkdir(exist_ok=True)
-        path = folder / self.name
+        path, data = folder / self.name, wire.encode(self.to_wire()) + b"\n"
         unnamed = path.with_name(f".{path.name}.{os.getpid()}.new")
         try:
             with unnamed.open("wb") as stream:
-                stream.write(wire.encode(self.to_wire()) + b"\n")
+                stream.write(data)
                 stream.flush()
                 os.fsync(stream.fileno())
             unnamed.replace(path)
@@ -126,19 +130,26 @@ class GpuReport:
 
 
 def read_reports(run_dir: Path | str) -> tuple[GpuReport, ...]:
-    """Read all reports of a run, in the order of their names; other files there are somebody else's.
+    """Read all reports of a run, in the order of their names; what has not the name of one is somebody else's.
 
     Raises:
-        LedgerUnreadableError: a file there cannot be read, or is no report.
+        LedgerUnreadableError: a file that has the name of a report cannot be read, or is not the report of that name.
     """
     folder = Path(run_dir) / FOLDER
     found = []
-    for path in sorted(folder.glob("[0-9]*-[0-9]*.*.json")):
+    for path in sorted(path for path in folder.glob("*.json") if _NAME.match(path.name)):
         try:
-            refuse_special(path)
-            found.append(GpuReport.from_wire(wire.decode(path.read_bytes())))
+            if not path.is_file():  # a pipe would keep us waiting for ever
+                msg = "it is no regular file"
+                raise MalformedError(msg)
+            report = GpuReport.from_wire(wire.decode(path.read_bytes()))
+            if report.name != path.name:
+                msg = f"what is in it belongs into {report.name}"
+                raise MalformedError(msg)
         except (OSError, MalformedError) as error:
             said = error.what if isinstance(error, MalformedError) else error.strerror
             msg = f"this is no report of a device that can be read: {said}"
-            raise LedgerUnreadableError(msg, where=str(path)) from error
+            hint = "move it away, or put back the report of that name"
+            raise LedgerUnreadableError(msg, where=str(path), hint=hint) from error
+        found.append(report)
     return tuple(found)

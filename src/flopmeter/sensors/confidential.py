@@ -16,12 +16,15 @@ from typing import Any
 from flopmeter.ledger.evidence import GpuReport, nonce_of
 from flopmeter.sensors.device import BINDING_FAILURES
 from flopmeter.sensors.guard import words_of
+from flopmeter.sensors.identity import bounded
 
 LIMIT_S = 8.0
 """For all devices of a process together: with the sampler's two seconds no more than the ten of a call that hangs.
 
 NVIDIA's own verifier allows five seconds for each call; what a device takes was never measured.
 """
+UNFORESEEN = (*BINDING_FAILURES, RuntimeError, LookupError, ArithmeticError, MemoryError)
+"""What else a binding that is another than we know may raise: nobody hears of a thread's error but by its reports."""
 
 _log = logging.getLogger("flopmeter")
 
@@ -38,7 +41,7 @@ def sign_head(
 
     `ledger` is the file whose last line has the digest `head`; `identities` is what each device says it is.
     """
-    cards = {fields.get("mig_parent", uuid) for uuid, fields in identities.items() if fields.get("cc") == "on"}
+    cards = {bounded(fields.get("mig_parent", uuid)) for uuid, fields in identities.items() if fields.get("cc") == "on"}
     if not cards:
         return
     for report in _Signing(ledger.name, head, cards, library).ask(limit_s):
@@ -78,23 +81,23 @@ class _Signing:
     def _ask_all(self) -> None:
         try:
             library = self._library if self._library is not None else import_module("pynvml")
-        except ImportError as error:
+        except (ImportError, *UNFORESEEN) as error:
             self._reports.update((one.device, one) for one in self._without(words_of(error)))
             return
         try:
             library.nvmlInit()
-        except (library.NVMLError, *BINDING_FAILURES) as error:
+        except (library.NVMLError, *UNFORESEEN) as error:
             self._reports.update((one.device, one) for one in self._without(words_of(error)))
             return
         for card in list(self._reports):
             try:
                 self._ask_one(library, card)
-            except (library.NVMLError, *BINDING_FAILURES) as error:
+            except (library.NVMLError, *UNFORESEEN) as error:
                 self._reports[card] = replace(self._reports[card], why=f"{self._call}: {words_of(error)}")
         self._call = "the driver"
         try:
             library.nvmlShutdown()
-        except (library.NVMLError, *BINDING_FAILURES):
+        except (library.NVMLError, *UNFORESEEN):
             return
 
     def _ask_one(self, library: Any, card: str) -> None:

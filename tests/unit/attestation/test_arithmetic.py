@@ -103,7 +103,7 @@ def using(*devices, **totals):
             {"energyMj": None},
             "energyMj of GPU-1 is missing for 101 ns of the 100",
         ),
-        ([device(missingNs={"sm_cycles": "101"})], {}, "sm_cycles of GPU-1 is missing for 101 ns of the 100"),
+        ([device(missingNs={"sm_cycles": "1"})], {}, "missingNs of GPU-1 names 'sm_cycles'"),
         (
             [device(heldNs=None, busyNs=None, missingNs={"energyMj": "1"})],
             {"heldNs": None, "busyNs": None, "energyMj": None},

@@ -12,6 +12,7 @@ from flopmeter.attestation.signers.file import FileSigner
 from flopmeter.ledger.evidence import GpuReport, nonce_of
 from flopmeter.ledger.merge import read_run
 from flopmeter.regimes.regime import find
+from flopmeter.testing.ledgers import ScriptedSegment
 
 
 @pytest.fixture
@@ -44,25 +45,29 @@ def test_a_changed_subject_is_a_no(call, attested):
 
 
 def test_what_devices_signed_is_looked_at_with_the_ledger(call, lab):
-    (head,) = read_run(lab / "run").heads
+    with ScriptedSegment(lab / "signed") as segment:
+        segment.note("self-test", {"passed": True, "torch": "none", "answers": []})
+        segment.note("device", {"uuid": "GPU-1", "name": "a card"})
+        segment.end()
+    (head,) = read_run(lab / "signed").heads
     report = GpuReport(device="GPU-1", file=head.file, head=head.digest, report=bytes(4) + nonce_of(head.digest))
-    path = report.write(lab / "run")
-    assert call("attest", "run", "--key", "key", "--out", "a.json").code == 0
+    path = report.write(lab / "signed")
+    assert call("attest", "signed", "--key", "key", "--out", "a.json").code == 0
     asked = ("verify", "a.json", "--key", "key.pub")
-    done = call(*asked, "--ledger", "run")
+    done = call(*asked, "--ledger", "signed")
     assert (done.code, "✓ evidence" in done.out) == (0, True)
     done = call(*asked)
     assert (done.code, "– evidence" in done.out) == (0, True)
-    replace(report, report=report.report + b"!").write(lab / "run")
-    assert call(*asked, "--ledger", "run").code == 1
+    replace(report, report=report.report + b"!").write(lab / "signed")
+    assert call(*asked, "--ledger", "signed").code == 1
     path.write_text("nonsense")
-    done = call(*asked, "--ledger", "run")
+    done = call(*asked, "--ledger", "signed")
     assert (done.code, "? evidence" in done.out) == (3, True)
-    done = call("attest", "run", "--key", "key", "--out", "b.json")
+    done = call("attest", "signed", "--key", "key", "--out", "b.json")
     assert done.code != 0
     assert "no report of a device" in done.err
     path.unlink()
-    done = call(*asked, "--ledger", "run")
+    done = call(*asked, "--ledger", "signed")
     assert (done.code, "– evidence" in done.out) == (0, True)
 
 

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import os
+from pathlib import Path
 
 import pytest
 
@@ -64,6 +66,41 @@ def test_what_is_no_report_is_said_with_its_place(tmp_path, data):
     path.write_bytes(data)
     with pytest.raises(LedgerUnreadableError, match=r"0-0\.GPU-1\.json"):
         read_reports(tmp_path)
+
+
+def test_what_has_not_the_name_of_a_report_is_left_alone_whatever_it_is(tmp_path):
+    """Else a stray file, directory or pipe beside the reports keeps a finished run from being attested."""
+    report().write(tmp_path)
+    folder = tmp_path / FOLDER
+    (folder / "0-0.zzz.json").write_text("hi")
+    (folder / "0-0.a-directory.json").mkdir()
+    os.mkfifo(folder / "0-0.a-pipe.json")
+    assert [one.device for one in read_reports(tmp_path)] == ["GPU-1"]
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir, lambda path: path.symlink_to("nowhere")])
+def test_what_has_the_name_and_is_no_file_is_said_and_never_read(tmp_path, make):
+    """A pipe that nobody writes to would keep whoever reads it waiting for ever."""
+    report().write(tmp_path)
+    make(tmp_path / FOLDER / "0-0.GPU-2.json")
+    with pytest.raises(LedgerUnreadableError, match="no regular file"):
+        read_reports(tmp_path)
+
+
+def test_a_report_under_another_s_name_is_none(tmp_path):
+    """Else a copy under another device's name is a second report."""
+    path = report().write(tmp_path)
+    path.with_name("0-0.GPU-2.json").write_bytes(path.read_bytes())
+    with pytest.raises(LedgerUnreadableError, match=r"belongs into 0-0\.GPU-1\.json"):
+        read_reports(tmp_path)
+
+
+def test_a_device_whose_name_is_no_text_has_a_file_and_cannot_be_written(tmp_path):
+    strange = report(device="GPU-\ud800")
+    assert strange.name.endswith(".json")
+    with pytest.raises(UnicodeEncodeError):
+        strange.write(tmp_path)
+    assert list((tmp_path / FOLDER).iterdir()) == []
 
 
 def test_a_report_that_cannot_be_put_in_place_leaves_nothing_behind(tmp_path):

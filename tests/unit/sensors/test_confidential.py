@@ -130,6 +130,31 @@ def test_without_room_for_a_thread_that_is_the_reason(tmp_path, monkeypatch):
     assert [one.why for one in reports] == ["can't start new thread"]
 
 
+def test_what_nobody_foresaw_is_a_reason_too_and_keeps_no_other_from_signing(tmp_path, monkeypatch):
+    """Else a thread dies with a traceback, and its devices are said not to have been asked."""
+    find, calls = pynvml.nvmlDeviceGetHandleByUUID, []
+
+    def stumble(uuid):
+        calls.append(uuid)
+        if len(calls) == 1:
+            raise KeyError("structure")
+        return find(uuid)
+
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetHandleByUUID", stumble)
+    raised = []
+    monkeypatch.setattr(threading, "excepthook", raised.append)
+    reports, _ = signed(tmp_path, replace(eight_h100s(), driver=CONFIDENTIAL))
+    assert [one.why for one in reports] == ["the device: 'structure'", *[""] * 7]
+    assert raised == []
+
+
+def test_a_name_that_is_no_text_is_written_down_all_the_same(tmp_path):
+    reports, _ = signed(tmp_path, FakeMachine((h100(),), driver=CONFIDENTIAL), identities={"GPU-\ud800": ON})
+    (one,) = reports
+    assert one.device == "GPU-\\ud800"
+    assert one.why.startswith("the device: ")
+
+
 def test_a_folder_that_cannot_be_written_is_a_warning(tmp_path, caplog):
     (tmp_path / FOLDER).write_text("a file")
     with caplog.at_level(logging.WARNING), FakeNvml(FakeMachine((h100(),), driver=CONFIDENTIAL)):
