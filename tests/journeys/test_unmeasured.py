@@ -145,7 +145,8 @@ class Journey:
 def start(tmp_path, monkeypatch, capsys):
     def begin(environment=None, *, is_apart=False):
         for name, value in {"COLUMNS": "100", "NO_COLOR": "1", **(environment or {})}.items():
-            monkeypatch.setenv(name, value)
+            if os.environ.get(name) != value:  # what the fake has set it takes back itself
+                monkeypatch.setenv(name, value)
         monkeypatch.chdir(tmp_path)
         return Journey(tmp_path, capsys, is_apart=is_apart)
 
