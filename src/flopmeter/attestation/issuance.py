@@ -21,6 +21,7 @@ from flopmeter.attestation.statement import Statement, Subject, Threshold
 from flopmeter.devices.table import PeakTable
 from flopmeter.errors import CannotVerifyError, MismatchError, SigningError
 from flopmeter.ledger.evidence import read_reports
+from flopmeter.ledger.file import write_whole
 from flopmeter.ledger.merge import RunLedger, read_run
 
 
@@ -171,22 +172,8 @@ def write_atomically(path: Path, data: bytes) -> None:
     Raises:
         SigningError: it cannot be written.
     """
-    unnamed = path.parent / f".{path.name}.{os.getpid()}.new"
     try:
-        try:
-            with unnamed.open("wb") as stream:
-                stream.write(data)
-                stream.flush()
-                os.fsync(stream.fileno())
-            unnamed.replace(path)
-        except OSError:
-            unnamed.unlink(missing_ok=True)
-            raise
-        descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        write_whole(path, data)
     except OSError as error:
         msg = f"cannot be written: {error.strerror}"
         hint = "" if path.parent.is_dir() else f"make the directory {path.parent} first"

@@ -7,7 +7,6 @@ Not here: how one is asked for (`sensors/confidential.py`), what a verifier make
 """
 
 import hashlib
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Self
 
 from flopmeter import wire
 from flopmeter.errors import LedgerUnreadableError, MalformedError
-from flopmeter.ledger.file import sync_folder
+from flopmeter.ledger.file import write_whole
 
 FORMAT = "flopmeter-gpu-report/v0.1"
 FOLDER = "evidence"
@@ -115,17 +114,7 @@ class GpuReport:
         folder = run_dir / FOLDER
         folder.mkdir(exist_ok=True)
         path, data = folder / self.name, wire.encode(self.to_wire()) + b"\n"
-        unnamed = path.with_name(f".{path.name}.{os.getpid()}.new")
-        try:
-            with unnamed.open("wb") as stream:
-                stream.write(data)
-                stream.flush()
-                os.fsync(stream.fileno())
-            unnamed.replace(path)
-        except OSError:
-            unnamed.unlink(missing_ok=True)
-            raise
-        sync_folder(folder)
+        write_whole(path, data)
         return path
 
 

@@ -248,6 +248,25 @@ def _release_in_forks(ledger: LedgerFile) -> None:
     os.register_at_fork(after_in_child=close_in_child)
 
 
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file that is there whole or not at all, and durable once this returns.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    unnamed = path.with_name(f".{path.name}.{os.getpid()}.new")
+    try:
+        with unnamed.open("wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        unnamed.replace(path)
+    except OSError:
+        unnamed.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
 def sync_folder(folder: Path) -> None:
     """Make a new file's name durable."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
