@@ -39,6 +39,19 @@ def sampled(machine, *, seconds=6, uuids=None, period_s=1):
         return total, sampler, fake.calls()
 
 
+def answering(*answers):
+    """Return a look for devices that says these one after the other; for None it fails, as a broken torch does."""
+    said = iter(answers)
+
+    def find():
+        found = next(said)
+        if found is None:
+            raise RuntimeError("CUDA error")
+        return found
+
+    return find
+
+
 def one(**fields):
     return FakeMachine((replace(h100(), **fields),))
 
@@ -295,15 +308,7 @@ def test_a_signal_that_stops_the_meter_while_it_is_read_waits_for_nobody():
 def test_a_look_for_devices_that_fails_at_first_says_nothing_of_what_is_held():
     """Else ten minutes in which nobody could tell are ten in which the device was free."""
     with FakeNvml(one()) as fake:
-        answers = iter([None, None, [h100().uuid], [h100().uuid]])
-
-        def find():
-            found = next(answers)
-            if found is None:
-                raise RuntimeError("CUDA error")
-            return found
-
-        sampler = NvmlSampler(find, clock_ns=fake.clock_ns)
+        sampler = NvmlSampler(answering(None, None, [h100().uuid], [h100().uuid]), clock_ns=fake.clock_ns)
         sampler._sampled_ns = fake.clock_ns()  # as `start` does
         for seconds in (300, 300, 10, 0):
             sampler.sample()
@@ -495,15 +500,9 @@ def test_whatever_else_fails_is_a_word():
 def test_devices_that_cannot_be_told_for_a_while_are_those_of_before_and_not_seen():
     """Else a torch that fails once ends the sampling, and two seconds pass for the whole of a run."""
     with FakeNvml(one()) as fake:
-        answers = iter([[h100().uuid], [h100().uuid], None, [h100().uuid], [h100().uuid]])
-
-        def find():
-            found = next(answers)
-            if found is None:
-                raise RuntimeError("CUDA error")
-            return found
-
-        sampler = NvmlSampler(find, clock_ns=fake.clock_ns)
+        sampler = NvmlSampler(
+            answering([h100().uuid], [h100().uuid], None, [h100().uuid], [h100().uuid]), clock_ns=fake.clock_ns
+        )
         for _ in range(5):
             sampler.sample()
             fake.advance(1)
